@@ -1,0 +1,165 @@
+"""Train a model by hand and by autograd, and compare the two, step by step."""
+
+import argparse
+import signal
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from tqdm import tqdm
+
+from torchgd.checks import Comparison, compare
+from torchgd.cli import Parser, finite, integer, not_negative, refusing, run_script
+from torchgd.data import NAMES
+from torchgd.experiment import DTYPES, UPDATES, Configuration, Experiment, Outcome
+from torchgd.report import divergence, table, transcript, verdict
+from torchgd.tracking import RunWriter, new_directory, write_json
+from torchgd.trajectory import Trajectory
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command line; `Configuration` holds the defaults."""
+    parser = Parser(prog="train.py", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--model", metavar="M", help="linear, quadratic, or FILE.py:CLASS, a Model of your own")
+    add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file")
+    add("--update", choices=["both", *UPDATES], default="both", help="default: both")
+    add("--device", metavar="D", help="auto (default: cuda where there is one), cpu, cuda, cuda:N")
+    add("--dtype", choices=DTYPES, help="default: float64")
+    add("--lr", type=learning_rate, help="learning rate: 0.01, or auto, the best constant rate")
+    add("--momentum", type=not_negative, metavar="μ", help="as torch.optim.SGD; so are these four:")
+    add("--dampening", type=finite, metavar="τ")
+    add("--weight-decay", type=not_negative, metavar="λ")
+    add("--nesterov", action="store_true")
+    add("--maximize", action="store_true")
+    add("--epochs", type=integer(1), metavar="N", help="default: 50")
+    add("--batch-size", type=batch_size, metavar="B", help="samples a step: 1, N, or full")
+    add("--shuffle", action="store_true", help="a new order each epoch")
+    add("--seed", type=integer(0), metavar="S", help="of the order; default: 0")
+    add("--standardize", action="store_true", help="train on (x − mean)/deviation, or x/rms")
+    add("--bias", action="store_true", help="give the linear model a bias")
+    add("--initial", nargs="+", type=assignment, metavar="NAME=W", help="starting values")
+    add("--predict", type=finite, default=4.0, metavar="X", help="predict ŷ there; default: 4")
+    add("--show-steps", action="store_true", help="print every step as the lesson does")
+    add("--record-every", type=integer(1), metavar="K", help="default: at most 10,000 steps")
+    add("--log-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    add("--name", help="of the run's directory; default: MODEL-DATA-TIME")
+    parser.set_defaults(**asdict(Configuration()))
+    return parser
+
+
+def learning_rate(text: str) -> float | str:
+    """Parse --lr."""
+    return text if text == "auto" else not_negative(text)
+
+
+def batch_size(text: str) -> int | str:
+    """Parse --batch-size."""
+    return text if text == "full" else integer(1)(text)
+
+
+def assignment(text: str) -> tuple[str, float]:
+    """Parse NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as w=1.0")
+    return name, finite(value)
+
+
+def configuration(arguments: argparse.Namespace) -> Configuration:
+    """Return the part of the command line that says what to train."""
+    chosen = {field.name: getattr(arguments, field.name) for field in fields(Configuration)}
+    return Configuration(**{**chosen, "initial": dict(arguments.initial)})
+
+
+class Stop:
+    """Whether SIGINT or SIGTERM has come: the first asks the run to end, the second ends it."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _note(self, number: int, _: object) -> None:
+        self.signal = number
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals their former effects."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Return whether to stop."""
+        return self.signal != 0
+
+
+def run(
+    experiment: Experiment, update: str, directory: Path, predict: float, stop: Stop
+) -> Outcome:
+    """Train with one update, writing into `directory` and showing the progress."""
+    config = experiment.config(update)
+    with (
+        RunWriter(directory, config, list(config["initial"])) as writer,
+        tqdm(total=experiment.steps, desc=update, unit="step", disable=None, delay=1) as bar,
+    ):
+
+        def on_block(piece: Trajectory) -> None:
+            writer.record(piece)
+            bar.update(int(piece.step[-1]) - bar.n)
+
+        outcome = experiment.run(update, predict, on_block, stop)
+        writer.finish(experiment.result(outcome))
+    return outcome
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.nesterov and (arguments.momentum == 0 or arguments.dampening != 0):
+        parser.error("--nesterov needs --momentum above 0 and --dampening 0")
+    with refusing(parser, ValueError, OSError):
+        experiment = Experiment(configuration(arguments))
+        directory = new_directory(arguments.log_dir, arguments.name, experiment.name)
+    updates = list(UPDATES) if arguments.update == "both" else [arguments.update]
+    stop = Stop()
+    outcomes: list[Outcome] = []
+    for update in updates:
+        if not stop():
+            outcome = run(experiment, update, directory / update, arguments.predict, stop)
+            outcomes.append(outcome)
+    stop.restore()
+    comparison = None
+    if len(outcomes) == 2 and not stop():
+        comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)
+        write_json(directory / "comparison.json", comparison.as_dict())
+    print(f"written to {directory}; tensorboard --logdir {arguments.log_dir}", file=sys.stderr)
+    status = report(experiment, outcomes, comparison, arguments.show_steps)
+    return 128 + stop.signal if stop() else status
+
+
+def report(
+    experiment: Experiment,
+    outcomes: list[Outcome],
+    comparison: Comparison | None,
+    show_steps: bool,
+) -> int:
+    """Print what came out; return 1 if a run diverged or the updates disagree, else 0."""
+    if show_steps:
+        for outcome in outcomes:
+            print(*transcript(experiment, outcome), sep="\n")
+    print(experiment, *table(experiment, outcomes), sep="\n")
+    if comparison is not None:
+        print(verdict(comparison, outcomes))
+    for outcome in outcomes:
+        if outcome.trajectory.stopped == "interrupted":
+            step = int(outcome.trajectory.step[-1])
+            print(f"train.py: {outcome.update} interrupted at step {step}", file=sys.stderr)
+    diverged = [outcome for outcome in outcomes if outcome.trajectory.stopped == "diverged"]
+    if diverged:
+        print(f"train.py: {divergence(experiment, diverged)}", file=sys.stderr)
+    return int(bool(diverged) or (comparison is not None and not comparison.identical))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,29 @@
+"""Gradient descent by hand, proven against PyTorch.
+
+The files in reading order, each of which imports only those before it: models, loss, gradients,
+optim, data, trajectory, training, affine, checks, tracking, lookup, experiment, report,
+cli.
+"""
+
+from torchgd.checks import compare
+from torchgd.data import Batches
+from torchgd.gradients import autograd_gradient, manual_gradient
+from torchgd.models import Linear, Model, Quadratic
+from torchgd.optim import ManualSGD
+from torchgd.training import train
+from torchgd.trajectory import Trajectory
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batches",
+    "Linear",
+    "ManualSGD",
+    "Model",
+    "Quadratic",
+    "Trajectory",
+    "autograd_gradient",
+    "compare",
+    "manual_gradient",
+    "train",
+]

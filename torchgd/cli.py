@@ -1,0 +1,69 @@
+"""What the scripts share: how they read numbers, and how they say no."""
+
+import argparse
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line on standard error, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and exit."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def number(rule: str, accepts: Callable[[float], bool]) -> Callable[[str], float]:
+    """Return an argparse type: a number that `accepts` takes; `rule` says in words which."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (accepts(value)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {rule}")
+        return value
+
+    return parse
+
+
+def integer(least: int) -> Callable[[str], int]:
+    """Return an argparse type: an integer of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+        return value
+
+    return parse
+
+
+finite = number("a finite number", math.isfinite)
+not_negative = number("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+
+
+@contextmanager
+def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
+    """Turn these errors, which say what is wrong with the request, into `parser.error`."""
+    try:
+        yield
+    except errors as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            parser.error(f"{error.filename}: {error.strerror}")
+        parser.error(str(error))
+
+
+def run_script(main: Callable[[], int]) -> NoReturn:
+    """Exit with main's status; end without a word where nobody reads on, as in `… | head`."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())

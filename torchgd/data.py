@@ -1,0 +1,226 @@
+"""What the models learn from: data sets, batches and standardisation."""
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """N pairs (xₙ, yₙ) in float64 on the CPU, and the units that they are in.
+
+    Shapes: x and y (N,).
+    """
+
+    name: str
+    x: Tensor
+    y: Tensor
+    x_unit: str = ""
+    y_unit: str = ""
+
+
+# Where the names lead: the file in torchgd/datasets, and the units of x and y.
+FILES = {
+    "noint1": ("", ""),
+    "norris": ("", ""),
+    "pontius": ("", ""),
+    "hubble": ("Mpc", "km/s"),
+    "cars": ("mph", "ft"),
+    "co2": ("months", "ppm"),
+}
+NAMES = ("lesson", "parabola", *FILES)
+
+
+def lesson() -> DataSet:
+    """y = 2x at x = 1, 2, 3: hours studied and points won."""
+    x = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    return DataSet("lesson", x, 2 * x, "hours", "points")
+
+
+def parabola() -> DataSet:
+    """y = 3x² + 2x + 1 at 21 points, evenly spaced on [−2, 2]."""
+    x = torch.arange(-10, 11, dtype=torch.float64) / 5
+    return DataSet("parabola", x, 3 * x**2 + 2 * x + 1)
+
+
+def load(name: str) -> DataSet:
+    """Return a built-in data set by its name, else what the .csv or .npy file `name` holds.
+
+    Raises:
+        ValueError: there is no such data set or file, or the file does not hold N ≥ 1 pairs of
+            finite numbers; the message gives the line.
+        OSError: the file cannot be read.
+    """
+    if name == "lesson":
+        return lesson()
+    if name == "parabola":
+        return parabola()
+    if name in FILES:
+        with as_file(files("torchgd.datasets") / f"{name}.csv") as path:
+            x, y = _read_csv(path)
+        return DataSet(name, x, y, *FILES[name])
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(
+            f"data {name!r}: no such file and no built-in data set; "
+            f"choose {', '.join(NAMES)}, or give a .csv or .npy file"
+        )
+    x, y = _read_npy(path) if path.suffix == ".npy" else _read_csv(path)
+    return DataSet(path.stem, x, y)
+
+
+def _read_csv(path: Path) -> tuple[Tensor, Tensor]:
+    """Read two columns of numbers, under a header or none."""
+    pairs = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file, strict=True)
+            for row in lines:
+                where = f"{path}, line {lines.line_num}"
+                if row and not (lines.line_num == 1 and _is_header(row)):
+                    pairs.append(_pair(row, where))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a CSV file ({error}); give two columns, x,y") from None
+    if not pairs:
+        raise ValueError(f"{path}: no data; give two columns, x,y, and at least one row")
+    x, y = torch.tensor(pairs, dtype=torch.float64).unbind(dim=1)
+    return x.contiguous(), y.contiguous()
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _is_header(row: list[str]) -> bool:
+    return all(_number(cell) is None for cell in row)
+
+
+def _pair(row: list[str], where: str) -> tuple[float, float]:
+    if len(row) != 2:
+        raise ValueError(f"{where}: {len(row)} columns; give two, x,y")
+    values = []
+    for cell in row:
+        value = _number(cell)
+        if value is None:
+            raise ValueError(f"{where}: {cell!r} is not a number; give two numbers, x,y")
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: {cell!r} is not finite; remove the row")
+        values.append(value)
+    return values[0], values[1]
+
+
+def _read_npy(path: Path) -> tuple[Tensor, Tensor]:
+    """Read an array of shape (N, 2): x and y in columns."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a .npy file of numbers ({error})") from None
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] != 2:
+        shape = getattr(array, "shape", "of an archive")
+        raise ValueError(f"{path}: shape {shape}; give (N, 2), x and y in columns")
+    if len(array) == 0:
+        raise ValueError(f"{path}: no data; give at least one row")
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: dtype {array.dtype}; give real numbers")
+    table = torch.from_numpy(array.astype(np.float64))
+    bad = (~table.isfinite()).any(dim=1).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(f"{path}, row {row}: {table[row].tolist()} is not finite; remove the row")
+    return table[:, 0].contiguous(), table[:, 1].contiguous()
+
+
+class Batches:
+    """The data in batches of (x, y): iterable again each epoch, in order or shuffled.
+
+    An epoch visits every sample once, `batch_size` at a time; where N is no multiple of it, the
+    last batch is the smaller rest. Shuffled, the order depends on `seed` and the epoch alone;
+    `set_epoch` says which one comes next, as with torch's DistributedSampler.
+
+    Shapes: x and y (N,); each batch's x and y (B,), on the data's device.
+
+    Raises:
+        ValueError: x and y are not one-dimensional, of one length and not empty, or batch_size
+            is not between 1 and N.
+    """
+
+    def __init__(
+        self, x: Tensor, y: Tensor, batch_size: int = 1, shuffle: bool = False, seed: int = 0
+    ) -> None:
+        if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: "
+                "give both as (N,) with the same N of at least 1"
+            )
+        if not 1 <= batch_size <= len(x):
+            raise ValueError(
+                f"batch size {batch_size}: it must be between 1 and the number of samples, "
+                f"{len(x)}; {len(x)} is the full batch"
+            )
+        self.x, self.y = x, y
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """The number of batches, and so of steps, in an epoch."""
+        return math.ceil(len(self.x) / self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        x, y = self.x, self.y
+        if self.shuffle:
+            order = self._order()
+            x, y = x[order], y[order]
+        for start in range(0, len(x), self.batch_size):
+            end = start + self.batch_size
+            yield x[start:end], y[start:end]
+
+    def _order(self) -> Tensor:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.x))
+        return torch.from_numpy(order).to(self.x.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """z = (x − mean)/deviation, in x's units; descent on z is far better conditioned.
+
+    `Model.in_original_units` maps what is learned over z back to x.
+    """
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, x: Tensor, center: bool = True) -> "Standardization":
+        """mean = (1/N) Σ xₙ and deviation = √((1/N) Σ (xₙ − mean)²), of x (N,).
+
+        Without `center` (a line through the origin must stay one) the mean is 0, which leaves
+        the root mean square.
+
+        Raises:
+            ValueError: the deviation is 0.
+        """
+        mean = x.mean().item() if center else 0.0
+        deviation = (x - mean).square().mean().sqrt().item()
+        if not (math.isfinite(deviation) and deviation > 0):
+            raise ValueError(
+                f"the deviation of x is {deviation}: standardising divides by it; train without"
+            )
+        return cls(mean, deviation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return z for x of any shape."""
+        return (x - self.mean) / self.deviation

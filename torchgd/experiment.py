@@ -1,0 +1,278 @@
+"""From what is asked for to what runs: models, data and options by name, checked before a start."""
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+import torchgd.data
+from torchgd.affine import best_learning_rate
+from torchgd.data import Batches, Standardization
+from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
+from torchgd.lookup import find_device, find_model, guarded
+from torchgd.loss import mean_squared_error
+from torchgd.models import Linear, Model
+from torchgd.optim import ManualSGD
+from torchgd.training import train
+from torchgd.trajectory import Recorder, Trajectory, record_interval
+
+# An update is a gradient source with an optimizer.
+UPDATES: dict[str, tuple[GradientSource, Callable[..., Optimizer]]] = {
+    "manual": (manual_gradient, ManualSGD),
+    "autograd": (autograd_gradient, torch.optim.SGD),
+}
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a run is asked to do: the flags of scripts/train.py, by name."""
+
+    model: str = "linear"
+    data: str = ""  # the model's own: lesson, or parabola for quadratic
+    device: str = "auto"
+    dtype: str = "float64"
+    lr: float | str = 0.01  # or "auto"
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    maximize: bool = False
+    epochs: int = 50
+    batch_size: int | str = 1  # or "full"
+    shuffle: bool = False
+    seed: int = 0
+    standardize: bool = False
+    bias: bool = False
+    initial: dict[str, float] = field(default_factory=dict)
+    record_every: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: its path, and its final values in the data's own units.
+
+    `loss` is the mean squared error over all data, whatever the batch size.
+    """
+
+    update: str
+    trajectory: Trajectory
+    parameters: dict[str, Tensor]
+    loss: Tensor
+    predicted_at: float
+    prediction: Tensor
+    seconds: float
+
+
+class Experiment:
+    """A configuration made ready to run: everything that can be refused is refused here.
+
+    `configuration` is then the resolved one: no "auto", "full" or unnamed starting value is left.
+
+    Raises:
+        ValueError: something asked for does not exist, or does not fit the rest.
+        OSError: a file cannot be read.
+    """
+
+    def __init__(self, asked: Configuration) -> None:
+        self.configuration = asked  # completed below
+        self.device, self.dtype = find_device(asked.device), DTYPES[asked.dtype]
+        self._model_class = find_model(asked.model)
+        self.data = torchgd.data.load(
+            asked.data or ("parabola" if asked.model == "quadratic" else "lesson")
+        )
+        model = self.new_model()
+        self.standardization = self._standardization(model)
+        self.batches = self._batches()
+        self.configuration = replace(
+            asked,
+            data=asked.data or self.data.name,
+            device=str(self.device),
+            lr=self._learning_rate(model),
+            batch_size=self.batches.batch_size,
+            initial={name: w.item() for name, w in model.named_parameters()},
+            record_every=asked.record_every or record_interval(self.steps),
+        )
+        self._rehearse()
+
+    @property
+    def name(self) -> str:
+        """MODEL-DATA, as part of a directory's name."""
+        model = self.configuration.model.rpartition(":")[2]
+        return f"{model}-{self.data.name}"
+
+    def __str__(self) -> str:
+        c = self.configuration
+        return (
+            f"{self.name}: {len(self.data.x)} samples, batch size {c.batch_size}, "
+            f"{c.epochs} epochs, {self.steps} steps, learning rate {c.lr:g}, "
+            f"{c.dtype} on {c.device}"
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many steps the whole run takes."""
+        return self.configuration.epochs * len(self.batches)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The optimizer's options."""
+        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        return {name: getattr(self.configuration, name) for name in names}
+
+    def new_model(self) -> Model:
+        """Return the model at its starting values."""
+        name, initial = self.configuration.model, self.configuration.initial
+        options: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
+        if self.configuration.bias:
+            if self._model_class is not Linear:
+                raise ValueError(f"model {name!r} takes no --bias: it is the linear model's option")
+            options["bias"] = True
+        model = guarded(name, self._model_class, **options)
+        parameters = dict(model.named_parameters())
+        for parameter, value in initial.items():
+            if parameter not in parameters:
+                raise ValueError(
+                    f"initial {parameter}={value}: model {name!r} has no parameter {parameter!r}; "
+                    f"it has {', '.join(parameters)}"
+                )
+            with torch.no_grad():
+                parameters[parameter].fill_(value)
+        return model
+
+    def _standardization(self, model: Model) -> Standardization | None:
+        if not self.configuration.standardize:
+            return None
+        through_origin = isinstance(model, Linear) and model.b is None
+        standardization = Standardization.of(self.data.x, center=not through_origin)
+        model.in_original_units(standardization.mean, standardization.deviation)  # can it?
+        return standardization
+
+    def _batches(self) -> Batches:
+        size = self.configuration.batch_size
+        return Batches(
+            self._tensor(self._standardized(self.data.x)),
+            self._tensor(self.data.y),
+            len(self.data.x) if isinstance(size, str) else size,
+            self.configuration.shuffle,
+            self.configuration.seed,
+        )
+
+    def _standardized(self, x: Tensor) -> Tensor:
+        return x if self.standardization is None else self.standardization(x)
+
+    def _tensor(self, values: Tensor) -> Tensor:
+        converted = values.to(self.device, self.dtype)
+        if not converted.isfinite().all():
+            raise ValueError(
+                f"{values.abs().max().item()} in the data is beyond {self.configuration.dtype}; "
+                "scale the data or use float64"
+            )
+        return converted
+
+    def _learning_rate(self, model: Model) -> float:
+        asked = self.configuration
+        if not isinstance(asked.lr, str):
+            return asked.lr
+        others = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        for name in others:
+            if getattr(asked, name):
+                raise ValueError(
+                    f"lr auto with {name}: auto is the best rate of plain descent; "
+                    "give the rate as a number"
+                )
+        return best_learning_rate(model, self.batches)
+
+    def _rehearse(self) -> None:
+        """Take each update's first gradient, so that a model that cannot is refused now."""
+        x, y = next(iter(self.batches))
+        for gradient, optimizer in UPDATES.values():
+            model = self.new_model()
+            Recorder(model)
+            guarded(self.configuration.model, gradient, model, x, y)
+            optimizer(model.parameters(), **self.options)
+
+    def run(
+        self,
+        update: str,
+        predict: float,
+        on_block: Callable[[Trajectory], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
+        """Train a new model with the update "manual" or "autograd"; predict ŷ at x = `predict`."""
+        gradient, optimizer = UPDATES[update]
+        model = self.new_model()
+        start = time.perf_counter()
+        trajectory = train(
+            model,
+            self.batches,
+            optimizer(model.parameters(), **self.options),
+            gradient,
+            self.configuration.epochs,
+            record_every=self.configuration.record_every,
+            on_block=on_block,
+            stop=stop,
+        )
+        seconds = time.perf_counter() - start
+        at = self._standardized(torch.tensor([predict], dtype=torch.float64))
+        with torch.no_grad():
+            loss = mean_squared_error(model(self.batches.x), self.batches.y)
+            prediction = model(at.to(self.device, self.dtype))[0]
+        return Outcome(
+            update=update,
+            trajectory=trajectory,
+            parameters=self._parameters(model),
+            loss=loss.cpu(),
+            predicted_at=predict,
+            prediction=prediction.cpu(),
+            seconds=seconds,
+        )
+
+    def _parameters(self, model: Model) -> dict[str, Tensor]:
+        z = self.standardization
+        if z is None:
+            return {name: w.detach().cpu() for name, w in model.named_parameters()}
+        values = model.in_original_units(z.mean, z.deviation)
+        return {name: torch.tensor(value, dtype=self.dtype) for name, value in values.items()}
+
+    def config(self, update: str) -> dict[str, Any]:
+        """Return what config.json holds: everything needed to run it again."""
+        cuda = self.device.type == "cuda"
+        return {
+            "update": update,
+            **asdict(self.configuration),
+            "samples": len(self.data.x),
+            "steps": self.steps,
+            "standardization": self.standardization and asdict(self.standardization),
+            "x_unit": self.data.x_unit,
+            "y_unit": self.data.y_unit,
+            "device_name": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "torchgd": torchgd.__version__,
+        }
+
+    def result(self, outcome: Outcome) -> dict[str, Any]:
+        """Return what result.json holds."""
+        trajectory = outcome.trajectory
+        return {
+            "update": outcome.update,
+            "model": self.configuration.model,
+            "data": self.configuration.data,
+            "device": self.configuration.device,
+            "dtype": self.configuration.dtype,
+            "steps": int(trajectory.step[-1]),
+            "epochs": int(trajectory.epoch[-1]),
+            "stopped": trajectory.stopped,
+            "parameters": {name: value.item() for name, value in outcome.parameters.items()},
+            "loss": outcome.loss.item(),
+            "seconds": outcome.seconds,
+        }

@@ -1,0 +1,75 @@
+"""∂loss/∂w in two ways: the chain rule by hand, and autograd.
+
+Both take (model, x, y), replace each parameter's `.grad` and return the loss at the current
+weights, a tensor of shape () without a graph. Where both say the same, they say it to the last
+bit: the factors below are multiplied in the order in which autograd multiplies them.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from torchgd.loss import mean_squared_error, mean_squared_error_derivative
+from torchgd.models import Model
+
+GradientSource = Callable[[Model, Tensor, Tensor], Tensor]
+
+
+# loss is a function of ŷ₁ … ŷ_N, each of which is a function of w. By the chain rule
+#
+#   ∂loss/∂w = Σ ∂loss/∂ŷₙ · ∂ŷₙ/∂w = Σ (2/N)(ŷₙ − yₙ) · ∂ŷₙ/∂w
+#
+# The algebraically equal mean(2(ŷ − y) · ∂ŷ/∂w) divides after the sum and rounds otherwise.
+@torch.no_grad()
+def manual_gradient(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Set w.grad = Σ ∂loss/∂ŷₙ · ∂ŷₙ/∂w for every parameter w, from `model.partials`.
+
+    Shapes: x and y alike, any; every gradient and the returned loss ().
+
+    Raises:
+        ValueError: prediction and target differ in shape, or `partials` lacks a parameter or
+            returns one in a shape that is not the prediction's.
+    """
+    prediction = model(x)
+    derivative = mean_squared_error_derivative(prediction, y)
+    partials = model.partials(x)
+    for name, w in model.named_parameters():
+        w.grad = (derivative * _partial(partials, name, derivative)).sum()
+    return mean_squared_error(prediction, y)
+
+
+def _partial(partials: Mapping[str, Tensor], name: str, derivative: Tensor) -> Tensor:
+    """Return ∂ŷ/∂`name`, checked."""
+    if name not in partials:
+        raise ValueError(
+            f"partials(x) returns {sorted(partials)} and lacks {name!r}: "
+            "give ∂ŷ/∂w for each named parameter"
+        )
+    partial = partials[name]
+    if partial.shape != derivative.shape:
+        raise ValueError(
+            f"partials(x)[{name!r}] has shape {tuple(partial.shape)}: it must have the "
+            f"prediction's, {tuple(derivative.shape)}; x**0 is a 1 of x's shape"
+        )
+    return partial
+
+
+def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Set w.grad = ∂loss/∂w for every parameter w by reverse-mode automatic differentiation.
+
+    Shapes: x and y alike, any; every gradient and the returned loss ().
+
+    Raises:
+        ValueError: prediction and target differ in shape, or a parameter has no part in ŷ.
+    """
+    model.zero_grad()
+    loss = mean_squared_error(model(x), y)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for name, w in model.named_parameters():
+        if w.grad is None:
+            raise ValueError(
+                f"parameter {name!r} has no part in forward(x): autograd finds no gradient for "
+                "it; use it or remove it"
+            )
+    return loss.detach()

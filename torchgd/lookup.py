@@ -1,0 +1,68 @@
+"""From names to things: devices, and models in a user's own file."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchgd.models import Linear, Model, Quadratic
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of that name: auto (cuda where there is one), cpu, cuda or cuda:N.
+
+    Raises:
+        ValueError: no such device, or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if name != "cpu" and not (kind == "cuda" and (name == "cuda" or number.isdecimal())):
+        raise ValueError(f"device {name!r}: choose auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if kind == "cuda" else 0
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ValueError(
+            f"device {name!r}: torch {torch.__version__} finds {count} CUDA devices on this "
+            "machine; use cpu or auto"
+        )
+    return torch.device(name)
+
+
+def find_model(name: str) -> Callable[..., Model]:
+    """Return the class of that name: linear, quadratic, or CLASS of FILE.py:CLASS.
+
+    Raises:
+        ValueError: the file is missing or does not run, or CLASS is no `Model` in it.
+    """
+    if name == "linear":
+        return Linear
+    if name == "quadratic":
+        return Quadratic
+    file, _, class_name = name.rpartition(":")
+    if not Path(file).is_file() or Path(file).suffix != ".py":
+        raise ValueError(
+            f"model {name!r}: choose linear or quadratic, or give FILE.py:CLASS of a file that is "
+            "there"
+        )
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    guarded(name, spec.loader.exec_module, module)
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Model)):
+        raise ValueError(
+            f"model {name!r}: {file} has no class {class_name!r} derived from torchgd.Model"
+        )
+    return found
+
+
+def guarded(name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a user's code; raise ValueError, in one line, whatever it raises."""
+    try:
+        return call(*arguments, **options)
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"model {name!r} fails with {text}") from error

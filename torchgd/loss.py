@@ -1,0 +1,47 @@
+"""The loss and its derivative with respect to the prediction, side by side.
+
+The normalisation, here and everywhere: loss = (1/N) Σ (ŷₙ − yₙ)², a mean over N without a ½.
+"""
+
+from torch import Tensor
+
+
+def residual(prediction: Tensor, target: Tensor) -> Tensor:
+    """ŷ − y, elementwise.
+
+    Raises:
+        ValueError: the shapes differ, where broadcasting would silently compare every prediction
+            with every target; or there is no sample, whose mean does not exist.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}: "
+            "they must be the same; reshape one of them"
+        )
+    if prediction.numel() == 0:
+        raise ValueError(
+            f"prediction has shape {tuple(prediction.shape)}: "
+            "a mean over no sample does not exist; give at least one"
+        )
+    return prediction - target
+
+
+def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """loss = (1/N) Σ (ŷₙ − yₙ)², of shape ().
+
+    Raises:
+        ValueError: see `residual`.
+    """
+    return (residual(prediction, target) ** 2).mean()
+
+
+# loss = (1/N) Σ rₙ² with rₙ = ŷₙ − yₙ. Only the n-th term holds ŷₙ, so
+# ∂loss/∂ŷₙ = (1/N) · 2rₙ = (2/N)(ŷₙ − yₙ).
+def mean_squared_error_derivative(prediction: Tensor, target: Tensor) -> Tensor:
+    """∂loss/∂ŷₙ = (2/N)(ŷₙ − yₙ), of the prediction's shape.
+
+    Raises:
+        ValueError: see `residual`.
+    """
+    r = residual(prediction, target)
+    return (2 / r.numel()) * r

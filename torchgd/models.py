@@ -1,0 +1,163 @@
+"""The models: a prediction ŷ and, beside it, its derivatives by hand.
+
+A model is a `torch.nn.Module` with two methods that take the same x: `forward` computes ŷ and
+`partials` computes ∂ŷ/∂w for each parameter w. The loss adds its own factor by the chain rule
+(see `torchgd.gradients`), so a model's derivation ends at ŷ.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Model(nn.Module):
+    """ŷ = f(x; w) with hand-derived ∂ŷ/∂w: the base class of every model here.
+
+    A model of your own is a subclass with `forward` and `partials`, made as
+    `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape ().
+
+    Example: ŷ = w·x³ and its only partial derivative, ∂ŷ/∂w = x³.
+
+        >>> class Cubic(Model):
+        ...     def __init__(self, device=None, dtype=None):
+        ...         super().__init__()
+        ...         self.w = scalar(1.0, device, dtype)
+        ...
+        ...     def forward(self, x):
+        ...         return self.w * x**3
+        ...
+        ...     def partials(self, x):
+        ...         return {"w": x**3}
+        >>> Cubic().partials(torch.tensor([1.0, 2.0]))
+        {'w': tensor([1., 8.])}
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ŷ, of x's shape."""
+        raise NotImplementedError(f"{type(self).__name__} needs forward(x), which returns ŷ")
+
+    def partials(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ∂ŷ/∂w, of x's shape, for each named parameter w."""
+        raise NotImplementedError(
+            f"{type(self).__name__} needs partials(x), which returns ∂ŷ/∂w for each parameter"
+        )
+
+    def in_original_units(self, mean: float, deviation: float) -> dict[str, float]:
+        """Return the parameters of the same curve over x, trained over z = (x − mean)/deviation.
+
+        Raises:
+            ValueError: the model does not say how its parameters map.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not define in_original_units, "
+            "so what it learns on standardised data cannot be mapped back; "
+            "define it or train without standardising"
+        )
+
+
+def scalar(value: float, device: torch.types.Device, dtype: torch.dtype | None) -> nn.Parameter:
+    """Return `value` as a trainable parameter of shape ()."""
+    return nn.Parameter(torch.tensor(float(value), device=device, dtype=dtype))
+
+
+class Linear(Model):
+    """The lesson's line, ŷ = w·x, or with a bias ŷ = w·x + b.
+
+    `w` is the starting weight (the lesson's guess is 1); the bias starts at 0. Shapes: x and ŷ
+    alike, any; parameters ().
+    """
+
+    def __init__(
+        self,
+        w: float = 1.0,
+        bias: bool = False,
+        *,
+        device: torch.types.Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.w = scalar(w, device, dtype)
+        self.b = scalar(0.0, device, dtype) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ŷ = w·x (+ b)."""
+        prediction = self.w * x
+        return prediction if self.b is None else prediction + self.b
+
+    # loss = (ŷ − y)²                          one sample
+    # ∂loss/∂ŷ = 2(ŷ − y)
+    #
+    # ŷ = w·x + b
+    # ∂ŷ/∂w = x            so   ∂loss/∂w = ∂loss/∂ŷ · ∂ŷ/∂w = 2x(w·x + b − y)
+    # ∂ŷ/∂b = 1 = x⁰       so   ∂loss/∂b = ∂loss/∂ŷ · ∂ŷ/∂b = 2(w·x + b − y)
+    #
+    # and without a bias ∂loss/∂w = 2x(w·x − y), the lesson's gradient.
+    def partials(self, x: Tensor) -> dict[str, Tensor]:
+        """∂ŷ/∂w = x and, with a bias, ∂ŷ/∂b = 1."""
+        return {"w": x} if self.b is None else {"w": x, "b": x**0}
+
+    # ŷ = w·z + b with z = (x − m)/s
+    #   = (w/s)·x + (b − (w/s)·m)
+    def in_original_units(self, mean: float, deviation: float) -> dict[str, float]:
+        """w/s and b − (w/s)·m, where m is the mean and s the deviation.
+
+        Raises:
+            ValueError: a line without a bias cannot take up a mean other than 0.
+        """
+        w = self.w.item() / deviation
+        if self.b is not None:
+            return {"w": w, "b": self.b.item() - w * mean}
+        if mean != 0:
+            raise ValueError(
+                f"mean {mean}: a line without a bias goes through the origin only at mean 0; "
+                "scale by the root mean square alone or add a bias"
+            )
+        return {"w": w}
+
+
+class Quadratic(Model):
+    """The parabola of Exercise 3.1, ŷ = x²·w2 + x·w1 + b.
+
+    The weights start at 1 and the bias at 0. Shapes: x and ŷ alike, any; parameters ().
+    """
+
+    def __init__(
+        self,
+        w2: float = 1.0,
+        w1: float = 1.0,
+        b: float = 0.0,
+        *,
+        device: torch.types.Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.w2 = scalar(w2, device, dtype)
+        self.w1 = scalar(w1, device, dtype)
+        self.b = scalar(b, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ŷ = x²·w2 + x·w1 + b."""
+        return x**2 * self.w2 + x * self.w1 + self.b
+
+    # loss = (ŷ − y)²                          one sample
+    # ∂loss/∂ŷ = 2(ŷ − y)
+    #
+    # ŷ = x²·w2 + x·w1 + b
+    # ∂ŷ/∂w2 = x²          so   ∂loss/∂w2 = 2x²(x²·w2 + x·w1 + b − y)     (Exercise 3.1)
+    # ∂ŷ/∂w1 = x           so   ∂loss/∂w1 = 2x(x²·w2 + x·w1 + b − y)      (given)
+    # ∂ŷ/∂b  = 1 = x⁰      so   ∂loss/∂b  = 2(x²·w2 + x·w1 + b − y)       (not asked, but needed)
+    def partials(self, x: Tensor) -> dict[str, Tensor]:
+        """∂ŷ/∂w2 = x², ∂ŷ/∂w1 = x, ∂ŷ/∂b = 1."""
+        return {"w2": x**2, "w1": x, "b": x**0}
+
+    # ŷ = w2·z² + w1·z + b with z = (x − m)/s; write a2 = w2/s², a1 = w1/s:
+    #   = a2·(x − m)² + a1·(x − m) + b
+    #   = a2·x² + (a1 − 2·a2·m)·x + (b − a1·m + a2·m²)
+    def in_original_units(self, mean: float, deviation: float) -> dict[str, float]:
+        """a2, a1 − 2·a2·m and b − a1·m + a2·m², where a2 = w2/s² and a1 = w1/s."""
+        a2 = self.w2.item() / deviation**2
+        a1 = self.w1.item() / deviation
+        return {
+            "w2": a2,
+            "w1": a1 - 2 * a2 * mean,
+            "b": self.b.item() - a1 * mean + a2 * mean**2,
+        }

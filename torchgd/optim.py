@@ -1,0 +1,119 @@
+"""The update by hand: torch.optim.SGD's rule, written out."""
+
+import math
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+
+class ManualSGD(Optimizer):
+    """Stochastic gradient descent, w ← w − α·g, with momentum, weight decay and Nesterov's rule.
+
+    One step takes, for each parameter w with gradient g:
+
+        g ← −g                     with maximize: climb instead of descend
+        g ← g + λ·w                with weight decay λ
+        v ← μ·v + (1 − τ)·g        with momentum μ and dampening τ; the first step sets v ← g
+        g ← v                      with momentum, or with Nesterov's rule g ← g + μ·v
+        w ← w − α·g                α is the learning rate
+
+    A drop-in for `torch.optim.SGD`: the same arguments, errors, param_groups and state_dict, and
+    the same bits on CPU and CUDA. (torch's `foreach`, `fused` and `differentiable` choose between
+    its implementations of this one rule and have no counterpart here.)
+
+    Args:
+        params: tensors or parameter groups, of any shape.
+        lr: the learning rate α, a number or a tensor of one element.
+        momentum: μ.
+        dampening: τ.
+        weight_decay: λ.
+        nesterov: use Nesterov's rule; needs momentum and no dampening.
+        maximize: ascend.
+
+    Raises:
+        ValueError: what torch.optim.SGD refuses, in its words; beyond it, an lr, momentum,
+            dampening or weight decay that is NaN or infinite.
+
+    Source: the pseudocode in torch.optim.SGD's documentation.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        if lr < 0.0:
+            raise ValueError(f"Invalid learning rate: {lr}")
+        if momentum < 0.0:
+            raise ValueError(f"Invalid momentum value: {momentum}")
+        if weight_decay < 0.0:
+            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with options of its own where it names them."""
+        options = {**self.defaults, **param_group}
+        for name in ("lr", "momentum", "dampening", "weight_decay"):
+            if not math.isfinite(options[name]):
+                raise ValueError(f"{name} is {options[name]}: it must be finite; give a number")
+        super().add_param_group(param_group)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; return the closure's loss, if given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    self._update(w, w.grad, group)
+        return loss
+
+    def _update(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+        if group["maximize"]:
+            g = -g
+        if group["weight_decay"] != 0:
+            g = g.add(w, alpha=group["weight_decay"])
+        if group["momentum"] != 0:
+            v = self._velocity(w, g, group["momentum"], group["dampening"])
+            g = g.add(v, alpha=group["momentum"]) if group["nesterov"] else v
+        # One rounding (a fused multiply-add), as in torch.optim.SGD; w − α·g spelled out has two.
+        w.sub_(g, alpha=float(group["lr"]))
+
+    def _velocity(self, w: Tensor, g: Tensor, momentum: float, dampening: float) -> Tensor:
+        state = self.state[w]
+        if state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = g.clone()
+        else:
+            state["momentum_buffer"].mul_(momentum).add_(g, alpha=1 - dampening)
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer

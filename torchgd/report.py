@@ -1,0 +1,118 @@
+"""What a run is told as: the lesson's transcript, the table of final values, the verdict."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from torchgd.affine import (
+    hessian,
+    is_linear_in_parameters,
+    jacobian,
+    largest_stable_learning_rate,
+)
+from torchgd.checks import Comparison, ulps
+from torchgd.experiment import Experiment, Outcome
+from torchgd.loss import mean_squared_error
+
+
+def transcript(experiment: Experiment, outcome: Outcome) -> Iterator[str]:
+    """Yield the lesson's lines: each recorded step's batch and gradients, and the progress.
+
+    The progress comes every tenth epoch, with the weights and the last batch's loss after the
+    update. The last line predicts.
+    """
+    trajectory, batches = outcome.trajectory, experiment.batches
+    rows = {step: row for row, step in enumerate(trajectory.step.tolist())}
+    end = len(trajectory.loss)
+    step = 0
+    for epoch in range(int(trajectory.epoch[-1]) + 1):
+        batches.set_epoch(epoch)
+        for x, y in batches:
+            row = rows.get(step, end)
+            if row < end:
+                gradients = [round(g[row].item(), 6) for g in trajectory.gradients.values()]
+                yield " ".join(["\t grad:", _plain(x), _plain(y), *map(str, gradients)])
+            step += 1
+        if epoch % 10 == 0 and step in rows:
+            weights = {name: w[rows[step]] for name, w in trajectory.weights.items()}
+            there = {name: w.to(x.device) for name, w in weights.items()}
+            loss = mean_squared_error(functional_call(experiment.new_model(), there, x), y).item()
+            texts = [f"{name} = {round(w.item(), 2)}" for name, w in weights.items()]
+            yield f"progress: {epoch} {' '.join(texts)} loss = {round(loss, 6)}"
+    yield f"predict (after training) {_predicted(experiment, outcome)} {digits(outcome.prediction)}"
+
+
+def _plain(batch: Tensor) -> str:
+    """Write a batch's values, a whole number without its .0."""
+    texts = [_number(value) for value in batch.tolist()]
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+
+
+def _number(value: float) -> str:
+    return str(int(value) if value.is_integer() else value)
+
+
+def _predicted(experiment: Experiment, outcome: Outcome) -> str:
+    return f"{_number(outcome.predicted_at)} {experiment.data.x_unit}".strip()
+
+
+def digits(value: Tensor) -> str:
+    """Write a number with as many digits as tell it apart from every other of its type."""
+    return str(value.numpy()[()])
+
+
+def table(experiment: Experiment, outcomes: list[Outcome]) -> Iterator[str]:
+    """Yield the table of final values: a column per update and, for two, how far apart they are."""
+    prediction = f"ŷ({_predicted(experiment, outcomes[0])})"
+    columns = [{**o.parameters, "loss": o.loss, prediction: o.prediction} for o in outcomes]
+    head = ["", *(outcome.update for outcome in outcomes)]
+    rows = [[name, *(digits(column[name]) for column in columns)] for name in columns[0]]
+    if len(columns) == 2:
+        head += ["difference", "ULPs"]
+        for row in rows:
+            p, q = (column[row[0]] for column in columns)
+            difference = torch.where(p == q, 0, p - q).abs()  # inf − inf is not a number
+            row += [digits(difference), str(ulps(p, q))]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in [head, *rows]:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def verdict(comparison: Comparison, outcomes: list[Outcome]) -> str:
+    """Say whether all steps were identical and, if not, where they part."""
+    recorded = max(len(outcome.trajectory.loss) for outcome in outcomes)
+    steps = max(int(outcome.trajectory.step[-1]) for outcome in outcomes)
+    count = (
+        f"All {steps} steps" if recorded == steps else f"All {recorded} recorded of {steps} steps"
+    )
+    if comparison.first_difference is None:
+        return f"{count} are identical, bit for bit: weights, gradients and loss."
+    step, parameter = comparison.first_difference
+    return (
+        f"The updates part at step {step}, {f'in {parameter}' if parameter else 'where one ends'}; "
+        f"the weights differ by {comparison.max_abs:g} ({comparison.max_ulp} ULPs) at most."
+    )
+
+
+def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:
+    """Say where the first of these descents diverged, and which learning rates would not have."""
+    trajectory = diverged[0].trajectory
+    step, epoch = int(trajectory.step[-1]), int(trajectory.epoch[-1])
+    options = experiment.options
+    text = (
+        f"{' and '.join(outcome.update for outcome in diverged)} diverged: "
+        f"the loss or a weight is not finite at step {step} (epoch {epoch}); "
+        f"the learning rate is {options.pop('lr'):g}"
+    )
+    if options.pop("maximize"):
+        return f"{text}; maximising has no end: this loss has no top"
+    model, batches = experiment.new_model(), experiment.batches
+    if not is_linear_in_parameters(model, batches.x):
+        return f"{text}; try a smaller one"
+    batches.set_epoch(0)
+    hessians = torch.stack([hessian(jacobian(model, x)) for x, _ in batches]).cpu()
+    largest = largest_stable_learning_rate(hessians, **options)
+    return f"{text}, the largest stable one {largest:.6g}"

@@ -1,0 +1,121 @@
+"""What a run leaves on disk. The only file that imports TensorBoard.
+
+A run's directory holds the event file, `config.json`, `trajectory.csv` and `result.json`.
+"""
+
+import csv
+import itertools
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from torchgd.trajectory import Trajectory
+
+# As many significant digits as tell any two numbers of the type apart.
+DIGITS = {torch.float32: ".9g", torch.float64: ".17g"}
+
+
+def new_directory(parent: Path, name: str | None, default: str) -> Path:
+    """Create and return parent/name, or parent/default-TIME: never one that exists.
+
+    Where two runs take the same time, the second becomes default-TIME-2, and so on.
+
+    Raises:
+        ValueError: `name` exists, or is no directory's name.
+        OSError: the directory cannot be created.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    if name is None:
+        stem = f"{default}-{time.strftime('%Y%m%d-%H%M%S')}"
+        candidates = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
+        return next(filter(_created, (parent / candidate for candidate in candidates)))
+    if name != Path(name).name:
+        raise ValueError(f"name {name!r}: give a directory's name alone; --log-dir is its parent")
+    if not _created(parent / name):
+        raise ValueError(f"{parent / name} exists, and no run is overwritten; name another")
+    return parent / name
+
+
+def _created(directory: Path) -> bool:
+    """Create a directory; return False if there is one."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as JSON, all of it or nothing; JSON has no NaN or infinity, so null."""
+    finite = {key: _finite(value) for key, value in content.items()}
+    temporary = path.with_suffix(".tmp")
+    text = json.dumps(finite, indent=1, ensure_ascii=False, allow_nan=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class RunWriter:
+    """Writes one run into `directory`, as it goes; a context manager.
+
+    `config` is everything needed to run it again. Each recorded step becomes a row of
+    trajectory.csv and one event with all of its values, whose tags are the columns' names: loss,
+    weight/NAME, gradient/NAME. TensorBoard keeps single precision; trajectory.csv keeps every
+    bit.
+    """
+
+    def __init__(self, directory: Path, config: dict[str, Any], names: list[str]) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.digits = DIGITS[getattr(torch, config["dtype"])]
+        self.tags = ["loss", *(f"{kind}/{n}" for kind in ("weight", "gradient") for n in names)]
+        write_json(directory / "config.json", config)
+        self.file = (directory / "trajectory.csv").open("w", newline="", encoding="utf-8")
+        self.table = csv.writer(self.file, lineterminator="\n")
+        self.table.writerow(["step", "epoch", *self.tags])
+        self.events = SummaryWriter(directory)
+        self.event_file = cast(Any, self.events.file_writer)  # set by now
+        self.events.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
+        # add_hparams would open a run directory of its own; its summaries fit into this one.
+        scalars = {k: v for k, v in config.items() if isinstance(v, (bool, int, float, str))}
+        experiment, start, self.session_end = hparams(scalars, {"loss": 0.0})
+        for summary in (experiment, start):
+            self.event_file.add_summary(summary)
+
+    def record(self, piece: Trajectory) -> None:
+        """Write a piece of the trajectory through to the disk."""
+        for step, epoch, values in piece.rows():
+            pairs = list(zip(self.tags, values, strict=True))
+            self.table.writerow([step, epoch, *(self._text(value) for value in values)])
+            event = [Summary.Value(tag=t, simple_value=v) for t, v in pairs if v is not None]
+            self.event_file.add_summary(Summary(value=event), step)
+        self.file.flush()
+        self.events.flush()
+
+    def _text(self, value: float | None) -> str:
+        return "" if value is None else format(value, self.digits)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json and close the session in TensorBoard's HParams."""
+        write_json(self.directory / "result.json", result)
+        self.event_file.add_summary(self.session_end)
+
+    def __enter__(self) -> "RunWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+        self.events.close()

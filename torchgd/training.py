@@ -1,0 +1,92 @@
+"""The one loop: gradient descent."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer
+
+from torchgd.gradients import GradientSource, manual_gradient
+from torchgd.models import Model
+from torchgd.trajectory import Recorder, Trajectory, record_interval
+
+
+class BatchesLike(Protocol):
+    """An epoch's batches (x, y): `Batches`, a list of pairs, a DataLoader."""
+
+    def __len__(self) -> int:
+        """The number of batches."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Start an epoch."""
+
+
+# min_w loss(w) by going downhill: w ← w − α · ∂loss/∂w, again and again.
+#
+# With the batch in the place of the data, loss is the mean over the batch. Batch size 1 is the
+# lesson's program, the full batch its formula, and they are two different descents.
+def train(
+    model: Model,
+    batches: BatchesLike,
+    optimizer: Optimizer,
+    gradient: GradientSource = manual_gradient,
+    epochs: int = 50,
+    *,
+    scheduler: LRScheduler | None = None,
+    record_every: int | None = None,
+    on_block: Callable[[Trajectory], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Trajectory:
+    """Descend: at each batch take the gradient there, then one step of the optimizer.
+
+    The gradient source and the optimizer are two free choices. `manual_gradient` with `ManualSGD`
+    is the descent by hand, `autograd_gradient` with `torch.optim.SGD` the usual one, and the two
+    mixed pairs tell which half a difference comes from. A `scheduler` steps after each epoch.
+
+    Every `record_every`-th step is recorded, and the last one; unless told otherwise as many,
+    evenly spaced, as make at most 10,000. On CUDA no step waits for the device; the recorded
+    steps come over in blocks, each of which goes to `on_block` (see `Recorder`).
+
+    A loss or weight that is not finite stops the descent at the first recorded step that has it:
+    the trajectory ends there, and the model's weights stand there. `stop`, asked before each
+    step, ends it early.
+
+    Raises:
+        ValueError: epochs or record_every is below 1, or there is no batch, or model, shapes or
+            gradients do not fit (see `gradient` and `Recorder`).
+    """
+    for name, value in (("epochs", epochs), ("record_every", record_every)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}: it must be at least 1")
+    steps = epochs * len(batches)
+    if steps == 0:
+        raise ValueError("batches is empty: give at least one (x, y)")
+    every = record_every or record_interval(steps)
+    set_epoch = getattr(batches, "set_epoch", None)
+    # LBFGS, alone among torch's optimizers, asks for the loss at other weights within a step.
+    needs_closure = isinstance(optimizer, torch.optim.LBFGS)
+    step = 0
+    with Recorder(model, on_block) as recorder:
+        for epoch in range(epochs):
+            if set_epoch is not None:
+                set_epoch(epoch)
+            for x, y in batches:
+                if stop():
+                    return recorder.finish(step, epoch, "interrupted")
+                loss = gradient(model, x, y)
+                if step % every == 0 or step == steps - 1:
+                    recorder.record(step, epoch, loss)
+                    if recorder.diverged:
+                        return recorder.finish(step, epoch)
+                if needs_closure:
+                    closure: Callable[[], Any] = partial(gradient, model, x, y)
+                    optimizer.step(closure)
+                else:
+                    optimizer.step()
+                step += 1
+            if scheduler is not None:
+                scheduler.step()
+        return recorder.finish(step, epochs)

@@ -1,0 +1,172 @@
+"""Where a descent went: weights, gradients and loss, step by step."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The path of a descent, w₀, w₁, …, with the loss and the gradient at each point.
+
+    Row k holds the weights before the k-th recorded step, and the loss and gradients of that
+    step's batch there. One last row holds the final weights; no step starts from it, so it has
+    neither loss nor gradients.
+
+    Shapes, for K recorded steps: `step`, `epoch` and each of `weights` (K+1,), `loss` and each of
+    `gradients` (K,); all on the CPU, the values in the model's dtype. The last `step` and `epoch`
+    are the numbers of steps taken and epochs completed.
+
+    `stopped` is "finished", "diverged" where the loss or a weight was not finite at the last
+    row, or "interrupted".
+    """
+
+    step: Tensor
+    epoch: Tensor
+    weights: dict[str, Tensor]
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    stopped: str = "finished"
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters' names."""
+        return list(self.weights)
+
+    def rows(self) -> Iterator[tuple[int, int, list[float | None]]]:
+        """Yield (step, epoch, values): loss, weights, gradients; None where there is none."""
+        columns = [self.loss, *self.weights.values(), *self.gradients.values()]
+        values = zip_longest(*(column.tolist() for column in columns))
+        for step, epoch, row in zip(self.step.tolist(), self.epoch.tolist(), values, strict=True):
+            yield step, epoch, list(row)
+
+    @classmethod
+    def join(cls, pieces: Sequence["Trajectory"]) -> "Trajectory":
+        """Return one trajectory of consecutive pieces, of which only the last has a last row."""
+        names = pieces[0].weights
+        return cls(
+            step=torch.cat([piece.step for piece in pieces]),
+            epoch=torch.cat([piece.epoch for piece in pieces]),
+            weights={name: torch.cat([p.weights[name] for p in pieces]) for name in names},
+            loss=torch.cat([piece.loss for piece in pieces]),
+            gradients={name: torch.cat([p.gradients[name] for p in pieces]) for name in names},
+            stopped=pieces[-1].stopped,
+        )
+
+
+def record_interval(steps: int, most: int = 10_000) -> int:
+    """Return the smallest k for which steps 0, k, 2k, … and the last one are at most `most`.
+
+    Those are 1 + ⌈(steps − 1)/k⌉ steps.
+    """
+    return max(1, -(-(steps - 1) // (most - 1)))
+
+
+class Recorder:
+    """Collects a trajectory without making the device wait for it.
+
+    Rows stay on the model's device, one small tensor each, until a block of them is full or a
+    second old. Then one copy brings the block to the CPU, where it is looked through for
+    divergence and handed to `on_block`, a piece of the trajectory, so that it can be written
+    while the descent goes on. Used as a context manager, it hands over what it has also when an
+    exception ends the descent.
+
+    Raises:
+        ValueError: the model has no parameter, or one that is not of shape ().
+    """
+
+    BLOCK_ROWS = 1000
+    BLOCK_SECONDS = 1.0
+
+    def __init__(
+        self, model: nn.Module, on_block: Callable[[Trajectory], None] | None = None
+    ) -> None:
+        self.names = [name for name, _ in model.named_parameters()]
+        self.parameters = list(model.parameters())
+        if not self.parameters:
+            raise ValueError(
+                f"{type(model).__name__} has no parameters: there is nothing to train; "
+                "make them nn.Parameters"
+            )
+        for name, w in model.named_parameters():
+            if w.shape != ():
+                raise ValueError(
+                    f"parameter {name!r} has shape {tuple(w.shape)}: a trajectory records "
+                    "scalars; give it shape ()"
+                )
+        self.on_block = on_block
+        self.pieces: list[Trajectory] = []
+        self._start_block()
+
+    def _start_block(self) -> None:
+        self._rows: list[Tensor] = []
+        self._index: list[tuple[int, int]] = []
+        self._due = time.monotonic() + self.BLOCK_SECONDS
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss or weight handed over so far was not finite."""
+        return bool(self.pieces) and self.pieces[-1].stopped == "diverged"
+
+    @torch.no_grad()
+    def record(self, step: int, epoch: int, loss: Tensor) -> None:
+        """Record the weights before `step`, and the loss and gradients there."""
+        gradients = [w.grad for w in self.parameters]
+        self._rows.append(torch.stack([loss, *self.parameters, *gradients]))  # type: ignore[list-item]
+        self._index.append((step, epoch))
+        if len(self._rows) >= self.BLOCK_ROWS or time.monotonic() > self._due:
+            self._hand_over()
+
+    @torch.no_grad()
+    def finish(self, step: int, epoch: int, stopped: str = "finished") -> Trajectory:
+        """Record the final weights, after `step` steps and `epoch` epochs; return it all.
+
+        Of a descent that diverged, the trajectory ends, and the model's weights stand, at the
+        row where it did.
+        """
+        if not self.diverged:
+            nothing = torch.zeros_like(self.parameters[0])
+            gradients = [nothing] * len(self.parameters)
+            self._rows.append(torch.stack([nothing, *self.parameters, *gradients]))
+            self._index.append((step, epoch))
+            self._hand_over(stopped)
+        trajectory = Trajectory.join(self.pieces)
+        if self.diverged:
+            for w, path in zip(self.parameters, trajectory.weights.values(), strict=True):
+                w.copy_(path[-1])
+        return trajectory
+
+    def _hand_over(self, stopped: str = "") -> None:
+        """Bring the block to the CPU as a piece of trajectory, up to where it diverged."""
+        table, index = torch.stack(self._rows).cpu(), torch.tensor(self._index)
+        self._start_block()
+        count = len(self.parameters)
+        finite = table[:, : 1 + count].isfinite().all(dim=1)
+        if not finite.all():
+            end = int(finite.logical_not().nonzero()[0]) + 1
+            table, index = table[:end], index[:end]
+            stopped = "diverged"
+        loss, weights, gradients = table.T.split([1, count, count])
+        steps = len(table) - bool(stopped)  # a last row has weights alone
+        piece = Trajectory(
+            step=index[:, 0],
+            epoch=index[:, 1],
+            weights=dict(zip(self.names, weights, strict=True)),
+            loss=loss[0, :steps],
+            gradients=dict(zip(self.names, gradients[:, :steps], strict=True)),
+            stopped=stopped,
+        )
+        self.pieces.append(piece)
+        if self.on_block is not None:
+            self.on_block(piece)
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._rows and not self.diverged:
+            self._hand_over()
