@@ -32,13 +32,13 @@ def new_directory(parent: Path, name: str | None, default: str) -> Path:
         ValueError: `name` exists, or is no directory's name.
         OSError: the directory cannot be created.
     """
+    if name is not None and (name in ("", "..") or name != Path(name).name):
+        raise ValueError(f"name {name!r}: give a directory's name alone; --log-dir is its parent")
     parent.mkdir(parents=True, exist_ok=True)
     if name is None:
         stem = f"{default}-{time.strftime('%Y%m%d-%H%M%S')}"
         candidates = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
         return next(filter(_created, (parent / candidate for candidate in candidates)))
-    if name != Path(name).name:
-        raise ValueError(f"name {name!r}: give a directory's name alone; --log-dir is its parent")
     if not _created(parent / name):
         raise ValueError(f"{parent / name} exists, and no run is overwritten; name another")
     return parent / name

@@ -1,0 +1,55 @@
+"""What several test files share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from torchgd import Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
+from torchgd.gradients import GradientSource
+from torchgd.trajectory import Trajectory
+
+MANUAL: tuple[GradientSource, Callable[..., Optimizer]] = (manual_gradient, ManualSGD)
+AUTOGRAD: tuple[GradientSource, Callable[..., Optimizer]] = (autograd_gradient, torch.optim.SGD)
+
+MODELS: dict[str, Callable[..., Model]] = {
+    "linear": Linear,
+    "linear with bias": lambda **options: Linear(bias=True, **options),
+    "quadratic": Quadratic,
+}
+
+
+def bits(t: Tensor) -> Tensor:
+    """The bits of a float tensor as integers, so that NaN equals NaN and −0 differs from 0."""
+    return t.detach().contiguous().view({4: torch.int32, 8: torch.int64}[t.element_size()])
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(bits(a), bits(b))
+
+
+def same_trajectory(a: Trajectory, b: Trajectory) -> bool:
+    return (
+        torch.equal(a.step, b.step)
+        and same_bits(a.loss, b.loss)
+        and all(same_bits(a.weights[name], b.weights[name]) for name in a.weights)
+        and all(same_bits(a.gradients[name], b.gradients[name]) for name in a.gradients)
+    )
+
+
+class Exponential(Model):
+    """ŷ = a·exp(k·x): not linear in k."""
+
+    def __init__(self, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.tensor(1.0, device=device, dtype=dtype))
+        self.k = torch.nn.Parameter(torch.tensor(0.1, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a * torch.exp(self.k * x)
+
+    def partials(self, x: Tensor) -> dict[str, Tensor]:
+        e = torch.exp(self.k * x)
+        return {"a": e, "k": self.a * x * e}

@@ -1,0 +1,177 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import MODELS, Exponential
+from torch import Tensor
+
+from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, train
+from torchgd.affine import (
+    best_learning_rate,
+    compose,
+    hessian,
+    is_linear_in_parameters,
+    jacobian,
+    largest_stable_learning_rate,
+    step_maps,
+)
+from torchgd.data import FILES, Standardization, load
+
+CERTIFIED = json.loads((Path(__file__).parent / "data" / "certified.json").read_text())
+F64 = torch.float64
+
+
+def hessians(model: Model, batches: Batches) -> Tensor:
+    return torch.stack([hessian(jacobian(model, x)) for x, _ in batches])
+
+
+def lesson(size: int) -> Batches:
+    data = load("lesson")
+    return Batches(data.x, data.y, size)
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_the_built_in_models_are_linear_in_their_parameters(make: Any) -> None:
+    assert is_linear_in_parameters(make(), torch.linspace(-2, 2, 5))
+
+
+def test_an_exponential_is_not() -> None:
+    x = torch.linspace(-2, 2, 5)
+    assert not is_linear_in_parameters(Exponential(), x)
+    with pytest.raises(ValueError, match="^Exponential is not linear in its parameters: its Hess"):
+        jacobian(Exponential(), x)
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_the_hessian_is_autograds(make: Any) -> None:
+    x = torch.randn(7, dtype=F64, generator=torch.Generator().manual_seed(3))
+    model = make(dtype=F64)
+    names = [name for name, _ in model.named_parameters()]
+
+    def loss(*weights: Tensor) -> Tensor:
+        parameters = dict(zip(names, weights, strict=True))
+        return (torch.func.functional_call(model, parameters, x) ** 2).mean()
+
+    point = tuple(w.detach() for w in model.parameters())
+    rows = torch.autograd.functional.hessian(loss, point)  # type: ignore[no-untyped-call]
+    expected = torch.stack([torch.stack(row) for row in rows])
+    torch.testing.assert_close(hessian(jacobian(model, x)), expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("name", "standardise"),
+    [(name, False) for name in FILES]
+    + [(name, True) for name in ("norris", "pontius", "cars", "co2")],
+)
+def test_full_batch_rates_are_the_certified_ones(name: str, standardise: bool) -> None:
+    facts, data = CERTIFIED[name], load(name)
+    limits = facts["full_batch_standardised" if standardise else "full_batch_raw"]
+    model = Quadratic() if facts["model"] == "quadratic" else Linear(bias=facts["bias"])
+    x = Standardization.of(data.x)(data.x) if standardise else data.x
+    batches = Batches(x, data.y, len(x))
+    assert best_learning_rate(model, batches) == pytest.approx(limits["opt_lr_mse"], rel=1e-12)
+    largest = largest_stable_learning_rate(hessians(model, batches))
+    assert largest == pytest.approx(limits["max_lr_mse"], rel=3e-9)
+
+
+def test_the_lessons_largest_stable_rate_is_a_root_of_its_cubic() -> None:
+    """(1 − 2α)(1 − 8α)(1 − 18α) = 1 at α = 0.204018: above, an epoch enlarges the error."""
+    largest = largest_stable_learning_rate(hessians(Linear(), lesson(1)))
+    factor = math.prod(1 - 2 * largest * x * x for x in (1, 2, 3))
+    assert factor == pytest.approx(1, abs=1e-7)
+    assert largest == pytest.approx(0.204018, abs=5e-7)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"momentum": 0.9}, {"momentum": 0.5, "dampening": 0.5}, {"weight_decay": 0.3},
+    {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "weight_decay": 0.3, "nesterov": True},
+    {"dampening": 0.5},
+])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "size"), [(Linear, 1), (Linear, 3), (Quadratic, 1), (Quadratic, 2)]
+)
+def test_descent_is_stable_just_below_and_not_above(make: Any, size: int, options: Any) -> None:
+    """Runs of ManualSGD itself, 1% below and above the rate, on y = 0 so that w should shrink."""
+    batches = Batches(load("lesson").x, torch.zeros(3, dtype=F64), size)
+    largest = largest_stable_learning_rate(hessians(make(), batches), **options)
+
+    def growth(lr: float) -> float:
+        model = make(dtype=F64)
+        with torch.no_grad():
+            for w in model.parameters():
+                w.fill_(1.0)
+        optimizer = ManualSGD(model.parameters(), lr=lr, **options)
+        t = train(model, batches, optimizer, epochs=600)
+        w = torch.stack(list(t.weights.values())).abs().amax(dim=0)
+        return (w[-1] / w[len(w) // 2]).item() if t.stopped == "finished" else math.inf
+
+    assert growth(0.99 * largest) < 1
+    assert growth(1.01 * largest) > 1
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"momentum": 0.9}, {"momentum": 0.5, "dampening": 0.5}, {"weight_decay": 0.3},
+    {"momentum": 0.9, "nesterov": True}, {"dampening": 0.5},
+])  # fmt: skip
+def test_the_step_map_is_what_sgd_does(options: dict[str, Any]) -> None:
+    """Differences of two runs from near starts obey w ← M·w, whatever y."""
+    batches, lr = lesson(2), 0.01
+    runs = []
+    for w2 in (1.0, 2.0):
+        model = Quadratic(w2=w2, dtype=F64)
+        t = train(model, batches, ManualSGD(model.parameters(), lr=lr, **options), epochs=1)
+        runs.append(torch.stack(list(t.weights.values()), dim=1))
+    difference = runs[1] - runs[0]
+    maps = step_maps(hessians(Quadratic(), batches), lr, **options)
+    state = torch.cat([difference[0], torch.zeros(3, dtype=F64)])
+    for k, step in enumerate(maps, start=1):
+        if k == 1 and options.get("momentum"):  # the first step sets v ← g, undamped
+            undamped = {**options, "dampening": 0.0}
+            step = step_maps(hessians(Quadratic(), batches), lr, **undamped)[0]
+        state = step @ state
+        torch.testing.assert_close(state[:3], difference[k], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 13])
+def test_compose_applies_the_first_map_first(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    maps = torch.randn(count, 2, 2, dtype=F64, generator=generator)
+    expected = torch.eye(2, dtype=F64)
+    for M in maps:
+        expected = M @ expected
+    torch.testing.assert_close(compose(maps), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_nothing_to_learn_from_is_always_stable() -> None:
+    assert largest_stable_learning_rate(torch.zeros(3, 1, 1, dtype=F64)) == math.inf
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_best_rate_for_batches_enlarges_no_error(size: int) -> None:
+    data = load("norris")
+    batches = Batches(data.x, data.y, size)
+    model = Linear(bias=True)
+    lr = best_learning_rate(model, batches)
+    factors = 1 - lr * torch.linalg.eigvalsh(hessians(model, batches))
+    assert factors.abs().max().item() <= 1 + 1e-12
+    assert factors.min().item() < -0.99
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (Quadratic(), [1.0], "the Hessian is singular: 1 samples determine 1 of 3 parameters"),
+        (Quadratic(), [1.0, 1.0, 2.0], "the Hessian is singular: 3 samples determine 2 of 3 par"),
+        (Linear(bias=True), [3.0, 3.0], "the Hessian is singular: 2 samples determine 1 of 2 par"),
+        (Linear(), [0.0, 0.0], "the Hessian is singular: 2 samples determine 0 of 1 parameters"),
+        (Quadratic(), [1e200, 1.0, 2.0], "the Hessian is not finite: x is too large for its pow"),
+        (Exponential(), [1.0, 2.0, 3.0], "Exponential is not linear in its parameters: its Hess"),
+    ],
+)
+def test_no_best_rate(model: Model, x: list[float], message: str) -> None:
+    values = torch.tensor(x, dtype=F64)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        best_learning_rate(model, Batches(values, values, len(x)))

@@ -1,0 +1,223 @@
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from torchgd import Batches
+from torchgd.data import FILES, NAMES, Standardization, load
+
+CERTIFIED = json.loads((Path(__file__).parent / "data" / "certified.json").read_text())
+
+
+def test_the_lesson_and_the_parabola() -> None:
+    lesson, parabola = load("lesson"), load("parabola")
+    assert (lesson.x.tolist(), lesson.y.tolist()) == ([1, 2, 3], [2, 4, 6])
+    assert (lesson.x_unit, lesson.y_unit) == ("hours", "points")
+    assert len(parabola.x) == 21
+    assert parabola.x[[0, 10, 20]].tolist() == [-2, 0, 2]
+    assert parabola.y[[0, 10, 20]].tolist() == [9, 1, 17]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_built_in_files_have_the_certified_least_squares_answer(name: str) -> None:
+    """Exact rational normal equations on what was read give the certified parameters."""
+    data = load(name)
+    facts = CERTIFIED[name]
+    assert data.x.shape == data.y.shape == (facts["rows"],)
+    assert data.x.dtype == torch.float64
+    powers = {"linear": [0, 1] if facts["bias"] else [1], "quadratic": [0, 1, 2]}[facts["model"]]
+    names = {"linear": {0: "b", 1: "w"}, "quadratic": {0: "b", 1: "w1", 2: "w2"}}[facts["model"]]
+    x = [Fraction(str(v)) for v in data.x.tolist()]
+    y = [Fraction(str(v)) for v in data.y.tolist()]
+    answer = {q: Fraction(facts["exact_30_digits"][names[q]]) for q in powers}
+    residuals = [sum((answer[q] * xn**q for q in powers), -yn) for xn, yn in zip(x, y, strict=True)]
+    for p in powers:  # the normal equations, Σ xᵖ(ŷ − y) = 0
+        total = sum((xn**p * r for xn, r in zip(x, residuals, strict=True)), Fraction())
+        size = sum((abs(xn**p * yn) for xn, yn in zip(x, y, strict=True)), Fraction())
+        assert abs(total) <= size / 10**27
+
+
+def write(path: Path, text: str | bytes) -> str:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,y\n1,2\n3,4.5\n",
+        "1,2\n3,4.5",
+        "hours,points\r\n1,2\r\n3,4.5\r\n",
+        '"x","y"\n"1"," 2 "\n3,45e-1\n\n\n',
+        "\ufeffx,y\n1,2\n\n3,4.5\n",
+    ],
+)
+def test_csv_with_a_header_or_none(tmp_path: Path, text: str) -> None:
+    data = load(write(tmp_path / "mine.csv", text))
+    assert (data.name, data.x.tolist(), data.y.tolist()) == ("mine", [1, 3], [2, 4.5])
+
+
+BAD_CSV = {
+    "empty": ("", ": no data; give two columns, x,y, and at least one row"),
+    "header alone": ("x,y\n", ": no data; give two columns, x,y, and at least one row"),
+    "word": ("x,y\n1,2\n3,four\n", ", line 3: 'four' is not a number; give two numbers, x,y"),
+    "word in line 1": ("1,two\n3,4\n", ", line 1: 'two' is not a number; give two numbers, x,y"),
+    "second header": ("x,y\nx,y\n", ", line 2: 'x' is not a number; give two numbers, x,y"),
+    "gap": ("1,2\n3,\n", ", line 2: '' is not a number; give two numbers, x,y"),
+    "nan": ("x,y\n1,nan\n", ", line 2: 'nan' is not finite; remove the row"),
+    "inf": ("x,y\n-inf,1\n", ", line 2: '-inf' is not finite; remove the row"),
+    "overflow": ("x,y\n1,1e999\n", ", line 2: '1e999' is not finite; remove the row"),
+    "three columns": ("x,y\n1,2,3\n", ", line 2: 3 columns; give two, x,y"),
+    "one column": ("1\n2\n", ", line 1: 1 columns; give two, x,y"),
+    "semicolons": ("x;y\n1;2\n", ", line 2: 1 columns; give two, x,y"),
+    "open quote": ('1,2\n"3,4\n', ": not a CSV file (unexpected end of data); give two"),
+    "latin-1": ("é,y\n1,2\n".encode("latin-1"), ": not a CSV file ("),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_CSV.values(), ids=BAD_CSV)
+def test_bad_csv(tmp_path: Path, text: str | bytes, message: str) -> None:
+    path = write(tmp_path / "bad.csv", text)
+    with pytest.raises(ValueError, match="give|remove") as error:
+        load(path)
+    assert str(error.value).startswith(path + message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32, np.uint8])
+def test_npy(tmp_path: Path, dtype: type) -> None:
+    path = tmp_path / "mine.npy"
+    np.save(path, np.array([[1, 2], [3, 4]], dtype=dtype))
+    data = load(str(path))
+    assert (data.name, data.x.tolist(), data.y.tolist()) == ("mine", [1, 3], [2, 4])
+    assert data.x.dtype == torch.float64
+
+
+BAD_NPY = {
+    "transposed": (np.ones((2, 3)), ": shape (2, 3); give (N, 2), x and y in columns"),
+    "flat": (np.ones(4), ": shape (4,); give (N, 2), x and y in columns"),
+    "no row": (np.ones((0, 2)), ": no data; give at least one row"),
+    "nan": (np.array([[1, 2], [3, np.nan]]), ", row 1: [3.0, nan] is not finite; remove the row"),
+    "text": (np.array([["1", "2"]]), ": dtype <U1; give real numbers"),
+    "complex": (np.ones((1, 2), complex), ": dtype complex128; give real numbers"),
+    "pickle": (np.array([[1, 2]], dtype=object), ": not a .npy file of numbers (Object arrays"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("array", "message"), BAD_NPY.values(), ids=BAD_NPY)
+def test_bad_npy(tmp_path: Path, array: np.ndarray, message: str) -> None:  # type: ignore[type-arg]
+    path = tmp_path / "bad.npy"
+    np.save(path, array)
+    with pytest.raises(ValueError, match="give|remove|not a") as error:
+        load(str(path))
+    assert str(error.value).startswith(f"{path}{message}")
+
+
+@pytest.mark.parametrize("content", [b"", b"x,y\n1,2\n", b"\x93NUMPY\x01\x00"])
+def test_what_is_no_npy(tmp_path: Path, content: bytes) -> None:
+    path = write(tmp_path / "bad.npy", content)
+    with pytest.raises(ValueError, match=r"bad\.npy: not a \.npy file of numbers \("):
+        load(path)
+
+
+def test_an_archive_is_no_npy(tmp_path: Path) -> None:
+    with (tmp_path / "bad.npy").open("wb") as file:
+        np.savez(file, np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"shape of an archive; give \(N, 2\)"):
+        load(str(tmp_path / "bad.npy"))
+
+
+@pytest.mark.parametrize("name", ["nofile.csv", "", ".", "leson"])
+def test_no_such_data(name: str) -> None:
+    with pytest.raises(ValueError, match="no such file and no built-in data set; choose") as error:
+        load(name)
+    assert str(error.value).startswith(f"data {name!r}: ")
+    assert all(known in str(error.value) for known in NAMES)
+
+
+def values(count: int) -> tuple[Tensor, Tensor]:
+    x = torch.arange(count, dtype=torch.float64)
+    return x, 2 * x
+
+
+@given(count=st.integers(1, 40), data=st.data(), shuffle=st.booleans())
+def test_an_epoch_visits_every_sample_once(count: int, data: st.DataObject, shuffle: bool) -> None:
+    size = data.draw(st.integers(1, count))
+    batches = Batches(*values(count), batch_size=size, shuffle=shuffle)
+    epoch = list(batches)
+    assert len(epoch) == len(batches) == -(-count // size)
+    assert [len(x) for x, _ in epoch[:-1]] == [size] * (len(epoch) - 1)
+    assert all(torch.equal(y, 2 * x) for x, y in epoch)
+    seen = torch.cat([x for x, _ in epoch])
+    assert torch.equal(seen.sort().values if shuffle else seen, values(count)[0])
+
+
+def order(batches: Batches, epoch: int) -> list[float]:
+    batches.set_epoch(epoch)
+    return [x.item() for x, _ in batches]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    batches = Batches(*values(50), shuffle=True, seed=7)
+    first, second = order(batches, 0), order(batches, 1)
+    assert first != second
+    assert order(batches, 0) == first
+    torch.manual_seed(99)
+    assert order(Batches(*values(50), shuffle=True, seed=7), 1) == second
+    orders = {
+        tuple(order(Batches(*values(50), shuffle=True, seed=s), e))
+        for s in range(9)
+        for e in range(9)
+    }
+    assert len(orders) == 81
+
+
+def test_in_order_unless_shuffled() -> None:
+    batches = Batches(*values(5), batch_size=2)
+    assert [x.tolist() for x, _ in batches] == [[0, 1], [2, 3], [4]]
+    assert [x.tolist() for x, _ in batches] == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("size", [0, -1, 4])
+def test_batch_size_out_of_range(size: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^batch size {size}: it must be between 1 and the number"
+    ):
+        Batches(*values(3), batch_size=size)
+
+
+@pytest.mark.parametrize(("x", "y"), [((3,), (2,)), ((3, 1), (3, 1)), ((0,), (0,)), ((), ())])
+def test_batches_of_a_wrong_shape(x: tuple[int, ...], y: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="give both as") as error:
+        Batches(torch.ones(x), torch.ones(y))
+    assert str(error.value).startswith(f"x has shape {x} and y {y}: ")
+
+
+def test_standardization() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64)
+    z = Standardization.of(x)
+    assert z == Standardization(mean=3.0, deviation=3.5**0.5)
+    assert z(x).mean().item() == pytest.approx(0, abs=1e-15)
+    assert z(x).square().mean().item() == pytest.approx(1, rel=1e-15)
+    assert Standardization.of(x, center=False) == Standardization(mean=0.0, deviation=12.5**0.5)
+
+
+@pytest.mark.parametrize("name", ["norris", "pontius", "cars", "co2"])
+def test_standardization_has_the_certified_moments(name: str) -> None:
+    facts, z = CERTIFIED[name]["full_batch_standardised"], Standardization.of(load(name).x)
+    assert z.mean == pytest.approx(float(facts["mean_x"]), rel=4e-16)
+    assert z.deviation == pytest.approx(float(facts["pop_sd_x"]), rel=4e-16)
+
+
+@pytest.mark.parametrize(("x", "deviation"), [([2.0, 2.0], "0.0"), ([1e200, 3e200], "inf")])
+def test_what_cannot_be_standardised(x: list[float], deviation: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"^the deviation of x is {deviation}: standardising divides"
+    ):
+        Standardization.of(torch.tensor(x, dtype=torch.float64))

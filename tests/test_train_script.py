@@ -1,0 +1,469 @@
+"""scripts/train.py as its users meet it."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import train
+from test_tracking import events, read_csv
+
+from torchgd import Batches, Linear, ManualSGD
+from torchgd import train as descend
+from torchgd.experiment import Configuration
+
+HERE = Path(__file__).parent
+CERTIFIED = json.loads((HERE / "data" / "certified.json").read_text())
+
+EXPONENTIAL = """
+import torch
+from torchgd import Model
+
+class Exponential(Model):
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.tensor(1.0, device=device, dtype=dtype))
+        self.k = torch.nn.Parameter(torch.tensor(0.1, device=device, dtype=dtype))
+
+    def forward(self, x):
+        return self.a * torch.exp(self.k * x)
+
+    def partials(self, x):
+        e = torch.exp(self.k * x)
+        return {"a": e, "k": self.a * x * e}
+"""
+
+
+class Shell:
+    """Runs train.py's main in an empty directory and keeps what it printed."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+
+    def __call__(self, *words: str) -> int:
+        try:
+            status = train.main([*words])
+        except SystemExit as end:
+            status = end.code  # type: ignore[assignment]
+        self.out, self.err = self.capsys.readouterr()
+        return status
+
+    @property
+    def run(self) -> Path:
+        (directory,) = (self.folder / "runs").iterdir()
+        return directory
+
+    def result(self, update: str = "manual") -> Any:
+        return json.loads((self.run / update / "result.json").read_text())
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    return Shell(tmp_path, capsys)
+
+
+def test_the_lesson_to_the_letter(shell: Shell) -> None:
+    assert shell("--update", "manual", "--show-steps") == 0
+    expected = (HERE / "data" / "transcript.txt").read_text()
+    assert expected.count("\n") == 156
+    assert shell.out.startswith(expected)
+
+
+def test_no_flag_at_all_runs_the_lesson_both_ways(shell: Shell) -> None:
+    assert shell() == 0
+    assert shell.out.splitlines() == [
+        "linear-lesson: 3 samples, batch size 1, 50 epochs, 150 steps, learning rate 0.01, "
+        "float64 on cpu",
+        "            manual                 autograd               difference  ULPs",
+        "w           1.999999723695619      1.999999723695619      0.0         0",
+        "loss        3.562725175107582e-13  3.562725175107582e-13  0.0         0",
+        "ŷ(4 hours)  7.999998894782476      7.999998894782476      0.0         0",
+        "All 150 steps are identical, bit for bit: weights, gradients and loss.",
+    ]
+    assert shell.err == f"written to runs/{shell.run.name}; tensorboard --logdir runs\n"
+    assert re.fullmatch(r"linear-lesson-\d{8}-\d{6}", shell.run.name)
+    assert sorted(p.name for p in shell.run.iterdir()) == ["autograd", "comparison.json", "manual"]
+    assert json.loads((shell.run / "comparison.json").read_text()) == {
+        "identical": True, "max_abs": 0.0, "max_ulp": 0, "first_difference": None
+    }  # fmt: skip
+    assert shell.result()["parameters"] == {"w": 1.999999723695619}
+    same = (shell.run / u / "trajectory.csv" for u in ("manual", "autograd"))
+    assert len({path.read_bytes() for path in same}) == 1
+
+
+def relative_errors(shell: Shell, name: str) -> dict[str, float]:
+    exact = CERTIFIED[name]["exact_30_digits"]
+    found = shell.result()["parameters"]
+    assert set(found) == set(exact)
+    return {
+        key: float(abs(Fraction(value) / Fraction(exact[key]) - 1)) for key, value in found.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "digits"),
+    [
+        ("noint1", "--epochs 100", 14),
+        ("hubble", "--epochs 100", 14),
+        ("norris", "--bias --standardize --epochs 100", 12.5),
+        ("pontius", "--model quadratic --standardize --epochs 2000", 12),
+        ("cars", "--model quadratic --standardize --epochs 2000", 11),
+        ("co2", "--model quadratic --standardize --epochs 2000", 11),
+    ],
+)
+def test_real_data_to_the_certified_digits(
+    shell: Shell, name: str, flags: str, digits: float
+) -> None:
+    assert shell("--data", name, "--lr", "auto", "--batch-size", "full", *flags.split()) == 0
+    assert "steps are identical, bit for bit" in shell.out
+    for error in relative_errors(shell, name).values():
+        assert -math.log10(error or 1e-20) >= digits
+
+
+def test_standardised_predictions_are_in_original_units(shell: Shell) -> None:
+    flags = "--model quadratic --data co2 --standardize --lr auto --batch-size full --epochs 2000"
+    assert shell(*flags.split(), "--predict", "480") == 0
+    row = re.search(r"^ŷ\(480 months\) +(\S+)", shell.out, re.MULTILINE)
+    assert row is not None
+    exact = {k: float(v) for k, v in CERTIFIED["co2"]["exact_30_digits"].items()}
+    expected = exact["w2"] * 480**2 + exact["w1"] * 480 + exact["b"]
+    assert float(row.group(1)) == pytest.approx(expected, rel=1e-13)
+
+
+def test_every_flag_reaches_the_run(shell: Shell) -> None:
+    flags = (
+        "--model quadratic --data parabola --update manual --device cpu --dtype float32 "
+        "--lr 0.002 --momentum 0.9 --dampening 0.25 --weight-decay 0.125 --maximize --epochs 3 "
+        "--batch-size 7 --shuffle --seed 5 --standardize --initial w2=2 b=-1 --record-every 4"
+    )
+    assert shell(*flags.split(), "--log-dir", "elsewhere", "--name", "mine") == 0
+    config = json.loads(Path("elsewhere/mine/manual/config.json").read_text())
+    expected = {
+        "model": "quadratic", "data": "parabola", "update": "manual", "device": "cpu",
+        "dtype": "float32", "lr": 0.002, "momentum": 0.9, "dampening": 0.25,
+        "weight_decay": 0.125, "nesterov": False, "maximize": True, "epochs": 3, "batch_size": 7,
+        "shuffle": True, "seed": 5, "standardize": True, "bias": False,
+        "initial": {"w2": 2.0, "w1": 1.0, "b": -1.0}, "record_every": 4,
+    }  # fmt: skip
+    assert {key: config[key] for key in expected} == expected
+    assert set(Configuration.__dataclass_fields__) <= set(expected)
+    _, rows = read_csv(Path("elsewhere/mine/manual/trajectory.csv"))
+    assert [int(row[0]) for row in rows] == [0, 4, 8, 9]
+    assert not Path("runs").exists()
+
+
+def test_the_script_trains_as_the_library_does(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("x,y\n1,3\n2,5\n4,8\n7,15\n")
+    flags = "--data mine.csv --bias --momentum 0.5 --nesterov --batch-size 3 --shuffle --seed 3"
+    assert shell(*flags.split()) == 0
+    x = torch.tensor([1, 2, 4, 7], dtype=torch.float64)
+    y = torch.tensor([3, 5, 8, 15], dtype=torch.float64)
+    model = Linear(bias=True, dtype=torch.float64)
+    optimizer = ManualSGD(model.parameters(), lr=0.01, momentum=0.5, nesterov=True)
+    descend(model, Batches(x, y, 3, shuffle=True, seed=3), optimizer, epochs=50)
+    assert shell.result()["parameters"] == {"w": model.w.item(), "b": model.b.item()}  # type: ignore[union-attr]
+
+
+def test_show_steps_of_batches_and_several_parameters(shell: Shell) -> None:
+    flags = "--model quadratic --data lesson --batch-size 2 --epochs 11 --update autograd"
+    assert shell(*flags.split(), "--show-steps") == 0
+    lines = shell.out.splitlines()
+    _, rows = read_csv(shell.run / "autograd" / "trajectory.csv")
+    gradients = " ".join(str(round(float(text), 6)) for text in rows[0][6:])
+    assert lines[0] == f"\t grad: [1, 2] [2, 4] {gradients}"
+    assert lines[1].startswith("\t grad: 3 6 ")
+    w2, w1, b = (float(text) for text in rows[2][3:6])
+    loss = (9 * w2 + 3 * w1 + b - 6) ** 2
+    weights = f"w2 = {round(w2, 2)} w1 = {round(w1, 2)} b = {round(b, 2)}"
+    assert lines[2] == f"progress: 0 {weights} loss = {round(loss, 6)}"
+    assert [line.split()[0] for line in lines].count("progress:") == 2
+    assert lines[24].startswith("predict (after training) 4 hours ")
+
+
+def test_show_steps_of_a_sparse_record_shows_the_recorded_ones(shell: Shell) -> None:
+    assert shell("--show-steps", "--update", "manual", "--record-every", "60") == 0
+    grads = [line for line in shell.out.splitlines() if "grad:" in line]
+    lesson = (HERE / "data" / "transcript.txt").read_text().splitlines()
+    steps = [line for line in lesson if "grad:" in line]
+    assert grads == [steps[0], steps[60], steps[120], steps[149]]
+
+
+def test_npy_data(shell: Shell, tmp_path: Path) -> None:
+    np.save(tmp_path / "points.npy", np.array([[1, 2], [2, 4], [3, 6]]))
+    assert shell("--data", "points.npy") == 0
+    assert shell.result()["parameters"] == {"w": 1.999999723695619}
+    assert shell.run.name.startswith("linear-points-")
+
+
+def test_a_users_own_model(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(EXPONENTIAL)
+    status = shell("--model", "mine.py:Exponential", "--data", "parabola", "--lr", "0.001")
+    assert shell.run.name.startswith("Exponential-parabola-")
+    assert set(shell.result()["parameters"]) == {"a", "k"}
+    comparison = json.loads((shell.run / "comparison.json").read_text())
+    assert status == int(not comparison["identical"])
+
+
+def test_updates_that_part_are_reported_with_the_step(shell: Shell, tmp_path: Path) -> None:
+    """A partial that is 1 part in 2²⁰ too large beyond x = 2 shows at step 2, in w."""
+    right = "from torchgd import Linear\n\nclass Wrong(Linear):\n    def partials(self, x):\n"
+    (tmp_path / "wrong.py").write_text(right + '        return {"w": x + (x > 2) * x * 2**-20}\n')
+    assert shell("--model", "wrong.py:Wrong") == 1
+    last = shell.out.splitlines()[-1]
+    assert last.startswith("The updates part at step 2, in w; the weights differ by ")
+    comparison = json.loads((shell.run / "comparison.json").read_text())
+    assert comparison["first_difference"] == {"step": 2, "parameter": "w"}
+    assert comparison["max_ulp"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "step", "largest"),
+    [
+        # Before x = 3 the error is 7·119ᵉ; (3·7·119ᵉ)² overflows from e = 74 on, so at 3e + 2.
+        ("--lr 1 --epochs 200", 224, "the largest stable one 0.204018"),
+        # The error is 1.8ᵏ; the sum 14·1.8²ᵏ overflows from k = 602 on.
+        ("--lr 0.3 --batch-size full --epochs 2000", 602, "the largest stable one 0.214286"),
+        # Before x = 1 the error is 513ᵉ, whose square overflows from e = 57 on.
+        ("--lr 1 --maximize --epochs 100", 171, "maximising has no end: this loss has no top"),
+    ],
+)
+def test_divergence(shell: Shell, flags: str, step: int, largest: str) -> None:
+    assert shell(*flags.split()) == 1
+    last = shell.err.splitlines()[-1]
+    found = re.match(
+        r"train\.py: manual and autograd diverged: the loss or a weight is not finite at "
+        r"step (\d+) \(epoch (\d+)\); the learning rate is (\S+?)[,;] (.*)$", last
+    )  # fmt: skip
+    assert found is not None, last
+    assert found.group(4) == largest
+    assert int(found.group(1)) == step
+    for update in ("manual", "autograd"):
+        result = shell.result(update)
+        assert result["stopped"] == "diverged"
+        assert result["steps"] == step
+        _, rows = read_csv(shell.run / update / "trajectory.csv")
+        assert [int(row[0]) for row in rows] == list(range(step + 1))
+        assert [k for k, _ in events(shell.run / update)["weight/w"]] == list(range(step + 1))
+
+
+def test_divergence_of_a_model_that_is_not_linear(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(EXPONENTIAL)
+    assert shell("--model", "mine.py:Exponential", "--lr", "1", "--data", "parabola") == 1
+    assert shell.err.splitlines()[-1].endswith("the learning rate is 1; try a smaller one")
+
+
+BAD_FILES = {
+    "empty.csv": "",
+    "header.csv": "x,y\n",
+    "word.csv": "x,y\n1,2\n3,four\n",
+    "nan.csv": "x,y\n1,nan\n",
+    "inf.csv": "x,y\n1,2\n2,inf\n",
+    "three.csv": "1,2,3\n",
+    "one.csv": "x,y\n1,2\n",
+    "huge.csv": "x,y\n1,2\n1e300,2\n",
+    "flat.csv": "1,2\n1,3\n",
+    "syntax.py": "class Mine(:\n",
+    "mine.py": EXPONENTIAL
+    + "class Other: pass\nclass Needy(Model):\n    def __init__(self, n): pass\n",
+    "lacks.py": EXPONENTIAL.replace('"k": self.a * x * e', ""),
+    "shape.py": EXPONENTIAL.replace('"a": e', '"a": e[:, None]'),
+    "unused.py": EXPONENTIAL.replace("self.a * torch", "torch"),
+    "vector.py": EXPONENTIAL.replace("tensor(1.0", "tensor([1.0]"),
+    "raises.py": EXPONENTIAL.replace("e = torch", "raise KeyError('a\\nb')\n        e = torch"),
+}
+REFUSED = {
+    "--data nofile.csv": "data 'nofile.csv': no such file and no built-in data set; choose ",
+    "--data .": "data '.': no such file and no built-in data set; choose ",
+    "--data empty.csv": "empty.csv: no data; give two columns, x,y, and at least one row",
+    "--data header.csv": "header.csv: no data; give two columns, x,y, and at least one row",
+    "--data word.csv": "word.csv, line 3: 'four' is not a number; give two numbers, x,y",
+    "--data nan.csv": "nan.csv, line 2: 'nan' is not finite; remove the row",
+    "--data inf.csv": "inf.csv, line 3: 'inf' is not finite; remove the row",
+    "--data three.csv": "three.csv, line 1: 3 columns; give two, x,y",
+    "--data huge.csv --dtype float32": "1e+300 in the data is beyond float32; scale the",
+    "--data one.csv --model quadratic --lr auto": "the Hessian is singular: 1 samples determine 1 "
+    "of 3 parameters, so no rate is best; give more data or a number",
+    "--data flat.csv --bias --lr auto": "the Hessian is singular: 2 samples determine 1 of 2 par",
+    "--data flat.csv --bias --standardize": "the deviation of x is 0.0: standardising divides by",
+    "--lr auto --momentum 0.9": "lr auto with momentum: auto is the best rate of plain",
+    "--lr -1": "argument --lr: '-1' is not a finite number of at least 0",
+    "--lr nan": "argument --lr: 'nan' is not a finite number of at least 0",
+    "--lr inf": "argument --lr: 'inf' is not a finite number of at least 0",
+    "--lr fast": "argument --lr: 'fast' is not a finite number of at least 0",
+    "--momentum -0.1": "argument --momentum: '-0.1' is not a finite number of at least 0",
+    "--dampening nan": "argument --dampening: 'nan' is not a finite number",
+    "--weight-decay -1": "argument --weight-decay: '-1' is not a finite number of at least 0",
+    "--nesterov": "--nesterov needs --momentum above 0 and --dampening 0",
+    "--nesterov --momentum 0.9 --dampening 0.1": "--nesterov needs --momentum above 0 and --damp",
+    "--batch-size 0": "argument --batch-size: '0' is not an integer of at least 1",
+    "--batch-size 1.5": "argument --batch-size: '1.5' is not an integer of at least 1",
+    "--batch-size 4": "batch size 4: it must be between 1 and the number of samples, 3; 3 is the",
+    "--epochs 0": "argument --epochs: '0' is not an integer of at least 1",
+    "--seed -1": "argument --seed: '-1' is not an integer of at least 0",
+    "--record-every 0": "argument --record-every: '0' is not an integer of at least 1",
+    "--device tpu": "device 'tpu': choose auto, cpu, cuda or cuda:N",
+    "--device cuda:x": "device 'cuda:x': choose auto, cpu, cuda or cuda:N",
+    "--device cuda:99": "device 'cuda:99': torch ",
+    "--dtype float16": "argument --dtype: invalid choice: 'float16' (choose from ",
+    "--update affine": "argument --update: invalid choice: 'affine' (choose from ",
+    "--initial v=3": "initial v=3.0: model 'linear' has no parameter 'v'; it has w",
+    "--initial w": "argument --initial: 'w' is not NAME=VALUE, such as w=1.0",
+    "--initial w=nan": "argument --initial: 'nan' is not a finite number",
+    "--predict inf": "argument --predict: 'inf' is not a finite number",
+    "--model nofile.py:X": "model 'nofile.py:X': choose linear or quadratic, or give FILE.py:CLASS",
+    "--model cubic": "model 'cubic': choose linear or quadratic, or give FILE.py:CLASS of a file",
+    "--model mine.py": "model 'mine.py': choose linear or quadratic, or give FILE.py:CLASS of a",
+    "--model mine.py:Nobody": "model 'mine.py:Nobody': mine.py has no class 'Nobody' derived from",
+    "--model mine.py:Other": "model 'mine.py:Other': mine.py has no class 'Other' derived from",
+    "--model mine.py:Needy": "model 'mine.py:Needy' fails with TypeError: ",
+    "--model syntax.py:Mine": "model 'syntax.py:Mine' fails with SyntaxError: ",
+    "--model lacks.py:Exponential": "model 'lacks.py:Exponential' fails with ValueError: "
+    "partials(x) returns ['a'] and lacks 'k': give ∂ŷ/∂w for each named parameter",
+    "--model shape.py:Exponential": "model 'shape.py:Exponential' fails with ValueError: "
+    "partials(x)['a'] has shape (1, 1): it must have the prediction's, (1,); ",
+    "--model unused.py:Exponential": "model 'unused.py:Exponential' fails with ValueError: "
+    "parameter 'a' has no part in forward(x): ",
+    "--model vector.py:Exponential": "parameter 'a' has shape (1,): a trajectory",
+    "--model raises.py:Exponential": "model 'raises.py:Exponential' fails with KeyError: ",
+    "--model mine.py:Exponential --standardize": "Exponential does not define in_original_units, ",
+    "--model mine.py:Exponential --lr auto": "Exponential is not linear in its parameters: ",
+    "--model quadratic --bias": "model 'quadratic' takes no --bias: it is the linear",
+    "--name a/b": "name 'a/b': give a directory's name alone; --log-dir is its parent",
+    "--log-dir mine.py": "mine.py: File exists",
+    "--log-dir mine.py/runs": "mine.py/runs: Not a directory",
+    "--epoch 3": "unrecognized arguments: --epoch 3",
+    "rubbish": "unrecognized arguments: rubbish",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", REFUSED)
+def test_bad_input_is_one_line_and_leaves_nothing(shell: Shell, tmp_path: Path, flags: str) -> None:
+    for name, text in BAD_FILES.items():
+        (tmp_path / name).write_text(text)
+    before = sorted(tmp_path.iterdir())
+    assert shell(*flags.split()) == 2
+    assert shell.out == ""
+    assert shell.err.startswith(f"train.py: {REFUSED[flags]}")
+    assert shell.err.count("\n") == 1
+    assert [p for p in sorted(tmp_path.iterdir()) if p.name != "__pycache__"] == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_gpu(shell: Shell) -> None:
+    assert shell("--device", "cuda") == 2
+    assert shell.err == (
+        f"train.py: device 'cuda': torch {torch.__version__} finds 0 CUDA devices on this machine; "
+        "use cpu or auto\n"
+    )
+
+
+@pytest.mark.cuda
+def test_the_lesson_on_cuda(shell: Shell) -> None:
+    assert shell("--device", "cuda") == 0
+    assert "All 150 steps are identical, bit for bit" in shell.out
+    assert shell.result()["parameters"]["w"] == pytest.approx(1.999999723695619, rel=1e-14)
+
+
+def script(*words: str, **options: Any) -> subprocess.Popen[str]:
+    path = HERE.parent / "scripts" / "train.py"
+    command = [sys.executable, "-W", "error", str(path), *words]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
+
+
+def test_a_fresh_process_refuses_without_a_traceback(tmp_path: Path) -> None:
+    process = script("--data", "nofile", cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: int) -> None:
+    words = "--epochs 100000000 --momentum 0.5 --record-every 100 --name long".split()
+    process = script(*words, cwd=tmp_path)
+    csv = tmp_path / "runs" / "long" / "manual" / "trajectory.csv"
+    deadline = time.monotonic() + 120
+    while not (csv.exists() and csv.read_text().count("\n") > 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    result = json.loads((csv.parent / "result.json").read_text())
+    assert result["stopped"] == "interrupted"
+    assert err.splitlines()[-1] == f"train.py: manual interrupted at step {result['steps']}"
+    _, rows = read_csv(csv)
+    assert int(rows[-1][0]) == result["steps"]
+    assert float(rows[-1][3]) == result["parameters"]["w"]
+    assert [int(row[0]) for row in rows[:-1]] == list(range(0, result["steps"], 100))
+    assert events(csv.parent)["weight/w"][-1][0] == result["steps"]
+    assert os.listdir(csv.parents[1]) == ["manual"]
+
+
+def test_sigkill_leaves_the_blocks_that_were_written(tmp_path: Path) -> None:
+    process = script("--epochs", "100000000", "--record-every", "50", "--name", "k", cwd=tmp_path)
+    csv = tmp_path / "runs" / "k" / "manual" / "trajectory.csv"
+    deadline = time.monotonic() + 120
+    while not (csv.exists() and csv.read_text().count("\n") > 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    _, rows = read_csv(csv)
+    assert len(rows) >= 3
+    assert len(events(csv.parent)["loss"]) >= 3
+
+
+def test_the_reader_may_leave_early(tmp_path: Path) -> None:
+    process = script("--show-steps", "--epochs", "3000", "--name", "p", cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "\t grad: 1 2 -2.0\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr:
+        assert "Traceback" not in process.stderr.read()
+    process.wait(timeout=60)
+    assert (tmp_path / "runs" / "p" / "comparison.json").exists()
+
+
+def test_progress_shows_on_a_terminal_alone(tmp_path: Path) -> None:
+    """On a terminal a long run has tqdm's bar on standard error; in a file it has none."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    path = HERE.parent / "scripts" / "train.py"
+    words = "--epochs 20000 --record-every 100 --update manual --name t".split()
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(path), *words], cwd=tmp_path, stdout=out, stderr=slave
+        )
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(master, 65536)
+            except OSError:  # the other end is closed
+                break
+        assert process.wait(timeout=60) == 0
+    os.close(master)
+    assert b"manual: " in shown
+    assert b"step/s" in shown
+    assert "step/s" not in (tmp_path / "out").read_text()

@@ -1,0 +1,413 @@
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from helpers import AUTOGRAD, MANUAL, MODELS, Exponential, same_bits, same_trajectory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, manual_gradient, train
+from torchgd.data import load
+from torchgd.trajectory import Recorder, record_interval
+
+EPS = torch.finfo(torch.float64).eps
+
+
+def lesson(**options: Any) -> Batches:
+    data = load("lesson")
+    return Batches(data.x, data.y, **options)
+
+
+def descend(update: Any, model: Model, batches: Any, epochs: int, **options: Any) -> Trajectory:
+    gradient, optimizer = update
+    keywords = {k: options.pop(k) for k in ("record_every", "on_block", "stop") if k in options}
+    options.setdefault("lr", 0.01)
+    return train(
+        model, batches, optimizer(model.parameters(), **options), gradient, epochs, **keywords
+    )
+
+
+@pytest.mark.parametrize("update", [MANUAL, AUTOGRAD])
+def test_the_lesson_follows_its_closed_form(update: Any) -> None:
+    """Per sample w − 2 shrinks by 1 − 2αxₙ², so by 0.98 · 0.92 · 0.82 = 0.739312 an epoch.
+
+    A step rounds w, which is near 2, by at most 3 half-ULPs of 2 (product, difference, update),
+    and later steps shrink that error: 3 roundings of 2ε/2 over 1 − 0.82 bound the sum.
+    """
+    w = descend(update, Linear(dtype=torch.float64), lesson(), 50).weights["w"]
+    assert w[-1].item() == 1.999999723695619
+    factors = torch.tensor([0.98, 0.92, 0.82], dtype=torch.float64).repeat(50)
+    expected = 2 - torch.cat([torch.ones(1, dtype=torch.float64), factors.cumprod(0)])
+    assert (w - expected).abs().max().item() <= 3 * EPS / (1 - 0.82)
+    epochs = 2 - 0.739312 ** torch.arange(51, dtype=torch.float64)
+    assert (w[::3] - epochs).abs().max().item() <= 3 * EPS / (1 - 0.82)
+
+
+def test_full_batch_is_another_descent() -> None:
+    """The mean over N shrinks w − 2 by 1 − 2α·14/3 a step."""
+    w = descend(MANUAL, Linear(dtype=torch.float64), lesson(batch_size=3), 50).weights["w"]
+    expected = 2 - (1 - 0.02 * 14 / 3) ** torch.arange(51, dtype=torch.float64)
+    assert len(w) == 51
+    assert (w - expected).abs().max().item() <= 20 * EPS
+
+
+def test_quadratic_follows_the_affine_map() -> None:
+    """w ← w − α(2/N)Φᵀ(Φw − y), iterated in rational arithmetic on the lesson's points."""
+    lr, points = Fraction(0.01), [(Fraction(n), Fraction(2 * n)) for n in (1, 2, 3)]
+    w = [Fraction(1), Fraction(1), Fraction(0)]
+    path = [w]
+    for _ in range(50):
+        r = [w[0] * x * x + w[1] * x + w[2] - y for x, y in points]
+        terms = [
+            [2 * rn * x**p / 3 for rn, (x, _) in zip(r, points, strict=True)] for p in (2, 1, 0)
+        ]
+        w = [wi - lr * sum(term, Fraction()) for wi, term in zip(w, terms, strict=True)]
+        path.append(w)
+    t = descend(MANUAL, Quadratic(dtype=torch.float64), lesson(batch_size=3), 50)
+    got = torch.stack(list(t.weights.values()), dim=1)
+    exact = torch.tensor([[float(v) for v in row] for row in path], dtype=torch.float64)
+    # Each step rounds gradients of up to 80 by a few ε; α = 0.01 scales that, 50 steps add it up.
+    assert (got - exact).abs().max().item() <= 50 * 0.01 * 80 * 4 * EPS
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_manual_and_autograd_are_identical(data: st.DataObject) -> None:
+    make = data.draw(st.sampled_from(list(MODELS.values())))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    count = data.draw(st.integers(3, 12))
+    size = data.draw(st.sampled_from([1, 2, 3, count]))
+    momentum = data.draw(st.sampled_from([0.0, 0.9]))
+    shuffle = data.draw(st.booleans())
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    x, y = 2 * torch.randn(2, count, dtype=dtype, generator=generator)
+    batches = Batches(x, y, size, shuffle)
+    options = {"lr": 0.003, "momentum": momentum}
+    a = descend(MANUAL, make(dtype=dtype), batches, 5, **options)
+    b = descend(AUTOGRAD, make(dtype=dtype), batches, 5, **options)
+    assert same_trajectory(a, b)
+
+
+@pytest.mark.parametrize("mixed", [(MANUAL[0], AUTOGRAD[1]), (AUTOGRAD[0], MANUAL[1])])
+def test_the_mixed_pairs_are_identical_too(mixed: Any, dtype: torch.dtype) -> None:
+    data = load("parabola")
+    batches = Batches(data.x.to(dtype), data.y.to(dtype), 4)
+    a = descend(MANUAL, Quadratic(dtype=dtype), batches, 20)
+    assert same_trajectory(a, descend(mixed, Quadratic(dtype=dtype), batches, 20))
+
+
+def test_the_trajectory_is_what_the_descent_saw() -> None:
+    """Each row, taken by itself: the batch's gradient at the weights, and the next weights."""
+    batches = lesson(batch_size=2)
+    model = Quadratic(dtype=torch.float64)
+    t = descend(MANUAL, model, batches, 4)
+    assert t.stopped == "finished"
+    assert t.step.tolist() == list(range(9))
+    assert t.epoch.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4]
+    probe = Quadratic(dtype=torch.float64)
+    for k, (x, y) in enumerate(list(batches) * 4):
+        probe.load_state_dict({name: w[k] for name, w in t.weights.items()})
+        assert same_bits(manual_gradient(probe, x, y), t.loss[k])
+        for name, w in probe.named_parameters():
+            assert w.grad is not None
+            assert same_bits(w.grad, t.gradients[name][k])
+            assert same_bits(w.sub(w.grad, alpha=0.01), t.weights[name][k + 1])
+    assert [w[-1].item() for w in t.weights.values()] == [w.item() for w in model.parameters()]
+
+
+@pytest.mark.parametrize("every", [1, 4, 7, 24, 25, 100])
+def test_sparse_recording_picks_rows(every: int) -> None:
+    whole = descend(MANUAL, Linear(dtype=torch.float64), lesson(), 8)
+    some = descend(MANUAL, Linear(dtype=torch.float64), lesson(), 8, record_every=every)
+    steps = sorted({*range(0, 24, every), 23, 24})
+    assert some.step.tolist() == steps
+    assert same_bits(some.weights["w"], whole.weights["w"][steps])
+    assert same_bits(some.loss, whole.loss[steps[:-1]])
+    assert same_bits(some.gradients["w"], whole.gradients["w"][steps[:-1]])
+
+
+@given(st.integers(1, 10**9), st.integers(2, 10**5))
+def test_record_interval_is_the_smallest_that_fits(steps: int, most: int) -> None:
+    def count(k: int) -> int:
+        return len({0, steps - 1}) + max(0, (steps - 2) // k)
+
+    k = record_interval(steps, most)
+    assert count(k) <= most
+    assert k == 1 or count(k - 1) > most
+
+
+def test_ten_thousand_steps_are_recorded_one_by_one() -> None:
+    assert record_interval(1) == record_interval(10_000) == 1
+    assert record_interval(10_001) == 2
+
+
+def test_blocks_come_as_the_descent_goes_on_and_join_to_the_whole() -> None:
+    seen: list[tuple[int, int]] = []
+    model = Linear(dtype=torch.float64)
+    batches = CountingBatches(lesson())
+    t = descend(
+        MANUAL,
+        model,
+        batches,
+        900,
+        on_block=lambda piece: seen.append((len(piece.loss), batches.count)),
+    )
+    assert [rows for rows, _ in seen] == [1000, 1000, 700]
+    assert [count for _, count in seen] == [1000, 2000, 2700]
+    assert len(t.loss) == 2700
+    assert len(t.weights["w"]) == 2701
+
+
+class CountingBatches:
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.count = batches, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for pair in self.batches:
+            self.count += 1
+            yield pair
+
+
+def test_a_block_does_not_wait_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recorder, "BLOCK_SECONDS", 0.0)
+    pieces: list[int] = []
+    descend(MANUAL, Linear(), lists(), 2, on_block=lambda piece: pieces.append(len(piece.step)))
+    assert pieces == [1] * 7
+
+
+def lists() -> list[tuple[Tensor, Tensor]]:
+    return [(x.float(), y.float()) for x, y in lesson()]
+
+
+def test_a_list_and_a_dataloader_do_as_well() -> None:
+    data = load("lesson")
+    loader = DataLoader(TensorDataset(data.x, data.y), batch_size=1)
+    a = descend(MANUAL, Linear(dtype=torch.float64), lesson(), 5)
+    for batches in (list(lesson()), loader):
+        assert same_trajectory(a, descend(MANUAL, Linear(dtype=torch.float64), batches, 5))
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.1),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.5, max_iter=3),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_any_torch_optimizer_fits(make: Any) -> None:
+    """The recorded path is the optimizer's own, in a plain loop."""
+    model, plain = Quadratic(dtype=torch.float64), Quadratic(dtype=torch.float64)
+    batches = lesson(batch_size=3)
+    t = train(model, batches, make(model.parameters()), epochs=6)
+    optimizer = make(plain.parameters())
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = ((plain(batches.x) - batches.y) ** 2).mean()
+        loss.backward()
+        return loss
+
+    for k in range(6):
+        assert all(same_bits(w, t.weights[name][k]) for name, w in plain.named_parameters())
+        assert optimizer.step(closure).item() == t.loss[k].item()
+    assert all(same_bits(w, t.weights[name][6]) for name, w in plain.named_parameters())
+
+
+def test_a_scheduler_steps_each_epoch() -> None:
+    """α halves: on x = 1, y = 0 alone, w shrinks by 1 − 2α, with α = 1/4, 1/8, 1/16."""
+    model = Linear(dtype=torch.float64)
+    optimizer = ManualSGD(model.parameters(), lr=0.25)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    pair = (torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    t = train(model, [pair, pair], optimizer, epochs=3, scheduler=scheduler)
+    factors = [1, 1 / 2, 1 / 2, 3 / 4, 3 / 4, 7 / 8, 7 / 8]
+    assert t.weights["w"].tolist() == torch.tensor(factors).double().cumprod(0).tolist()
+
+
+@pytest.mark.parametrize("update", [MANUAL, AUTOGRAD])
+@pytest.mark.parametrize("record_every", [1, 5, 1500])
+def test_divergence_stops_at_the_first_bad_recorded_row(update: Any, record_every: int) -> None:
+    model = Linear(dtype=torch.float64)
+    t = descend(update, model, lesson(), 1000, lr=1.0, record_every=record_every)
+    assert t.stopped == "diverged"
+    assert t.step[-1].item() == {1: 224, 5: 225, 1500: 1500}[record_every]
+    assert t.epoch[-1].item() == t.step[-1].item() // 3
+    assert len(t.loss) == len(t.step) - 1 == len(t.gradients["w"])
+    assert t.loss.isfinite().all()
+    assert t.weights["w"][:-1].isfinite().all()
+    assert same_bits(model.w, t.weights["w"][-1])
+    if record_every == 1:  # the error grows by (1 − 2)(1 − 8)(1 − 18) = −119 an epoch
+        assert (t.weights["w"][3::3] - 2)[:7].tolist() == [-((-119) ** k) for k in range(1, 8)]
+
+
+def test_divergence_in_the_first_and_in_the_last_step_is_seen() -> None:
+    def one_step(x: float, lr: float) -> Trajectory:
+        pair = torch.tensor([x], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        return descend(MANUAL, Linear(dtype=torch.float64), [pair], 1, lr=lr)
+
+    t = one_step(x=1e200, lr=0.01)  # the loss, 1e400, overflows
+    assert (t.stopped, t.step.tolist(), t.loss.tolist()) == ("diverged", [0], [])
+    t = one_step(x=1e100, lr=1e200)  # the gradient is 2e200, and 2e400 overflows
+    assert (t.stopped, t.step.tolist(), t.loss.tolist()) == ("diverged", [0, 1], [1e200])
+    assert t.weights["w"].tolist() == [1.0, -float("inf")]
+
+
+def test_stop_ends_between_steps() -> None:
+    left = iter(range(5, -1, -1))
+    model = Linear(dtype=torch.float64)
+    t = descend(MANUAL, model, lesson(), 50, stop=lambda: next(left) == 0)
+    whole = descend(MANUAL, Linear(dtype=torch.float64), lesson(), 50)
+    assert (t.stopped, t.step.tolist(), t.epoch[-1].item()) == ("interrupted", list(range(6)), 1)
+    assert same_bits(t.weights["w"], whole.weights["w"][:6])
+    assert same_bits(model.w, t.weights["w"][-1])
+
+
+def test_an_exception_hands_over_what_was_recorded() -> None:
+    def failing(model: Model, x: Tensor, y: Tensor) -> Tensor:
+        if x.item() == 3:
+            raise RuntimeError("the third sample")
+        return manual_gradient(model, x, y)
+
+    pieces: list[Trajectory] = []
+    model = Linear(dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="the third sample"):
+        train(
+            model, lesson(), ManualSGD(model.parameters(), lr=0.01), failing, on_block=pieces.append
+        )
+    assert [piece.step.tolist() for piece in pieces] == [[0, 1]]
+    assert pieces[0].weights["w"].tolist() == [1.0, 1.02]
+
+
+def test_a_writer_that_fails_is_not_called_again() -> None:
+    calls = []
+
+    def full(piece: Trajectory) -> None:
+        calls.append(piece)
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        descend(MANUAL, Linear(dtype=torch.float64), lesson(), 500, on_block=full)
+    assert len(calls) == 1
+
+
+def test_a_model_that_is_not_linear_in_its_parameters_trains() -> None:
+    """ŷ = a·exp(k·x), from a = 1, k = 0.1, finds the a = 2, k = 0.5 that made the data."""
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    batches = Batches(x, 2 * torch.exp(0.5 * x), batch_size=9)
+    t = descend(MANUAL, Exponential(dtype=torch.float64), batches, 2000, lr=0.1)
+    assert t.weights["a"][-1].item() == pytest.approx(2, rel=1e-12)
+    assert t.weights["k"][-1].item() == pytest.approx(0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0: it must be at least 1"),
+        ({"epochs": 1, "record_every": 0}, "record_every is 0: it must be at least 1"),
+        ({"epochs": 1, "batches": []}, r"batches is empty: give at least one \(x, y\)"),
+    ],
+)
+def test_what_cannot_be_trained(options: dict[str, Any], message: str) -> None:
+    model = Linear()
+    options = {"batches": lists(), **options}
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        train(model, optimizer=ManualSGD(model.parameters()), **options)
+
+
+def test_parameters_must_be_scalars() -> None:
+    class Vector(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(2))
+
+    with pytest.raises(ValueError, match=r"^parameter 'w' has shape \(2,\): a trajectory records"):
+        Recorder(Vector())
+    with pytest.raises(ValueError, match=r"^Model has no parameters: there is nothing to train"):
+        Recorder(Model())
+
+
+def test_rows_are_complete_and_in_order() -> None:
+    t = descend(MANUAL, Linear(dtype=torch.float64), lesson(), 1)
+    assert list(t.rows()) == [
+        (0, 0, [1.0, 1.0, -2.0]),
+        (1, 0, [t.loss[1].item(), 1.02, t.gradients["w"][1].item()]),
+        (2, 0, [t.loss[2].item(), t.weights["w"][2].item(), t.gradients["w"][2].item()]),
+        (3, 1, [None, t.weights["w"][3].item(), None]),
+    ]
+
+
+class Guarded:
+    """Batches on CUDA during which any wait for the device is an error."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        try:
+            for pair in self.batches:
+                torch.cuda.set_sync_debug_mode("error")
+                yield pair
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("update", [MANUAL, AUTOGRAD])
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_no_step_waits_for_the_device(update: Any, make: Any, options: Any, shuffle: bool) -> None:
+    data = load("parabola")
+    batches = Batches(data.x.cuda(), data.y.cuda(), 5, shuffle)
+    model = make(device="cuda", dtype=torch.float64)
+    t = descend(update, model, Guarded(batches), 20, **options)
+    assert t.loss.isfinite().all()
+
+
+@pytest.mark.cuda
+def test_the_guard_notices_a_wait() -> None:
+    def waiting(model: Model, x: Tensor, y: Tensor) -> Tensor:
+        loss = manual_gradient(model, x, y)
+        loss.item()
+        return loss
+
+    data = load("parabola")
+    batches = Guarded(Batches(data.x.cuda(), data.y.cuda()))
+    model = Quadratic(device="cuda", dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        train(model, batches, ManualSGD(model.parameters()), waiting)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("size", [1, 2, 3, 21])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_manual_and_autograd_are_identical_on_cuda(
+    make: Any, size: int, momentum: float, dtype: torch.dtype
+) -> None:
+    data = load("parabola")
+    batches = Batches(data.x.to("cuda", dtype), data.y.to("cuda", dtype), size)
+    options = {"lr": 0.003, "momentum": momentum}
+    a = descend(MANUAL, make(device="cuda", dtype=dtype), batches, 20, **options)
+    b = descend(AUTOGRAD, make(device="cuda", dtype=dtype), batches, 20, **options)
+    assert same_trajectory(a, b)
+
+
+@pytest.mark.cuda
+def test_the_lesson_on_cuda_follows_its_closed_form() -> None:
+    data = load("lesson")
+    batches = Batches(data.x.cuda(), data.y.cuda())
+    w = descend(MANUAL, Linear(device="cuda", dtype=torch.float64), batches, 50).weights["w"]
+    epochs = 2 - 0.739312 ** torch.arange(51, dtype=torch.float64)
+    assert (w[::3] - epochs).abs().max().item() <= 3 * EPS / (1 - 0.82)
