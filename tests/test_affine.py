@@ -145,6 +145,17 @@ def test_compose_applies_the_first_map_first(count: int) -> None:
     torch.testing.assert_close(compose(maps), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_a_long_epoch_that_overflows_is_not_stable() -> None:
+    """Of 20,000 equal steps |1 − α|²⁰⁰⁰⁰ passes every float soon above α = 2."""
+    largest = largest_stable_learning_rate(torch.ones(20_000, 1, 1, dtype=F64))
+    assert largest == pytest.approx(2, rel=1e-9)
+
+
+def test_dampening_above_one_climbs_at_any_rate() -> None:
+    hessians = torch.ones(1, 1, 1, dtype=F64)
+    assert largest_stable_learning_rate(hessians, momentum=0.5, dampening=3.0) == 0
+
+
 def test_nothing_to_learn_from_is_always_stable() -> None:
     assert largest_stable_learning_rate(torch.zeros(3, 1, 1, dtype=F64)) == math.inf
 

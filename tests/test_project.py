@@ -1,0 +1,108 @@
+"""What the project promises of itself: its layout, its README, its pins."""
+
+import ast
+import doctest
+import re
+import shlex
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+import train
+
+import torchgd
+from torchgd import Batches, Linear, ManualSGD
+from torchgd.data import FILES, load
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def reading_order() -> list[str]:
+    assert torchgd.__doc__ is not None
+    listed = torchgd.__doc__.partition("before it:")[2].strip().removesuffix(".")
+    return re.split(r",\s+", listed)
+
+
+def test_nothing_imports_upward() -> None:
+    order = reading_order()
+    modules = {path.stem: path for path in (ROOT / "torchgd").glob("*.py")}
+    assert set(order) == set(modules) - {"__init__"}
+    for name in order:
+        for node in ast.walk(ast.parse(modules[name].read_text(encoding="utf-8"))):
+            imported = node.module if isinstance(node, ast.ImportFrom) else None
+            if imported and imported.startswith("torchgd."):
+                earlier = imported.removeprefix("torchgd.").partition(".")[0]
+                assert order.index(earlier) < order.index(name), f"{name} imports {earlier}"
+
+
+@pytest.mark.parametrize(("library", "owner"), [("tensorboard", "tracking"), ("tqdm", None)])
+def test_a_library_has_one_owner(library: str, owner: str | None) -> None:
+    users = [
+        path.stem
+        for path in (ROOT / "torchgd").glob("*.py")
+        if re.search(rf"^\s*(from|import) \S*\b{library}\b", path.read_text(), re.MULTILINE)
+    ]
+    assert users == ([owner] if owner else [])
+
+
+def test_the_public_names() -> None:
+    assert all(hasattr(torchgd, name) for name in torchgd.__all__)
+    assert set(torchgd.__all__) >= {
+        "Model", "Linear", "Quadratic", "manual_gradient", "autograd_gradient", "ManualSGD",
+        "Batches", "Trajectory", "train", "compare",
+    }  # fmt: skip
+
+
+def test_every_data_file_names_its_source() -> None:
+    sources = (files("torchgd.datasets") / "SOURCES.md").read_text(encoding="utf-8")
+    for name in FILES:
+        assert f"| {name}.csv | {len(load(name).x)} |" in sources
+
+
+def test_the_readme_is_short() -> None:
+    assert README.count("\n") < 150
+
+
+CONSOLE = re.findall(r"```console\n\$ python scripts/train\.py([^\n]*)\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize(("command", "shown"), CONSOLE)
+def test_the_readme_shows_what_the_commands_print(
+    command: str,
+    shown: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main([*shlex.split(command), "--device", "cpu"])
+    out, err = capsys.readouterr()
+    assert shown in (out, err.partition("\n")[2])
+
+
+def test_the_readme_has_those_examples() -> None:
+    assert len(CONSOLE) == 3
+
+
+def test_the_readmes_python_runs() -> None:
+    result = doctest.testfile(str(ROOT / "README.md"), module_relative=False, encoding="utf-8")
+    assert result.attempted > 5
+    assert result.failed == 0
+
+
+def test_the_readmes_picture_is_the_run() -> None:
+    found = re.search(r"^ +line \[(.*)\]$", README, re.MULTILINE)
+    assert found is not None
+    data, model = load("lesson"), Linear(dtype=torch.float64)
+    optimizer = ManualSGD(model.parameters(), lr=0.01)
+    t = torchgd.train(model, Batches(data.x, data.y), optimizer, epochs=20)
+    assert found.group(1) == ", ".join(f"{w:.3f}" for w in t.weights["w"][::3].tolist())
+
+
+def test_the_readme_quotes_the_certified_answer() -> None:
+    from test_data import CERTIFIED
+
+    answer = CERTIFIED["norris"]["certified"]
+    assert f"w = {answer['w']}, b = {answer['b'].replace('-', '−')}." in README
