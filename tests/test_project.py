@@ -65,7 +65,7 @@ def test_the_readme_is_short() -> None:
     assert README.count("\n") < 150
 
 
-CONSOLE = re.findall(r"```console\n\$ python scripts/train\.py([^\n]*)\n(.*?)```", README, re.DOTALL)
+CONSOLE = re.findall(r"```console\n\$ python \S+([^\n]*)\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize(("command", "shown"), CONSOLE)
