@@ -377,15 +377,30 @@ def test_the_lesson_on_cuda(shell: Shell) -> None:
     assert shell.result()["parameters"]["w"] == pytest.approx(1.999999723695619, rel=1e-14)
 
 
-def script(*words: str, **options: Any) -> subprocess.Popen[str]:
-    path = HERE.parent / "scripts" / "train.py"
-    command = [sys.executable, "-W", "error", str(path), *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
+SCRIPT = HERE.parent / "scripts" / "train.py"
+# The package need not be installed to be tested.
+PATHS = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS}
+
+
+def script(folder: Path, *words: str) -> subprocess.Popen[str]:
+    command, pipe = [sys.executable, "-W", "error", str(SCRIPT), *words], subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=folder, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def wait_for_rows(process: subprocess.Popen[str], path: Path, count: int = 3) -> None:
+    """Wait until a run's trajectory.csv has a few rows."""
+    deadline = time.monotonic() + 120
+    while not (path.exists() and path.read_text().count("\n") > count):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_fresh_process_refuses_without_a_traceback(tmp_path: Path) -> None:
-    process = script("--data", "nofile", cwd=tmp_path)
+    process = script(tmp_path, "--data", "nofile")
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err.count("\n")) == (2, "", 1)
     assert not any(tmp_path.iterdir())
@@ -394,12 +409,9 @@ def test_a_fresh_process_refuses_without_a_traceback(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: int) -> None:
     words = "--epochs 100000000 --momentum 0.5 --record-every 100 --name long".split()
-    process = script(*words, cwd=tmp_path)
+    process = script(tmp_path, *words)
     csv = tmp_path / "runs" / "long" / "manual" / "trajectory.csv"
-    deadline = time.monotonic() + 120
-    while not (csv.exists() and csv.read_text().count("\n") > 3):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_rows(process, csv)
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == status, err
@@ -415,12 +427,9 @@ def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: i
 
 
 def test_sigkill_leaves_the_blocks_that_were_written(tmp_path: Path) -> None:
-    process = script("--epochs", "100000000", "--record-every", "50", "--name", "k", cwd=tmp_path)
+    process = script(tmp_path, *"--epochs 100000000 --record-every 50 --name k".split())
     csv = tmp_path / "runs" / "k" / "manual" / "trajectory.csv"
-    deadline = time.monotonic() + 120
-    while not (csv.exists() and csv.read_text().count("\n") > 3):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_rows(process, csv)
     process.kill()
     process.communicate(timeout=60)
     _, rows = read_csv(csv)
@@ -429,7 +438,7 @@ def test_sigkill_leaves_the_blocks_that_were_written(tmp_path: Path) -> None:
 
 
 def test_the_reader_may_leave_early(tmp_path: Path) -> None:
-    process = script("--show-steps", "--epochs", "3000", "--name", "p", cwd=tmp_path)
+    process = script(tmp_path, *"--show-steps --epochs 3000 --name p".split())
     assert process.stdout is not None
     assert process.stdout.readline() == "\t grad: 1 2 -2.0\n"
     process.stdout.close()
@@ -449,11 +458,14 @@ def test_progress_shows_on_a_terminal_alone(tmp_path: Path) -> None:
 
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    path = HERE.parent / "scripts" / "train.py"
     words = "--epochs 20000 --record-every 100 --update manual --name t".split()
     with (tmp_path / "out").open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, str(path), *words], cwd=tmp_path, stdout=out, stderr=slave
+            [sys.executable, str(SCRIPT), *words],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stdout=out,
+            stderr=slave,
         )
         os.close(slave)
         shown = b""

@@ -362,7 +362,14 @@ class Guarded:
             torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.fixture
+def one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hand a block over only when it is full: that copy waits, and is no part of a step."""
+    monkeypatch.setattr(Recorder, "BLOCK_SECONDS", float("inf"))
+
+
 @pytest.mark.cuda
+@pytest.mark.usefixtures("one_block")
 @pytest.mark.parametrize("update", [MANUAL, AUTOGRAD])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}])
@@ -376,6 +383,7 @@ def test_no_step_waits_for_the_device(update: Any, make: Any, options: Any, shuf
 
 
 @pytest.mark.cuda
+@pytest.mark.usefixtures("one_block")
 def test_the_guard_notices_a_wait() -> None:
     def waiting(model: Model, x: Tensor, y: Tensor) -> Tensor:
         loss = manual_gradient(model, x, y)
