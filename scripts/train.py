@@ -21,29 +21,34 @@ def make_parser() -> Parser:
     """Return the parser of the command line; `Configuration` holds the defaults."""
     parser = Parser(prog="train.py", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--model", metavar="M", help="linear, quadratic, or FILE.py:CLASS, a Model of your own")
-    add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file")
+    add("--model", metavar="M", help="linear (default), quadratic, or FILE.py:CLASS, your own")
+    add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file; "
+        "default: lesson, for quadratic parabola")  # fmt: skip
     add("--update", choices=["both", *UPDATES], default="both", help="default: both")
     add("--device", metavar="D", help="auto (default: cuda where there is one), cpu, cuda, cuda:N")
     add("--dtype", choices=DTYPES, help="default: float64")
-    add("--lr", type=learning_rate, help="learning rate: 0.01, or auto, the best constant rate")
-    add("--momentum", type=not_negative, metavar="μ", help="as torch.optim.SGD; so are these four:")
-    add("--dampening", type=finite, metavar="τ")
-    add("--weight-decay", type=not_negative, metavar="λ")
-    add("--nesterov", action="store_true")
-    add("--maximize", action="store_true")
-    add("--epochs", type=integer(1), metavar="N", help="default: 50")
-    add("--batch-size", type=batch_size, metavar="B", help="samples a step: 1, N, or full")
+    add("--lr", type=learning_rate, metavar="α", help="learning rate: 0.01 (default), a number, "
+        "or auto, the best constant one, from the Hessian")  # fmt: skip
+    add("--momentum", type=not_negative, metavar="μ", help="default: 0, none")
+    add("--dampening", type=finite, metavar="τ", help="of the momentum; default: 0")
+    add("--weight-decay", type=not_negative, metavar="λ", help="default: 0, none")
+    add("--nesterov", action="store_true", help="Nesterov's momentum")
+    add("--maximize", action="store_true", help="climb instead of descend")
+    add("--epochs", type=integer(1), metavar="E", help="default: 50")
+    add("--batch-size", type=batch_size, metavar="B", help="samples a step: 1 (default), N, full")
     add("--shuffle", action="store_true", help="a new order each epoch")
     add("--seed", type=integer(0), metavar="S", help="of the order; default: 0")
-    add("--standardize", action="store_true", help="train on (x − mean)/deviation, or x/rms")
+    add("--standardize", action="store_true", help="train on (x − mean)/deviation, a line without "
+        "a bias on x/rms; report in the data's own units")  # fmt: skip
     add("--bias", action="store_true", help="give the linear model a bias")
-    add("--initial", nargs="+", type=assignment, metavar="NAME=W", help="starting values")
+    add("--initial", nargs="+", type=assignment, metavar="NAME=W", help="starting values of what "
+        "is trained; default: weights 1, biases 0")  # fmt: skip
     add("--predict", type=finite, default=4.0, metavar="X", help="predict ŷ there; default: 4")
-    add("--show-steps", action="store_true", help="print every step as the lesson does")
-    add("--record-every", type=integer(1), metavar="K", help="default: at most 10,000 steps")
+    add("--show-steps", action="store_true", help="print every recorded step, as the lesson does")
+    add("--record-every", type=integer(1), metavar="K", help="record each K-th step and the last; "
+        "default: the least that makes at most 10,000")  # fmt: skip
     add("--log-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
-    add("--name", help="of the run's directory; default: MODEL-DATA-TIME")
+    add("--name", metavar="NAME", help="of the run's directory; default: MODEL-DATA-TIME")
     parser.set_defaults(**asdict(Configuration()))
     return parser
 
