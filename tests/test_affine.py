@@ -14,7 +14,7 @@ from torchgd.affine import (
     compose,
     hessian,
     is_linear_in_parameters,
-    jacobian,
+    jacobians,
     largest_stable_learning_rate,
     step_maps,
 )
@@ -25,7 +25,7 @@ F64 = torch.float64
 
 
 def hessians(model: Model, batches: Batches) -> Tensor:
-    return torch.stack([hessian(jacobian(model, x)) for x, _ in batches])
+    return torch.stack([hessian(phi) for phi in jacobians(model, batches)])
 
 
 def lesson(size: int) -> Batches:
@@ -42,7 +42,7 @@ def test_an_exponential_is_not() -> None:
     x = torch.linspace(-2, 2, 5)
     assert not is_linear_in_parameters(Exponential(), x)
     with pytest.raises(ValueError, match="^Exponential is not linear in its parameters: its Hess"):
-        jacobian(Exponential(), x)
+        jacobians(Exponential(), [(x, x)])
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -58,7 +58,9 @@ def test_the_hessian_is_autograds(make: Any) -> None:
     point = tuple(w.detach() for w in model.parameters())
     rows = torch.autograd.functional.hessian(loss, point)  # type: ignore[no-untyped-call]
     expected = torch.stack([torch.stack(row) for row in rows])
-    torch.testing.assert_close(hessian(jacobian(model, x)), expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        hessian(*jacobians(model, [(x, x)])), expected, rtol=1e-13, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from test_tracking import events, read_csv
 
 from torchgd import Batches, Linear, ManualSGD
 from torchgd import train as descend
+from torchgd.data import load
 from torchgd.experiment import Configuration
 
 HERE = Path(__file__).parent
@@ -236,6 +237,11 @@ def test_updates_that_part_are_reported_with_the_step(shell: Shell, tmp_path: Pa
         ("--lr 1 --epochs 200", 224, "the largest stable one 0.204018"),
         # The error is 1.8ᵏ; the sum 14·1.8²ᵏ overflows from k = 602 on.
         ("--lr 0.3 --batch-size full --epochs 2000", 602, "the largest stable one 0.214286"),
+        (
+            "--lr 0.3 --batch-size full --epochs 2000 --shuffle",
+            602,
+            "the largest stable one in the first epoch's order 0.214286",
+        ),
         # Before x = 1 the error is 513ᵉ, whose square overflows from e = 57 on.
         ("--lr 1 --maximize --epochs 100", 171, "maximising has no end: this loss has no top"),
     ],
@@ -257,6 +263,19 @@ def test_divergence(shell: Shell, flags: str, step: int, largest: str) -> None:
         _, rows = read_csv(shell.run / update / "trajectory.csv")
         assert [int(row[0]) for row in rows] == list(range(step + 1))
         assert [k for k, _ in events(shell.run / update)["weight/w"]] == list(range(step + 1))
+
+
+@pytest.mark.parametrize("size", ["1", "2", "3", "7"])
+@pytest.mark.parametrize("data", ["norris", "parabola"])
+def test_lr_auto_is_stable_in_any_shuffled_order(shell: Shell, size: str, data: str) -> None:
+    """2/(λ_min + the steepest sample's): so no batch, whatever meets in it, is above 2/α."""
+    flags = f"--data {data} --bias --lr auto --shuffle --batch-size {size} --update manual"
+    assert shell(*flags.split()) == 0
+    config = json.loads((shell.run / "manual" / "config.json").read_text())
+    x = load(data).x.numpy()
+    phi = np.stack([x, np.ones_like(x)], axis=1)
+    smallest = np.linalg.eigvalsh(2 / len(x) * phi.T @ phi)[0]
+    assert config["lr"] == pytest.approx(2 / (smallest + 2 * (1 + (x**2).max())), rel=1e-9)
 
 
 def test_divergence_of_a_model_that_is_not_linear(shell: Shell, tmp_path: Path) -> None:

@@ -29,20 +29,22 @@ def is_linear_in_parameters(model: Model, x: Tensor) -> bool:
     return all(torch.equal(before[name], after[name]) for name in before)
 
 
-def jacobian(model: Model, x: Tensor) -> Tensor:
-    """Φ = ∂ŷ/∂w in float64: a row per sample of x (N,), a column per parameter.
+def jacobians(model: Model, batches: BatchesLike) -> list[Tensor]:
+    """Each batch's Φ = ∂ŷ/∂w (B, P): a row per sample, a column per parameter; float64, CPU.
 
     Raises:
         ValueError: the model is not linear in its parameters, so Φ would hold at one point only.
     """
-    if not is_linear_in_parameters(model, x):
+    xs = [x.cpu().double() for x, _ in batches]
+    model = deepcopy(model).cpu()
+    if not is_linear_in_parameters(model, torch.cat(xs)):
         raise ValueError(
             f"{type(model).__name__} is not linear in its parameters: its Hessian changes from "
             "step to step; choose the learning rate yourself"
         )
+    names = [name for name, _ in model.named_parameters()]
     with torch.no_grad():
-        partials = model.partials(x.double())
-    return torch.stack([partials[name] for name, _ in model.named_parameters()], dim=1)
+        return [torch.stack([model.partials(x)[name] for name in names], dim=1) for x in xs]
 
 
 def hessian(phi: Tensor) -> Tensor:
@@ -59,15 +61,15 @@ def best_learning_rate(model: Model, batches: BatchesLike) -> float:
 
     λ_min is the smallest eigenvalue of the whole data's Hessian, λ_max the largest of any
     batch's. For the full batch they are of one matrix; for smaller batches this keeps every
-    batch's factors within [−1, 1], so that no step makes the error larger, in any order.
+    batch's factors within [−1, 1], so that no step of these batches makes the error larger.
 
     Raises:
         ValueError: the Hessian is singular or not finite, or the model not linear in its
             parameters.
     """
-    rows = [jacobian(model, x) for x, _ in batches]
-    phi = torch.cat(rows)
-    if not phi.isfinite().all():
+    batch_phis = jacobians(model, batches)
+    phi = torch.cat(batch_phis)
+    if not (phi**2).sum().isfinite():
         raise ValueError(
             "the Hessian is not finite: x is too large for its powers; standardise the data"
         )
@@ -81,7 +83,7 @@ def best_learning_rate(model: Model, batches: BatchesLike) -> float:
             "parameters, so no rate is best; give more data or a number"
         )
     smallest = 2 / len(phi) * singular[-1].item() ** 2
-    largest = max(torch.linalg.eigvalsh(hessian(row))[-1].item() for row in rows)
+    largest = max(torch.linalg.eigvalsh(hessian(p))[-1].item() for p in batch_phis)
     return 2 / (smallest + largest)
 
 

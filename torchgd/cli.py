@@ -25,7 +25,7 @@ def number(rule: str, accepts: Callable[[float], bool]) -> Callable[[str], float
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (accepts(value)):
+        if not accepts(value):
             raise argparse.ArgumentTypeError(f"{text!r} is not {rule}")
         return value
 

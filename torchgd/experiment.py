@@ -187,7 +187,11 @@ class Experiment:
                     f"lr auto with {name}: auto is the best rate of plain descent; "
                     "give the rate as a number"
                 )
-        return best_learning_rate(model, self.batches)
+        batches = self.batches
+        if asked.shuffle and len(batches) > 1:
+            # Any samples may meet in a batch; none of their means is steeper than the steepest.
+            batches = Batches(batches.x, batches.y, batch_size=1)
+        return best_learning_rate(model, batches)
 
     def _rehearse(self) -> None:
         """Take each update's first gradient, so that a model that cannot is refused now."""

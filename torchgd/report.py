@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torchgd.affine import (
     hessian,
     is_linear_in_parameters,
-    jacobian,
+    jacobians,
     largest_stable_learning_rate,
 )
 from torchgd.checks import Comparison, ulps
@@ -113,6 +113,7 @@ def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:
     if not is_linear_in_parameters(model, batches.x):
         return f"{text}; try a smaller one"
     batches.set_epoch(0)
-    hessians = torch.stack([hessian(jacobian(model, x)) for x, _ in batches]).cpu()
+    hessians = torch.stack([hessian(phi) for phi in jacobians(model, batches)])
     largest = largest_stable_learning_rate(hessians, **options)
-    return f"{text}, the largest stable one {largest:.6g}"
+    order = " in the first epoch's order" if experiment.configuration.shuffle else ""
+    return f"{text}, the largest stable one{order} {largest:.6g}"

@@ -32,11 +32,6 @@ class Trajectory:
     gradients: dict[str, Tensor]
     stopped: str = "finished"
 
-    @property
-    def names(self) -> list[str]:
-        """The parameters' names."""
-        return list(self.weights)
-
     def rows(self) -> Iterator[tuple[int, int, list[float | None]]]:
         """Yield (step, epoch, values): loss, weights, gradients; None where there is none."""
         columns = [self.loss, *self.weights.values(), *self.gradients.values()]
