@@ -1,6 +1,7 @@
 """Train a model by hand and by autograd, and compare the two, step by step."""
 
 import argparse
+import math
 import signal
 import sys
 from dataclasses import asdict, fields
@@ -9,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from torchgd.checks import Comparison, compare
-from torchgd.cli import Parser, finite, integer, not_negative, refusing, run_script
+from torchgd.cli import Parser, finite, integer, not_negative, number, refusing, run_script
 from torchgd.data import NAMES
 from torchgd.experiment import DTYPES, UPDATES, Configuration, Experiment, Outcome
 from torchgd.report import divergence, table, transcript, verdict
@@ -28,7 +29,7 @@ def make_parser() -> Parser:
     add("--device", metavar="D", help="auto (default: cuda where there is one), cpu, cuda, cuda:N")
     add("--dtype", choices=DTYPES, help="default: float64")
     add("--lr", type=learning_rate, metavar="α", help="learning rate: 0.01 (default), a number, "
-        "or auto, the best constant one, from the Hessian")  # fmt: skip
+        "or auto, from the Hessian: the best constant one, for batches a safe one")  # fmt: skip
     add("--momentum", type=not_negative, metavar="μ", help="default: 0, none")
     add("--dampening", type=finite, metavar="τ", help="of the momentum; default: 0")
     add("--weight-decay", type=not_negative, metavar="λ", help="default: 0, none")
@@ -55,12 +56,13 @@ def make_parser() -> Parser:
 
 def learning_rate(text: str) -> float | str:
     """Parse --lr."""
-    return text if text == "auto" else not_negative(text)
+    rate = number("auto or a finite number of at least 0", lambda value: 0 <= value < math.inf)
+    return text if text == "auto" else rate(text)
 
 
 def batch_size(text: str) -> int | str:
     """Parse --batch-size."""
-    return text if text == "full" else integer(1)(text)
+    return text if text == "full" else integer(1, ", nor full")(text)
 
 
 def assignment(text: str) -> tuple[str, float]:
@@ -82,16 +84,18 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
+
+    def __enter__(self) -> "Stop":
         self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
-    def _note(self, number: int, _: object) -> None:
-        self.signal = number
-        self.restore()
+    def __exit__(self, *_: object) -> None:
+        for which, handler in self.previous.items():
+            signal.signal(which, handler)
 
-    def restore(self) -> None:
-        """Give the signals their former effects."""
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+    def _note(self, which: int, _: object) -> None:
+        self.signal = which
+        self.__exit__()
 
     def __call__(self) -> bool:
         """Return whether to stop."""
@@ -127,20 +131,23 @@ def main(argv: list[str] | None = None) -> int:
         experiment = Experiment(configuration(arguments))
         directory = new_directory(arguments.log_dir, arguments.name, experiment.name)
     updates = list(UPDATES) if arguments.update == "both" else [arguments.update]
-    stop = Stop()
     outcomes: list[Outcome] = []
-    for update in updates:
-        if not stop():
-            outcome = run(experiment, update, directory / update, arguments.predict, stop)
-            outcomes.append(outcome)
-    stop.restore()
+    with Stop() as stop:
+        for update in updates:
+            if not stop():
+                outcome = run(experiment, update, directory / update, arguments.predict, stop)
+                outcomes.append(outcome)
     comparison = None
     if len(outcomes) == 2 and not stop():
         comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)
         write_json(directory / "comparison.json", comparison.as_dict())
     print(f"written to {directory}; tensorboard --logdir {arguments.log_dir}", file=sys.stderr)
     status = report(experiment, outcomes, comparison, arguments.show_steps)
-    return 128 + stop.signal if stop() else status
+    if stop():
+        end = int(outcomes[-1].trajectory.step[-1])
+        print(f"{parser.prog}: interrupted, {outcomes[-1].update} at step {end}", file=sys.stderr)
+        return 128 + stop.signal
+    return status
 
 
 def report(
@@ -152,14 +159,12 @@ def report(
     """Print what came out; return 1 if a run diverged or the updates disagree, else 0."""
     if show_steps:
         for outcome in outcomes:
+            if len(outcomes) > 1:
+                print(f"{outcome.update}:")
             print(*transcript(experiment, outcome), sep="\n")
     print(experiment, *table(experiment, outcomes), sep="\n")
     if comparison is not None:
         print(verdict(comparison, outcomes))
-    for outcome in outcomes:
-        if outcome.trajectory.stopped == "interrupted":
-            step = int(outcome.trajectory.step[-1])
-            print(f"train.py: {outcome.update} interrupted at step {step}", file=sys.stderr)
     diverged = [outcome for outcome in outcomes if outcome.trajectory.stopped == "diverged"]
     if diverged:
         print(f"train.py: {divergence(experiment, diverged)}", file=sys.stderr)

@@ -1,7 +1,6 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -29,9 +28,9 @@ def test_ulps_count_floats(a: float, steps: int) -> None:
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_ulps_in_single_precision(a: float) -> None:
-    up = np.nextafter(np.float32(a), np.float32(np.inf))
-    if np.isfinite(up):
-        assert ulps(torch.tensor([a]), torch.tensor([float(up)])).tolist() == [1]
+    up = torch.nextafter(torch.tensor([a]), torch.tensor([math.inf]))
+    if up.isfinite():
+        assert ulps(torch.tensor([a]), up).tolist() == [1]
 
 
 def test_ulps_at_the_ends() -> None:
@@ -124,8 +123,28 @@ def test_one_that_ends_earlier() -> None:
     assert compare(long, short).first_difference == (7, None)
 
 
+@pytest.mark.parametrize("every", [(4, 4), (2, 3), (1, 4)])
+def test_steps_that_both_recorded_are_compared(every: tuple[int, int]) -> None:
+    a, b = run(epochs=2, every=every[0]), run(epochs=3, every=every[1])
+    for found in (compare(a, b), compare(b, a)):
+        assert not found.identical
+        assert (found.max_abs, found.max_ulp) == (0, 0)
+        alone = set(a.step.tolist()) ^ set(b.step.tolist())
+        assert found.first_difference == (min(alone), None)
+    row = b.step.tolist().index(4) if 4 in b.step else b.step.tolist().index(6)
+    changed = replace(b, weights={"w": nudged(b.weights["w"], row, ups=2)})
+    assert compare(a, changed).first_difference == (int(b.step[row]), "w")
+    assert compare(changed, a).max_ulp == 2
+
+
+def test_runs_that_end_at_infinity_are_identical() -> None:
+    a = run(lr=1e200, epochs=50)
+    assert a.stopped == "diverged"
+    infinite = replace(a, weights={"w": a.weights["w"] * math.inf})
+    found = compare(infinite, infinite)
+    assert (found.identical, found.max_abs, found.max_ulp) == (True, 0, 0)
+
+
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match=r"^parameters \['w'\] and \['w', 'b'\]: compare runs of"):
         compare(run(), run(bias=True))
-    with pytest.raises(ValueError, match=r"^the recorded steps differ: record both at the same"):
-        compare(run(every=2), run(every=3))

@@ -73,9 +73,9 @@ BAD_CSV = {
     "nan": ("x,y\n1,nan\n", ", line 2: 'nan' is not finite; remove the row"),
     "inf": ("x,y\n-inf,1\n", ", line 2: '-inf' is not finite; remove the row"),
     "overflow": ("x,y\n1,1e999\n", ", line 2: '1e999' is not finite; remove the row"),
-    "three columns": ("x,y\n1,2,3\n", ", line 2: 3 columns; give two, x,y"),
-    "one column": ("1\n2\n", ", line 1: 1 columns; give two, x,y"),
-    "semicolons": ("x;y\n1;2\n", ", line 2: 1 columns; give two, x,y"),
+    "three columns": ("x,y\n1,2,3\n", ", line 2: columns: 3; give two, separated by a comma, x,y"),
+    "one column": ("1\n2\n", ", line 1: columns: 1; give two, separated by a comma, x,y"),
+    "semicolons": ("x;y\n1;2\n", ", line 2: columns: 1; give two, separated by a comma, x,y"),
     "open quote": ('1,2\n"3,4\n', ": not a CSV file (unexpected end of data); give two"),
     "latin-1": ("é,y\n1,2\n".encode("latin-1"), ": not a CSV file ("),
 }  # fmt: skip
@@ -215,7 +215,10 @@ def test_standardization_has_the_certified_moments(name: str) -> None:
     assert z.deviation == pytest.approx(float(facts["pop_sd_x"]), rel=4e-16)
 
 
-@pytest.mark.parametrize(("x", "deviation"), [([2.0, 2.0], "0.0"), ([1e200, 3e200], "inf")])
+@pytest.mark.parametrize(
+    ("x", "deviation"),
+    [([2.0, 2.0], "0"), ([1e200, 3e200], "inf"), ([0.1, 0.1, 0.1], "1.38778e-17")],
+)
 def test_what_cannot_be_standardised(x: list[float], deviation: str) -> None:
     with pytest.raises(
         ValueError, match=f"^the deviation of x is {deviation}: standardising divides"

@@ -43,7 +43,10 @@ def descend(optimizer: Any, weights: list[Tensor], seed: int, steps: int) -> Non
     for _ in range(steps):
         for w in weights:
             noise = torch.randn(w.shape, dtype=w.dtype, generator=generator).to(w.device)
-            w.grad = noise
+            if w.grad is None:
+                w.grad = noise
+            else:  # the same memory, as after zero_grad(set_to_none=False)
+                w.grad.copy_(noise)
         optimizer.step()
 
 

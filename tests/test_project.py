@@ -31,10 +31,13 @@ def test_nothing_imports_upward() -> None:
     assert set(order) == set(modules) - {"__init__"}
     for name in order:
         for node in ast.walk(ast.parse(modules[name].read_text(encoding="utf-8"))):
-            imported = node.module if isinstance(node, ast.ImportFrom) else None
-            if imported and imported.startswith("torchgd."):
-                earlier = imported.removeprefix("torchgd.").partition(".")[0]
-                assert order.index(earlier) < order.index(name), f"{name} imports {earlier}"
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                imported = [node.module or ""]
+            for module in imported:
+                if module.partition(".")[0] == "torchgd":
+                    earlier = module.removeprefix("torchgd.")
+                    assert order.index(earlier) < order.index(name), f"{name} imports {module}"
 
 
 @pytest.mark.parametrize(("library", "owner"), [("tensorboard", "tracking"), ("tqdm", None)])

@@ -1,7 +1,7 @@
 """Gradient descent by hand, proven against PyTorch.
 
-The files in reading order, each of which imports only those before it: models, loss, gradients,
-optim, data, trajectory, training, affine, checks, tracking, lookup, experiment, report,
+The files in reading order, each of which imports only those before it: version, models, loss,
+gradients, optim, data, trajectory, training, affine, checks, tracking, lookup, experiment, report,
 cli.
 """
 
@@ -12,8 +12,7 @@ from torchgd.models import Linear, Model, Quadratic
 from torchgd.optim import ManualSGD
 from torchgd.training import train
 from torchgd.trajectory import Trajectory
-
-__version__ = "0.1.0"
+from torchgd.version import __version__
 
 __all__ = [
     "Batches",
@@ -22,6 +21,7 @@ __all__ = [
     "Model",
     "Quadratic",
     "Trajectory",
+    "__version__",
     "autograd_gradient",
     "compare",
     "manual_gradient",

@@ -1,15 +1,17 @@
 """What follows from a descent step being an affine map: how fast it may go, and how far.
 
-Where ŷ is linear in the parameters, its partial derivatives φ = ∂ŷ/∂w depend on x alone, and
-with the rows φₙ stacked into Φ (N, P) a batch of N samples gives
+Where ŷ is linear in the parameters, ŷ = φ·w + ŷ₀, its partial derivatives φ = ∂ŷ/∂w depend on x
+alone, and with the rows φₙ stacked into Φ (N, P) a batch of N samples gives
 
-    ∂loss/∂w = (2/N) Φᵀ(Φw − y)        H = ∂²loss/∂w² = (2/N) ΦᵀΦ
+    ∂loss/∂w = (2/N) Φᵀ(Φw + ŷ₀ − y)        H = ∂²loss/∂w² = (2/N) ΦᵀΦ
 
-so that one step of descent is the affine map w ← (I − αH)·w + α(2/N)Φᵀy. Errors shrink by the
-eigenvalues of its linear part; nothing here depends on w or y.
+so that one step of descent is the affine map w ← (I − αH)·w + α(2/N)Φᵀ(y − ŷ₀). The difference of
+two descents shrinks by its linear part, on which neither w nor y bears.
 """
 
+import math
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ def is_linear_in_parameters(model: Model, x: Tensor) -> bool:
         for w in other.parameters():
             w.mul_(1.1).add_(0.37)
         after = other.partials(x)
-    return all(torch.equal(before[name], after[name]) for name in before)
+    return all(torch.equal(before[n].nan_to_num(), after[n].nan_to_num()) for n in before)
 
 
 def jacobians(model: Model, batches: BatchesLike) -> list[Tensor]:
@@ -36,15 +38,16 @@ def jacobians(model: Model, batches: BatchesLike) -> list[Tensor]:
         ValueError: the model is not linear in its parameters, so Φ would hold at one point only.
     """
     xs = [x.cpu().double() for x, _ in batches]
-    model = deepcopy(model).cpu()
-    if not is_linear_in_parameters(model, torch.cat(xs)):
+    x, model = torch.cat(xs), deepcopy(model).cpu()
+    if not is_linear_in_parameters(model, x):
         raise ValueError(
             f"{type(model).__name__} is not linear in its parameters: its Hessian changes from "
             "step to step; choose the learning rate yourself"
         )
-    names = [name for name, _ in model.named_parameters()]
     with torch.no_grad():
-        return [torch.stack([model.partials(x)[name] for name in names], dim=1) for x in xs]
+        partials = model.partials(x)
+    phi = torch.stack([partials[name] for name, _ in model.named_parameters()], dim=1)
+    return list(phi.split([len(x) for x in xs]))
 
 
 def hessian(phi: Tensor) -> Tensor:
@@ -53,69 +56,72 @@ def hessian(phi: Tensor) -> Tensor:
 
 
 def best_learning_rate(model: Model, batches: BatchesLike) -> float:
-    """α = 2/(λ_min + λ_max), the best constant rate of plain descent.
+    """α = 2/(λ_min + λ_max), for the full batch the best constant rate of plain descent.
 
     An error along an eigenvector of H shrinks by 1 − αλ a step. The slowest of these factors,
     max |1 − αλ|, is least where the smallest and the largest eigenvalue are equally slow:
     1 − αλ_min = −(1 − αλ_max).
 
     λ_min is the smallest eigenvalue of the whole data's Hessian, λ_max the largest of any
-    batch's. For the full batch they are of one matrix; for smaller batches this keeps every
-    batch's factors within [−1, 1], so that no step of these batches makes the error larger.
+    batch's. For the full batch they are of one matrix; for smaller batches the rate is a safe one:
+    every batch's factors are within [−1, 1], so that no step of these batches enlarges the error.
 
     Raises:
-        ValueError: the Hessian is singular or not finite, or the model not linear in its
+        ValueError: the Hessian is singular or beyond float64, or the model not linear in its
             parameters.
     """
-    batch_phis = jacobians(model, batches)
-    phi = torch.cat(batch_phis)
-    if not (phi**2).sum().isfinite():
-        raise ValueError(
-            "the Hessian is not finite: x is too large for its powers; standardise the data"
-        )
+    phis = jacobians(model, batches)
+    phi, hessians = torch.cat(phis), torch.stack([hessian(batch) for batch in phis])
+    beyond = "the Hessian is beyond float64: x is too large or too small for its powers; scale x"
+    if not (phi.isfinite().all() and hessians.isfinite().all()):
+        raise ValueError(beyond)
     # Of Φ, not of ΦᵀΦ: forming the product would square the condition number.
     singular = torch.linalg.svdvals(phi)
     parameters = phi.shape[1]
     rank = int((singular > singular[0] * max(phi.shape) * torch.finfo(phi.dtype).eps).sum())
     if rank < parameters:
         raise ValueError(
-            f"the Hessian is singular: {len(phi)} samples determine {rank} of {parameters} "
-            "parameters, so no rate is best; give more data or a number"
+            f"the Hessian is singular: the data determine {rank} of {parameters} parameters, so "
+            "no rate is best; give more data or a number"
         )
     smallest = 2 / len(phi) * singular[-1].item() ** 2
-    largest = max(torch.linalg.eigvalsh(hessian(p))[-1].item() for p in batch_phis)
+    largest = torch.linalg.eigvalsh(hessians).max().item()
+    if smallest + largest < 4 * torch.finfo(phi.dtype).tiny:
+        raise ValueError(beyond)
     return 2 / (smallest + largest)
 
 
-def largest_stable_learning_rate(
-    hessians: Tensor,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-) -> float:
-    """The rate up to which repeating an epoch's steps does not blow the error up.
+def largest_stable_learning_rate(hessians: Tensor, **options: Any) -> float:
+    """The rate above which repeating an epoch's steps blows the error up.
 
-    `hessians` (n, P, P) holds each batch's H in the order of the epoch. An epoch multiplies the
-    error by the product of its steps' linear maps; descent is stable while that product's
-    spectral radius is at most 1. For the full batch without momentum this is α = 2/λ_max.
-    A higher rate may happen to be stable again (a step may even land on the minimum); every rate
-    below is. Found to nine digits by a scan in steps of a tenth, then bisection.
+    `hessians` (n, P, P) holds each batch's H in the order of the epoch, `options` are SGD's (see
+    `step_maps`). An epoch multiplies the error by the product of its steps' linear maps, and is
+    stable while that product's spectral radius is at most 1. For the full batch without momentum
+    this is α = 2/λ_max. (Higher rates may happen to be stable again, where a step about lands on
+    the minimum.)
+
+    Found to nine digits by a scan upward in steps of a tenth, then bisection; an unstable window
+    narrower than that, which momentum on unlike batches can have, may be passed over. 0 where the
+    scan finds no stable rate, as with momentum above 1; NaN for Hessians that are not finite.
     """
 
     def stable(lr: float) -> bool:
-        epoch = compose(step_maps(hessians, lr, momentum, dampening, weight_decay, nesterov))
+        epoch = compose(step_maps(hessians, lr, **options))
         if not epoch.isfinite().all():
             return False
-        return torch.linalg.eigvals(epoch).abs().max().item() <= 1 + 1e-9  # 1: a neutral direction
+        # Along a direction that the data leave open the factor is 1, give or take its rounding.
+        return torch.linalg.eigvals(epoch).abs().max().item() <= 1 + 1e-9
 
-    curvature = torch.linalg.eigvalsh(hessians).max().item() + weight_decay
+    if not hessians.isfinite().all():
+        return math.nan
+    curvature = torch.linalg.eigvalsh(hessians).max().item() + options.get("weight_decay", 0.0)
     if curvature == 0:
-        return float("inf")
-    high = 0.01 / curvature
+        return math.inf
+    # Without momentum no step enlarges any error up to 2/λ_max.
+    low, high = 0.0, (0.01 if options.get("momentum") else 2.0) / curvature
     while stable(high):
         low, high = high, 1.1 * high
-    if high == 0.01 / curvature:
+    if low == 0:
         return 0.0
     for _ in range(27):  # 0.1 · 2⁻²⁷ < 10⁻⁹
         middle = (low + high) / 2
@@ -125,10 +131,11 @@ def largest_stable_learning_rate(
 
 # One step of SGD (see torchgd.optim) with u = αv in the place of the velocity v:
 #
-#   u ← μ·u + (1 − τ)·α(H + λI)·w       u ← α(H + λI)·w  without momentum, whatever τ
+#   u ← μ·u + (1 − τ)·α(H + λI)·w
 #   w ← w − u                           w ← w − (α(H + λI)·w + μ·u)  with Nesterov's rule
 #
-# is linear in the pair (w, u) once w is measured from the minimiser.
+# is linear in the pair (w, u), where these are the differences of two descents. Without momentum
+# w ← (I − α(H + λI))·w.
 def step_maps(
     hessians: Tensor,
     lr: float,
@@ -137,12 +144,14 @@ def step_maps(
     weight_decay: float = 0.0,
     nesterov: bool = False,
 ) -> Tensor:
-    """The matrix of a step on (w, u), for each Hessian: (n, P, P) to (n, 2P, 2P)."""
+    """The matrix of a step on w (n, P, P), with momentum on (w, u) (n, 2P, 2P), for each H."""
     eye = torch.eye(hessians.shape[-1], dtype=hessians.dtype).expand_as(hessians)
-    none = torch.zeros_like(eye)
-    G = torch.cat([lr * (hessians + weight_decay * eye), none], dim=2)
-    undamped = 1 - dampening if momentum else 1.0
-    U = undamped * G + torch.cat([none, momentum * eye], dim=2)
+    G = lr * (hessians + weight_decay * eye)
+    if momentum == 0:
+        return eye - G
+    none = torch.zeros_like(G)
+    G = torch.cat([G, none], dim=2)
+    U = (1 - dampening) * G + torch.cat([none, momentum * eye], dim=2)
     W = torch.cat([eye, none], dim=2) - (G + momentum * U if nesterov else U)
     return torch.cat([W, U], dim=1)
 

@@ -46,15 +46,20 @@ def ulps(a: Tensor, b: Tensor) -> NDArray[np.uint64]:
     if a.dtype != b.dtype or bits is None:
         raise ValueError(f"dtypes {a.dtype} and {b.dtype}: give two float32 or two float64")
 
-    def count(t: Tensor) -> NDArray[np.uint64]:
+    def position(t: Tensor) -> Tensor:
         integer = t.contiguous().view(bits).to(torch.int64)
-        magnitude = (integer & torch.iinfo(bits).max).numpy().astype(np.uint64)
-        zero = np.uint64(2**63)
-        return np.where(integer.numpy() < 0, zero - magnitude, zero + magnitude)
+        magnitude = integer & torch.iinfo(bits).max
+        return torch.where(integer < 0, -magnitude, magnitude)
 
-    p, q = count(a), count(b)
-    both_nan = (a.isnan() & b.isnan()).numpy()
-    return np.where(both_nan, np.uint64(0), np.where(p > q, p - q, q - p))
+    p, q = position(a), position(b)
+    # Between numbers of opposite signs this wraps around 63 bits, but into the right 64.
+    distance = torch.maximum(p, q) - torch.minimum(p, q)
+    return torch.where(a.isnan() & b.isnan(), 0, distance).numpy().view(np.uint64)
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """|a − b|, which is 0 also between infinities of one sign and between two NaNs."""
+    return torch.where((a == b) | (a.isnan() & b.isnan()), 0, a - b).abs()
 
 
 def _differs(a: Tensor, b: Tensor) -> Tensor:
@@ -66,38 +71,44 @@ def _differs(a: Tensor, b: Tensor) -> Tensor:
 def compare(a: Trajectory, b: Trajectory) -> Comparison:
     """Return how far apart two trajectories are, and where they first differ.
 
-    Within a step, the weights are looked at first: they cause what follows. Trajectories of
-    different lengths are compared as far as both go.
+    Compared are the steps that both recorded. Within a step, the weights are looked at first: they
+    cause what follows.
 
     Raises:
-        ValueError: they are not of the same parameters, dtype and recorded steps.
+        ValueError: they are not of the same parameters and dtype.
     """
     if list(a.weights) != list(b.weights):
         raise ValueError(
             f"parameters {list(a.weights)} and {list(b.weights)}: compare runs of one model"
         )
-    rows, losses = min(len(a.step), len(b.step)), min(len(a.loss), len(b.loss))
-    if not torch.equal(a.step[:rows], b.step[:rows]):
-        raise ValueError("the recorded steps differ: record both at the same interval")
-    weights = [(name, w[:rows], b.weights[name][:rows]) for name, w in a.weights.items()]
-    effects = [(name, g[:losses], b.gradients[name][:losses]) for name, g in a.gradients.items()]
-    effects += [("loss", a.loss[:losses], b.loss[:losses])]
-    first = _first_difference(weights + effects)
-    if first is None and len(a.step) != len(b.step):
-        first = rows, None
+    in_a, in_b = torch.isin(a.step, b.step), torch.isin(b.step, a.step)
+
+    def common(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        p, q = p[in_a[: len(p)]], q[in_b[: len(q)]]
+        return p[: len(q)], q[: len(p)]  # a last row has neither loss nor gradients
+
+    weights = [(name, *common(w, b.weights[name])) for name, w in a.weights.items()]
+    effects = [(name, *common(g, b.gradients[name])) for name, g in a.gradients.items()]
+    effects += [("loss", *common(a.loss, b.loss))]
+    first = _first_difference(a.step[in_a], weights + effects)
+    alone = torch.cat([a.step[~in_a], b.step[~in_b]])
+    if first is None and len(alone):
+        first = int(alone.min()), None
     return Comparison(
         identical=first is None,
-        max_abs=max((p - q).abs().max().item() for _, p, q in weights),
+        max_abs=torch.cat([difference(p, q) for _, p, q in weights]).max().item(),
         max_ulp=max(int(ulps(p, q).max()) for _, p, q in weights),
-        first_difference=first and (int(max(a.step, b.step, key=len)[first[0]]), first[1]),
+        first_difference=first,
     )
 
 
-def _first_difference(columns: list[tuple[str, Tensor, Tensor]]) -> tuple[int, str | None] | None:
-    """Return the first row in which a column differs, and the column; of several, the first."""
+def _first_difference(
+    steps: Tensor, columns: list[tuple[str, Tensor, Tensor]]
+) -> tuple[int, str | None] | None:
+    """Return the first of the steps at which a column differs, and the first such column."""
     found = [
-        (int(different.nonzero()[0]), name)
+        (int(steps[int(different.nonzero()[0])]), name)
         for name, p, q in columns
         if (different := _differs(p, q)).any()
     ]
-    return min(found, key=lambda row_and_name: row_and_name[0], default=None)
+    return min(found, key=lambda step_and_name: step_and_name[0], default=None)

@@ -32,8 +32,8 @@ def number(rule: str, accepts: Callable[[float], bool]) -> Callable[[str], float
     return parse
 
 
-def integer(least: int) -> Callable[[str], int]:
-    """Return an argparse type: an integer of at least `least`."""
+def integer(least: int, otherwise: str = "") -> Callable[[str], int]:
+    """Return an argparse type: an integer of at least `least`; `otherwise` ends the refusal."""
 
     def parse(text: str) -> int:
         try:
@@ -41,7 +41,9 @@ def integer(least: int) -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not an integer of at least {least}{otherwise}"
+            )
         return value
 
     return parse
@@ -66,4 +68,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     """Exit with main's status; end without a word where nobody reads on, as in `… | head`."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

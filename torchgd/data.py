@@ -107,7 +107,7 @@ def _is_header(row: list[str]) -> bool:
 
 def _pair(row: list[str], where: str) -> tuple[float, float]:
     if len(row) != 2:
-        raise ValueError(f"{where}: {len(row)} columns; give two, x,y")
+        raise ValueError(f"{where}: columns: {len(row)}; give two, separated by a comma, x,y")
     values = []
     for cell in row:
         value = _number(cell)
@@ -195,7 +195,9 @@ class Batches:
 
 @dataclass(frozen=True)
 class Standardization:
-    """z = (x − mean)/deviation, in x's units; descent on z is far better conditioned.
+    """z = (x − mean)/deviation, a pure number; descent on z is far better conditioned.
+
+    `mean` and `deviation` are in x's unit.
 
     `Model.in_original_units` maps what is learned over z back to x.
     """
@@ -211,13 +213,14 @@ class Standardization:
         the root mean square.
 
         Raises:
-            ValueError: the deviation is 0.
+            ValueError: the deviation is 0, to the rounding of x, or not finite.
         """
         mean = x.mean().item() if center else 0.0
         deviation = (x - mean).square().mean().sqrt().item()
-        if not (math.isfinite(deviation) and deviation > 0):
+        rounding = 4 * torch.finfo(x.dtype).eps * x.abs().max().item()
+        if not rounding < deviation < math.inf:
             raise ValueError(
-                f"the deviation of x is {deviation}: standardising divides by it; train without"
+                f"the deviation of x is {deviation:g}: standardising divides by it; train without"
             )
         return cls(mean, deviation)
 

@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-import torchgd.data
 from torchgd.affine import best_learning_rate
-from torchgd.data import Batches, Standardization
+from torchgd.data import Batches, Standardization, load
 from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
 from torchgd.lookup import find_device, find_model, guarded
 from torchgd.loss import mean_squared_error
@@ -21,6 +21,7 @@ from torchgd.models import Linear, Model
 from torchgd.optim import ManualSGD
 from torchgd.training import train
 from torchgd.trajectory import Recorder, Trajectory, record_interval
+from torchgd.version import __version__
 
 # An update is a gradient source with an optimizer.
 UPDATES: dict[str, tuple[GradientSource, Callable[..., Optimizer]]] = {
@@ -30,12 +31,17 @@ UPDATES: dict[str, tuple[GradientSource, Callable[..., Optimizer]]] = {
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number of things, with the noun's plural where it wants one."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 @dataclass(frozen=True)
 class Configuration:
     """What a run is asked to do: the flags of scripts/train.py, by name."""
 
     model: str = "linear"
-    data: str = ""  # the model's own: lesson, or parabola for quadratic
+    data: str | None = None  # lesson, or parabola for quadratic
     device: str = "auto"
     dtype: str = "float64"
     lr: float | str = 0.01  # or "auto"
@@ -81,25 +87,28 @@ class Experiment:
     """
 
     def __init__(self, asked: Configuration) -> None:
-        self.configuration = asked  # completed below
+        self.configuration = asked  # until all of it is resolved, at the end
         self.device, self.dtype = find_device(asked.device), DTYPES[asked.dtype]
         self._model_class = find_model(asked.model)
-        self.data = torchgd.data.load(
-            asked.data or ("parabola" if asked.model == "quadratic" else "lesson")
-        )
+        default = "parabola" if asked.model == "quadratic" else "lesson"
+        self.data = load(default if asked.data is None else asked.data)
         model = self.new_model()
-        self.standardization = self._standardization(model)
-        self.batches = self._batches()
+        self.standardization = self._standardization(model) if asked.standardize else None
+        x, y = self._tensor(self._standardized(self.data.x)), self._tensor(self.data.y)
+        size = len(x) if isinstance(asked.batch_size, str) else asked.batch_size
+        self.batches = Batches(x, y, size, asked.shuffle, asked.seed)
+        self._rehearse()
         self.configuration = replace(
             asked,
-            data=asked.data or self.data.name,
+            data=default if asked.data is None else asked.data,
             device=str(self.device),
-            lr=self._learning_rate(model),
-            batch_size=self.batches.batch_size,
+            lr=self._best_rate(model) if isinstance(asked.lr, str) else asked.lr,
+            batch_size=size,
             initial={name: w.item() for name, w in model.named_parameters()},
             record_every=asked.record_every or record_interval(self.steps),
         )
-        self._rehearse()
+        for _, optimizer in UPDATES.values():
+            optimizer(model.parameters(), **self.options)
 
     @property
     def name(self) -> str:
@@ -110,8 +119,8 @@ class Experiment:
     def __str__(self) -> str:
         c = self.configuration
         return (
-            f"{self.name}: {len(self.data.x)} samples, batch size {c.batch_size}, "
-            f"{c.epochs} epochs, {self.steps} steps, learning rate {c.lr:g}, "
+            f"{self.name}: {counted(len(self.data.x), 'sample')}, batch size {c.batch_size}, "
+            f"{counted(c.epochs, 'epoch')}, {counted(self.steps, 'step')}, learning rate {c.lr:g}, "
             f"{c.dtype} on {c.device}"
         )
 
@@ -142,53 +151,45 @@ class Experiment:
                     f"initial {parameter}={value}: model {name!r} has no parameter {parameter!r}; "
                     f"it has {', '.join(parameters)}"
                 )
+            exact = torch.tensor(value, dtype=torch.float64)
             with torch.no_grad():
-                parameters[parameter].fill_(value)
+                parameters[parameter].copy_(self._tensor(exact))
         return model
 
-    def _standardization(self, model: Model) -> Standardization | None:
-        if not self.configuration.standardize:
-            return None
+    def _standardization(self, model: Model) -> Standardization:
         through_origin = isinstance(model, Linear) and model.b is None
-        standardization = Standardization.of(self.data.x, center=not through_origin)
-        model.in_original_units(standardization.mean, standardization.deviation)  # can it?
-        return standardization
-
-    def _batches(self) -> Batches:
-        size = self.configuration.batch_size
-        return Batches(
-            self._tensor(self._standardized(self.data.x)),
-            self._tensor(self.data.y),
-            len(self.data.x) if isinstance(size, str) else size,
-            self.configuration.shuffle,
-            self.configuration.seed,
-        )
+        z = Standardization.of(self.data.x, center=not through_origin)
+        name, parameters = self.configuration.model, dict(model.named_parameters())
+        mapped = guarded(name, lambda: dict(model.in_original_units(z.mean, z.deviation)))
+        if mapped.keys() != parameters.keys():
+            raise ValueError(
+                f"model {name!r}: in_original_units returns {sorted(mapped)}; "
+                f"give each of {sorted(parameters)}"
+            )
+        return z
 
     def _standardized(self, x: Tensor) -> Tensor:
         return x if self.standardization is None else self.standardization(x)
 
     def _tensor(self, values: Tensor) -> Tensor:
+        """Return float64 values on the run's device and in its dtype, if they fit."""
         converted = values.to(self.device, self.dtype)
         if not converted.isfinite().all():
             raise ValueError(
-                f"{values.abs().max().item()} in the data is beyond {self.configuration.dtype}; "
+                f"{values.abs().max().item()} is beyond {self.configuration.dtype}; "
                 "scale the data or use float64"
             )
         return converted
 
-    def _learning_rate(self, model: Model) -> float:
-        asked = self.configuration
-        if not isinstance(asked.lr, str):
-            return asked.lr
-        others = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
-        for name in others:
-            if getattr(asked, name):
+    def _best_rate(self, model: Model) -> float:
+        for name, value in self.options.items():
+            if name != "lr" and value:
                 raise ValueError(
                     f"lr auto with {name}: auto is the best rate of plain descent; "
                     "give the rate as a number"
                 )
         batches = self.batches
-        if asked.shuffle and len(batches) > 1:
+        if batches.shuffle and len(batches) > 1:
             # Any samples may meet in a batch; none of their means is steeper than the steepest.
             batches = Batches(batches.x, batches.y, batch_size=1)
         return best_learning_rate(model, batches)
@@ -196,11 +197,10 @@ class Experiment:
     def _rehearse(self) -> None:
         """Take each update's first gradient, so that a model that cannot is refused now."""
         x, y = next(iter(self.batches))
-        for gradient, optimizer in UPDATES.values():
+        for gradient, _ in UPDATES.values():
             model = self.new_model()
             Recorder(model)
             guarded(self.configuration.model, gradient, model, x, y)
-            optimizer(model.parameters(), **self.options)
 
     def run(
         self,
@@ -228,6 +228,8 @@ class Experiment:
         with torch.no_grad():
             loss = mean_squared_error(model(self.batches.x), self.batches.y)
             prediction = model(at.to(self.device, self.dtype))[0]
+        if trajectory.stopped == "finished" and not loss.isfinite():
+            trajectory = replace(trajectory, stopped="diverged")  # in a sample not seen since
         return Outcome(
             update=update,
             trajectory=trajectory,
@@ -254,6 +256,7 @@ class Experiment:
             "samples": len(self.data.x),
             "steps": self.steps,
             "standardization": self.standardization and asdict(self.standardization),
+            "working_directory": str(Path.cwd()),
             "x_unit": self.data.x_unit,
             "y_unit": self.data.y_unit,
             "device_name": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
@@ -261,7 +264,7 @@ class Experiment:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
-            "torchgd": torchgd.__version__,
+            "torchgd": __version__,
         }
 
     def result(self, outcome: Outcome) -> dict[str, Any]:

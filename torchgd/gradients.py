@@ -1,8 +1,9 @@
 """∂loss/∂w in two ways: the chain rule by hand, and autograd.
 
 Both take (model, x, y), replace each parameter's `.grad` and return the loss at the current
-weights, a tensor of shape () without a graph. Where both say the same, they say it to the last
-bit: the factors below are multiplied in the order in which autograd multiplies them.
+weights, a tensor of shape () without a graph. For the built-in models both give the same bits: the
+factors below are multiplied in the order in which autograd multiplies them. (A model of your own,
+right in every digit but the last, may round in another order.)
 """
 
 from collections.abc import Callable, Mapping
@@ -28,15 +29,19 @@ def manual_gradient(model: Model, x: Tensor, y: Tensor) -> Tensor:
     Shapes: x and y alike, any; every gradient and the returned loss ().
 
     Raises:
-        ValueError: prediction and target differ in shape, or `partials` lacks a parameter or
-            returns one in a shape that is not the prediction's.
+        ValueError: prediction and target differ in shape, parameters and loss in dtype, or
+            `partials` lacks a parameter or returns one in a shape that is not the prediction's.
     """
     prediction = model(x)
-    derivative = mean_squared_error_derivative(prediction, y)
+    loss, derivative = (
+        mean_squared_error(prediction, y),
+        mean_squared_error_derivative(prediction, y),
+    )
     partials = model.partials(x)
     for name, w in model.named_parameters():
+        _same_dtype(name, w, loss)
         w.grad = (derivative * _partial(partials, name, derivative)).sum()
-    return mean_squared_error(prediction, y)
+    return loss
 
 
 def _partial(partials: Mapping[str, Tensor], name: str, derivative: Tensor) -> Tensor:
@@ -61,15 +66,26 @@ def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     Shapes: x and y alike, any; every gradient and the returned loss ().
 
     Raises:
-        ValueError: prediction and target differ in shape, or a parameter has no part in ŷ.
+        ValueError: prediction and target differ in shape, parameters and loss in dtype, or a
+            parameter has no part in ŷ.
     """
     model.zero_grad()
     loss = mean_squared_error(model(x), y)
     loss.backward()  # type: ignore[no-untyped-call]
     for name, w in model.named_parameters():
+        _same_dtype(name, w, loss)
         if w.grad is None:
             raise ValueError(
                 f"parameter {name!r} has no part in forward(x): autograd finds no gradient for "
                 "it; use it or remove it"
             )
     return loss.detach()
+
+
+def _same_dtype(name: str, w: Tensor, loss: Tensor) -> None:
+    """A scalar weight takes part in any dtype's arithmetic; the update would then round twice."""
+    if w.dtype != loss.dtype:
+        raise ValueError(
+            f"parameter {name!r} is {w.dtype} and the loss {loss.dtype}: "
+            "make model and data of one dtype"
+        )

@@ -1,6 +1,7 @@
 """From names to things: devices, and models in a user's own file."""
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 
 from torchgd.models import Linear, Model, Quadratic
+
+MODELS: dict[str, Callable[..., Model]] = {"linear": Linear, "quadratic": Quadratic}
 
 
 def find_device(name: str) -> torch.device:
@@ -36,20 +39,18 @@ def find_model(name: str) -> Callable[..., Model]:
     Raises:
         ValueError: the file is missing or does not run, or CLASS is no `Model` in it.
     """
-    if name == "linear":
-        return Linear
-    if name == "quadratic":
-        return Quadratic
+    if name in MODELS:
+        return MODELS[name]
     file, _, class_name = name.rpartition(":")
     if not Path(file).is_file() or Path(file).suffix != ".py":
         raise ValueError(
             f"model {name!r}: choose linear or quadratic, or give FILE.py:CLASS of a file that is "
             "there"
         )
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    spec = importlib.util.spec_from_file_location(file, file)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[file] = importlib.util.module_from_spec(spec)
     guarded(name, spec.loader.exec_module, module)
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Model)):
@@ -63,6 +64,6 @@ def guarded(name: str, call: Callable[..., Any], *arguments: Any, **options: Any
     """Call a user's code; raise ValueError, in one line, whatever it raises."""
     try:
         return call(*arguments, **options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"model {name!r} fails with {text}") from error

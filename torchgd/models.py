@@ -20,7 +20,7 @@ class Model(nn.Module):
         >>> class Cubic(Model):
         ...     def __init__(self, device=None, dtype=None):
         ...         super().__init__()
-        ...         self.w = scalar(1.0, device, dtype)
+        ...         self.w = nn.Parameter(torch.tensor(1.0, device=device, dtype=dtype))
         ...
         ...     def forward(self, x):
         ...         return self.w * x**3
@@ -92,7 +92,7 @@ class Linear(Model):
     #
     # and without a bias ∂loss/∂w = 2x(w·x − y), the lesson's gradient.
     def partials(self, x: Tensor) -> dict[str, Tensor]:
-        """∂ŷ/∂w = x and, with a bias, ∂ŷ/∂b = 1."""
+        """∂ŷ/∂w = x and, with a bias, ∂ŷ/∂b = 1 (as x⁰, of x's shape and kind, symbols too)."""
         return {"w": x} if self.b is None else {"w": x, "b": x**0}
 
     # ŷ = w·z + b with z = (x − m)/s

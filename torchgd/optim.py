@@ -26,7 +26,8 @@ class ManualSGD(Optimizer):
 
     Args:
         params: tensors or parameter groups, of any shape.
-        lr: the learning rate α, a number or a tensor of one element.
+        lr: the learning rate α, a number or a tensor of one element (on CUDA each step waits for
+            such a tensor, as in torch).
         momentum: μ.
         dampening: τ.
         weight_decay: λ.
@@ -75,8 +76,9 @@ class ManualSGD(Optimizer):
         """Add a group of parameters, with options of its own where it names them."""
         options = {**self.defaults, **param_group}
         for name in ("lr", "momentum", "dampening", "weight_decay"):
-            if not math.isfinite(options[name]):
-                raise ValueError(f"{name} is {options[name]}: it must be finite; give a number")
+            value = _number(options[name])
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is {value}: it must be finite; give a number")
         super().add_param_group(param_group)
 
     @overload
@@ -107,7 +109,7 @@ class ManualSGD(Optimizer):
             v = self._velocity(w, g, group["momentum"], group["dampening"])
             g = g.add(v, alpha=group["momentum"]) if group["nesterov"] else v
         # One rounding (a fused multiply-add), as in torch.optim.SGD; w − α·g spelled out has two.
-        w.sub_(g, alpha=float(group["lr"]))
+        w.sub_(g, alpha=_number(group["lr"]))
 
     def _velocity(self, w: Tensor, g: Tensor, momentum: float, dampening: float) -> Tensor:
         state = self.state[w]
@@ -117,3 +119,7 @@ class ManualSGD(Optimizer):
             state["momentum_buffer"].mul_(momentum).add_(g, alpha=1 - dampening)
         buffer: Tensor = state["momentum_buffer"]
         return buffer
+
+
+def _number(value: float | Tensor) -> float:
+    return value.item() if isinstance(value, Tensor) else value

@@ -12,8 +12,8 @@ from torchgd.affine import (
     jacobians,
     largest_stable_learning_rate,
 )
-from torchgd.checks import Comparison, ulps
-from torchgd.experiment import Experiment, Outcome
+from torchgd.checks import Comparison, difference, ulps
+from torchgd.experiment import Experiment, Outcome, counted
 from torchgd.loss import mean_squared_error
 
 
@@ -51,7 +51,7 @@ def _plain(batch: Tensor) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value) if value.is_integer() else value)
+    return str(int(value) if value.is_integer() and abs(value) < 2**53 else value)
 
 
 def _predicted(experiment: Experiment, outcome: Outcome) -> str:
@@ -66,15 +66,18 @@ def digits(value: Tensor) -> str:
 def table(experiment: Experiment, outcomes: list[Outcome]) -> Iterator[str]:
     """Yield the table of final values: a column per update and, for two, how far apart they are."""
     prediction = f"ŷ({_predicted(experiment, outcomes[0])})"
-    columns = [{**o.parameters, "loss": o.loss, prediction: o.prediction} for o in outcomes]
+    columns = [[*o.parameters.values(), o.loss, o.prediction] for o in outcomes]
     head = ["", *(outcome.update for outcome in outcomes)]
-    rows = [[name, *(digits(column[name]) for column in columns)] for name in columns[0]]
+    rows = [
+        [name, *map(digits, values)]
+        for name, *values in zip(
+            [*outcomes[0].parameters, "loss", prediction], *columns, strict=True
+        )
+    ]
     if len(columns) == 2:
         head += ["difference", "ULPs"]
-        for row in rows:
-            p, q = (column[row[0]] for column in columns)
-            difference = torch.where(p == q, 0, p - q).abs()  # inf − inf is not a number
-            row += [digits(difference), str(ulps(p, q))]
+        for row, p, q in zip(rows, *columns, strict=True):
+            row += [digits(difference(p, q)), str(ulps(p, q))]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in [head, *rows]:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
@@ -85,29 +88,34 @@ def verdict(comparison: Comparison, outcomes: list[Outcome]) -> str:
     """Say whether all steps were identical and, if not, where they part."""
     recorded = max(len(outcome.trajectory.loss) for outcome in outcomes)
     steps = max(int(outcome.trajectory.step[-1]) for outcome in outcomes)
-    count = (
-        f"All {steps} steps" if recorded == steps else f"All {recorded} recorded of {steps} steps"
-    )
     if comparison.first_difference is None:
-        return f"{count} are identical, bit for bit: weights, gradients and loss."
+        of = "" if recorded == steps else f"{recorded} recorded of "
+        return (
+            f"All {of}{counted(steps, 'step')} are identical, bit for bit: weights, gradients and "
+            "loss."
+        )
     step, parameter = comparison.first_difference
+    where = "where one of them ends" if parameter is None else f"in {parameter}"
+    if comparison.max_ulp == 0:
+        return f"The gradients part at step {step}, {where}; the weights never do."
     return (
-        f"The updates part at step {step}, {f'in {parameter}' if parameter else 'where one ends'}; "
+        f"The updates part at step {step}, {where}; "
         f"the weights differ by {comparison.max_abs:g} ({comparison.max_ulp} ULPs) at most."
     )
 
 
 def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:
     """Say where the first of these descents diverged, and which learning rates would not have."""
-    trajectory = diverged[0].trajectory
-    step, epoch = int(trajectory.step[-1]), int(trajectory.epoch[-1])
-    options = experiment.options
+    trajectory, options = diverged[0].trajectory, experiment.options
+    lr, maximize = options.pop("lr"), options.pop("maximize")
     text = (
-        f"{' and '.join(outcome.update for outcome in diverged)} diverged: "
-        f"the loss or a weight is not finite at step {step} (epoch {epoch}); "
-        f"the learning rate is {options.pop('lr'):g}"
+        f"{' and '.join(outcome.update for outcome in diverged)} diverged: the loss or a weight is "
+        f"not finite at step {int(trajectory.step[-1])} (epoch {int(trajectory.epoch[-1])}); "
+        f"the learning rate is {lr:g}"
     )
-    if options.pop("maximize"):
+    if trajectory.step[-1] == 0:
+        return f"{text}, but the loss overflows at the start: scale the data or start elsewhere"
+    if maximize:
         return f"{text}; maximising has no end: this loss has no top"
     model, batches = experiment.new_model(), experiment.batches
     if not is_linear_in_parameters(model, batches.x):
@@ -115,5 +123,8 @@ def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:
     batches.set_epoch(0)
     hessians = torch.stack([hessian(phi) for phi in jacobians(model, batches)])
     largest = largest_stable_learning_rate(hessians, **options)
-    order = " in the first epoch's order" if experiment.configuration.shuffle else ""
-    return f"{text}, the largest stable one{order} {largest:.6g}"
+    order = " in the first epoch's order" if batches.shuffle else ""
+    if largest == 0:
+        return f"{text}, and none is stable{order}: lower momentum or dampening"
+    text = f"{text}, the largest stable one{order} {largest:.6g}"
+    return text if lr > largest else f"{text}: the rate is stable, but the numbers overflow"

@@ -94,6 +94,7 @@ class RunWriter:
         experiment, start, self.session_end = hparams(scalars, {"loss": 0.0})
         for summary in (experiment, start):
             self.event_file.add_summary(summary)
+        self._flush()
 
     def record(self, piece: Trajectory) -> None:
         """Write a piece of the trajectory through to the disk."""
@@ -102,6 +103,9 @@ class RunWriter:
             self.table.writerow([step, epoch, *(self._text(value) for value in values)])
             event = [Summary.Value(tag=t, simple_value=v) for t, v in pairs if v is not None]
             self.event_file.add_summary(Summary(value=event), step)
+        self._flush()
+
+    def _flush(self) -> None:
         self.file.flush()
         self.events.flush()
 

@@ -58,15 +58,10 @@ def train(
         ValueError: epochs or record_every is below 1, or there is no batch, or model, shapes or
             gradients do not fit (see `gradient` and `Recorder`).
     """
-    for name, value in (("epochs", epochs), ("record_every", record_every)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}: it must be at least 1")
-    steps = epochs * len(batches)
-    if steps == 0:
-        raise ValueError("batches is empty: give at least one (x, y)")
+    steps = _count(epochs, len(batches), record_every)
     every = record_every or record_interval(steps)
     set_epoch = getattr(batches, "set_epoch", None)
-    # LBFGS, alone among torch's optimizers, asks for the loss at other weights within a step.
+    # LBFGS asks for the loss at other weights within a step.
     needs_closure = isinstance(optimizer, torch.optim.LBFGS)
     step = 0
     with Recorder(model, on_block) as recorder:
@@ -77,16 +72,26 @@ def train(
                 if stop():
                     return recorder.finish(step, epoch, "interrupted")
                 loss = gradient(model, x, y)
+                # Before the update: on CUDA, torch's Nesterov rule writes into the gradients.
                 if step % every == 0 or step == steps - 1:
                     recorder.record(step, epoch, loss)
+                closure: Any = partial(gradient, model, x, y) if needs_closure else None
+                optimizer.step(closure)
+                step += 1
+                if recorder.due:
+                    recorder.hand_over()
                     if recorder.diverged:
                         return recorder.finish(step, epoch)
-                if needs_closure:
-                    closure: Callable[[], Any] = partial(gradient, model, x, y)
-                    optimizer.step(closure)
-                else:
-                    optimizer.step()
-                step += 1
             if scheduler is not None:
                 scheduler.step()
         return recorder.finish(step, epochs)
+
+
+def _count(epochs: int, batches: int, record_every: int | None) -> int:
+    """Return the number of steps; refuse what makes none."""
+    for name, value in (("epochs", epochs), ("record_every", record_every)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}: it must be at least 1")
+    if batches == 0:
+        raise ValueError("batches is empty: give at least one (x, y)")
+    return epochs * batches

@@ -65,13 +65,13 @@ class Recorder:
     """Collects a trajectory without making the device wait for it.
 
     Rows stay on the model's device, one small tensor each, until a block of them is full or a
-    second old. Then one copy brings the block to the CPU, where it is looked through for
-    divergence and handed to `on_block`, a piece of the trajectory, so that it can be written
-    while the descent goes on. Used as a context manager, it hands over what it has also when an
-    exception ends the descent.
+    second old and so `due`. `hand_over` then brings the block to the CPU in one copy, looks through
+    it for divergence, and hands it to `on_block`, a piece of the trajectory, so that it can be
+    written while the descent goes on. Used as a context manager, it hands over what it has also
+    when an exception ends the descent.
 
     Raises:
-        ValueError: the model has no parameter, or one that is not of shape ().
+        ValueError: the model has no parameter, or one that is frozen or not of shape ().
     """
 
     BLOCK_ROWS = 1000
@@ -80,18 +80,22 @@ class Recorder:
     def __init__(
         self, model: nn.Module, on_block: Callable[[Trajectory], None] | None = None
     ) -> None:
-        self.names = [name for name, _ in model.named_parameters()]
-        self.parameters = list(model.parameters())
+        self.parameters = dict(model.named_parameters())
         if not self.parameters:
             raise ValueError(
                 f"{type(model).__name__} has no parameters: there is nothing to train; "
                 "make them nn.Parameters"
             )
-        for name, w in model.named_parameters():
+        for name, w in self.parameters.items():
             if w.shape != ():
                 raise ValueError(
                     f"parameter {name!r} has shape {tuple(w.shape)}: a trajectory records "
                     "scalars; give it shape ()"
+                )
+            if not w.requires_grad:
+                raise ValueError(
+                    f"parameter {name!r} does not require gradients: what stays fixed is not "
+                    "trained; make it a buffer"
                 )
         self.on_block = on_block
         self.pieces: list[Trajectory] = []
@@ -102,19 +106,24 @@ class Recorder:
         self._index: list[tuple[int, int]] = []
         self._due = time.monotonic() + self.BLOCK_SECONDS
 
+    @torch.no_grad()
+    def record(self, step: int, epoch: int, loss: Tensor) -> None:
+        """Record the weights before `step`, and the loss and gradients there."""
+        weights = self.parameters.values()
+        gradients = [w.grad for w in weights]
+        self._rows.append(torch.stack([loss, *weights, *gradients]))  # type: ignore[list-item]
+        self._index.append((step, epoch))
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to hand over, and it is time to."""
+        rows = len(self._rows)
+        return rows >= self.BLOCK_ROWS or (rows > 0 and time.monotonic() > self._due)
+
     @property
     def diverged(self) -> bool:
         """Whether a loss or weight handed over so far was not finite."""
         return bool(self.pieces) and self.pieces[-1].stopped == "diverged"
-
-    @torch.no_grad()
-    def record(self, step: int, epoch: int, loss: Tensor) -> None:
-        """Record the weights before `step`, and the loss and gradients there."""
-        gradients = [w.grad for w in self.parameters]
-        self._rows.append(torch.stack([loss, *self.parameters, *gradients]))  # type: ignore[list-item]
-        self._index.append((step, epoch))
-        if len(self._rows) >= self.BLOCK_ROWS or time.monotonic() > self._due:
-            self._hand_over()
 
     @torch.no_grad()
     def finish(self, step: int, epoch: int, stopped: str = "finished") -> Trajectory:
@@ -124,18 +133,18 @@ class Recorder:
         row where it did.
         """
         if not self.diverged:
-            nothing = torch.zeros_like(self.parameters[0])
-            gradients = [nothing] * len(self.parameters)
-            self._rows.append(torch.stack([nothing, *self.parameters, *gradients]))
+            weights = list(self.parameters.values())
+            nothing = [torch.zeros_like(weights[0])]
+            self._rows.append(torch.stack(nothing + weights + nothing * len(weights)))
             self._index.append((step, epoch))
-            self._hand_over(stopped)
+            self.hand_over(stopped)
         trajectory = Trajectory.join(self.pieces)
         if self.diverged:
-            for w, path in zip(self.parameters, trajectory.weights.values(), strict=True):
-                w.copy_(path[-1])
+            for name, w in self.parameters.items():
+                w.copy_(trajectory.weights[name][-1])
         return trajectory
 
-    def _hand_over(self, stopped: str = "") -> None:
+    def hand_over(self, stopped: str = "") -> None:
         """Bring the block to the CPU as a piece of trajectory, up to where it diverged."""
         table, index = torch.stack(self._rows).cpu(), torch.tensor(self._index)
         self._start_block()
@@ -150,9 +159,9 @@ class Recorder:
         piece = Trajectory(
             step=index[:, 0],
             epoch=index[:, 1],
-            weights=dict(zip(self.names, weights, strict=True)),
+            weights=dict(zip(self.parameters, weights, strict=True)),
             loss=loss[0, :steps],
-            gradients=dict(zip(self.names, gradients[:, :steps], strict=True)),
+            gradients=dict(zip(self.parameters, gradients[:, :steps], strict=True)),
             stopped=stopped,
         )
         self.pieces.append(piece)
@@ -164,4 +173,4 @@ class Recorder:
 
     def __exit__(self, *exception: object) -> None:
         if self._rows and not self.diverged:
-            self._hand_over()
+            self.hand_over()
