@@ -13,7 +13,7 @@ from torchgd.checks import Comparison, compare
 from torchgd.cli import Parser, finite, integer, not_negative, number, refusing, run_script
 from torchgd.data import NAMES
 from torchgd.experiment import DTYPES, UPDATES, Configuration, Experiment, Outcome
-from torchgd.report import divergence, table, transcript, verdict
+from torchgd.report import config_json, divergence, result_json, table, transcript, verdict
 from torchgd.tracking import RunWriter, new_directory, write_json
 from torchgd.trajectory import Trajectory
 
@@ -106,9 +106,9 @@ def run(
     experiment: Experiment, update: str, directory: Path, predict: float, stop: Stop
 ) -> Outcome:
     """Train with one update, writing into `directory` and showing the progress."""
-    config = experiment.config(update)
+    names = list(experiment.configuration.initial)
     with (
-        RunWriter(directory, config, list(config["initial"])) as writer,
+        RunWriter(directory, config_json(experiment, update), names) as writer,
         tqdm(total=experiment.steps, desc=update, unit="step", disable=None, delay=1) as bar,
     ):
 
@@ -117,7 +117,7 @@ def run(
             bar.update(int(piece.step[-1]) - bar.n)
 
         outcome = experiment.run(update, predict, on_block, stop)
-        writer.finish(experiment.result(outcome))
+        writer.finish(result_json(experiment, outcome))
     return outcome
 
 

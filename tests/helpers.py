@@ -1,15 +1,21 @@
 """What several test files share."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from torchgd import Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
 from torchgd.gradients import GradientSource
 from torchgd.trajectory import Trajectory
+
+# NIST's certified answers, and others computed in rational arithmetic, with their sources.
+CERTIFIED = json.loads((Path(__file__).parent / "data" / "certified.json").read_text())
 
 MANUAL: tuple[GradientSource, Callable[..., Optimizer]] = (manual_gradient, ManualSGD)
 AUTOGRAD: tuple[GradientSource, Callable[..., Optimizer]] = (autograd_gradient, torch.optim.SGD)
@@ -53,3 +59,19 @@ class Exponential(Model):
     def partials(self, x: Tensor) -> dict[str, Tensor]:
         e = torch.exp(self.k * x)
         return {"a": e, "k": self.a * x * e}
+
+
+def events(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """Read the scalars of a run's event file: tag to (step, value)."""
+    (file,) = directory.glob("events.out.tfevents.*")
+    found: dict[str, list[tuple[int, float]]] = {}
+    for event in EventFileLoader(str(file)).Load():
+        for value in event.summary.value:
+            if value.metadata.plugin_data.plugin_name == "scalars":
+                found.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
+    return found
+
+
+def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    head, *rows = [line.split(",") for line in path.read_text().splitlines()]
+    return head, rows

@@ -1,11 +1,9 @@
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import MODELS, Exponential
+from helpers import CERTIFIED, MODELS, Exponential
 from torch import Tensor
 
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, train
@@ -20,7 +18,6 @@ from torchgd.affine import (
 )
 from torchgd.data import FILES, Standardization, load
 
-CERTIFIED = json.loads((Path(__file__).parent / "data" / "certified.json").read_text())
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
 

@@ -1,18 +1,16 @@
-import json
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import CERTIFIED
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from torchgd import Batches
 from torchgd.data import FILES, NAMES, Standardization, load
-
-CERTIFIED = json.loads((Path(__file__).parent / "data" / "certified.json").read_text())
 
 
 def test_the_lesson_and_the_parabola() -> None:

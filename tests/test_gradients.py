@@ -60,7 +60,8 @@ def test_replaces_the_gradient_and_returns_no_graph(gradient: Any) -> None:
 def test_central_differences_agree(make: Any) -> None:
     """(L(w + h) − L(w − h))/2h. L is a parabola in w, so the formula has no truncation error.
 
-    What is left is rounding: each loss is off by about ε·L, which the division makes ε·L/h.
+    What is left is rounding: each loss takes some ten, so is off by up to 10ε·L, which the division
+    makes 10ε·L/h; twice that allows for the rounding of the gradient by hand.
     """
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(2, 7, dtype=torch.float64, generator=generator).unbind()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import train
+from helpers import CERTIFIED
 
 import torchgd
 from torchgd import Batches, Linear, ManualSGD
@@ -105,7 +106,5 @@ def test_the_readmes_picture_is_the_run() -> None:
 
 
 def test_the_readme_quotes_the_certified_answer() -> None:
-    from test_data import CERTIFIED
-
     answer = CERTIFIED["norris"]["certified"]
     assert f"w = {answer['w']}, b = {answer['b'].replace('-', '−')}." in README

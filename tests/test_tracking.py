@@ -12,38 +12,23 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import MANUAL, same_bits
+from helpers import MANUAL, events, read_csv, same_bits
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from torchgd import Batches, Linear, Trajectory, train
 from torchgd.data import load
 from torchgd.experiment import Configuration, Experiment
+from torchgd.report import config_json, result_json
 from torchgd.tracking import RunWriter, new_directory, write_json
-
-
-def events(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read the scalars of a run's event file: tag to (step, value)."""
-    (file,) = directory.glob("events.out.tfevents.*")
-    found: dict[str, list[tuple[int, float]]] = {}
-    for event in EventFileLoader(str(file)).Load():
-        for value in event.summary.value:
-            if value.metadata.plugin_data.plugin_name == "scalars":
-                found.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
-    return found
 
 
 def written(directory: Path, dtype: str, **changes: Any) -> tuple[Trajectory, dict[str, Any]]:
     experiment = Experiment(Configuration(dtype=dtype, **changes))
-    config = experiment.config("manual")
+    config = config_json(experiment, "manual")
     with RunWriter(directory, config, list(config["initial"])) as writer:
         outcome = experiment.run("manual", 4.0, writer.record)
-        writer.finish(experiment.result(outcome))
+        writer.finish(result_json(experiment, outcome))
     return outcome.trajectory, config
-
-
-def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    head, *rows = [line.split(",") for line in path.read_text().splitlines()]
-    return head, rows
 
 
 @pytest.mark.parametrize("dtype_name", ["float32", "float64"])
@@ -144,7 +129,7 @@ def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
 def test_everything_recorded_is_on_disk_while_the_run_goes_on(tmp_path: Path) -> None:
     """When a block has been handed over, a reader finds all of its rows and events."""
     experiment = Experiment(Configuration(epochs=1000))
-    config = experiment.config("manual")
+    config = config_json(experiment, "manual")
     seen = []
     with RunWriter(tmp_path / "run", config, ["w"]) as writer:
 
@@ -159,7 +144,7 @@ def test_everything_recorded_is_on_disk_while_the_run_goes_on(tmp_path: Path) ->
 
 def test_what_was_recorded_stays_when_the_run_fails(tmp_path: Path) -> None:
     data, model = load("lesson"), Linear(dtype=torch.float64)
-    config = Experiment(Configuration()).config("manual")
+    config = config_json(Experiment(Configuration()), "manual")
     gradient, optimizer = MANUAL
 
     def failing(model: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import train
-from test_tracking import events, read_csv
+from helpers import CERTIFIED, events, read_csv
 
 from torchgd import Batches, Linear, ManualSGD
 from torchgd import train as descend
@@ -24,7 +24,6 @@ from torchgd.data import load
 from torchgd.experiment import Configuration
 
 HERE = Path(__file__).parent
-CERTIFIED = json.loads((HERE / "data" / "certified.json").read_text())
 
 EXPONENTIAL = """
 import torch
@@ -503,7 +502,9 @@ def test_cuda_without_a_gpu(shell: Shell) -> None:
 def test_the_lesson_on_cuda(shell: Shell) -> None:
     assert shell("--device", "cuda") == 0
     assert "All 150 steps are identical, bit for bit" in shell.out
-    assert shell.result()["parameters"]["w"] == pytest.approx(1.999999723695619, rel=1e-14)
+    # 3 roundings of w a step, shrunk by 0.82 or more with each further one, as on the CPU.
+    bound = 3 * torch.finfo(torch.float64).eps / (1 - 0.82)
+    assert abs(shell.result()["parameters"]["w"] - 1.999999723695619) <= 2 * bound
 
 
 SCRIPT = HERE.parent / "scripts" / "train.py"

@@ -1,13 +1,10 @@
 """From what is asked for to what runs: models, data and options by name, checked before a start."""
 
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
@@ -21,7 +18,6 @@ from torchgd.models import Linear, Model
 from torchgd.optim import ManualSGD
 from torchgd.training import train
 from torchgd.trajectory import Recorder, Trajectory, record_interval
-from torchgd.version import __version__
 
 # An update is a gradient source with an optimizer.
 UPDATES: dict[str, tuple[GradientSource, Callable[..., Optimizer]]] = {
@@ -246,40 +242,3 @@ class Experiment:
             return {name: w.detach().cpu() for name, w in model.named_parameters()}
         values = model.in_original_units(z.mean, z.deviation)
         return {name: torch.tensor(value, dtype=self.dtype) for name, value in values.items()}
-
-    def config(self, update: str) -> dict[str, Any]:
-        """Return what config.json holds: everything needed to run it again."""
-        cuda = self.device.type == "cuda"
-        return {
-            "update": update,
-            **asdict(self.configuration),
-            "samples": len(self.data.x),
-            "steps": self.steps,
-            "standardization": self.standardization and asdict(self.standardization),
-            "working_directory": str(Path.cwd()),
-            "x_unit": self.data.x_unit,
-            "y_unit": self.data.y_unit,
-            "device_name": torch.cuda.get_device_name(self.device) if cuda else platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "torchgd": __version__,
-        }
-
-    def result(self, outcome: Outcome) -> dict[str, Any]:
-        """Return what result.json holds."""
-        trajectory = outcome.trajectory
-        return {
-            "update": outcome.update,
-            "model": self.configuration.model,
-            "data": self.configuration.data,
-            "device": self.configuration.device,
-            "dtype": self.configuration.dtype,
-            "steps": int(trajectory.step[-1]),
-            "epochs": int(trajectory.epoch[-1]),
-            "stopped": trajectory.stopped,
-            "parameters": {name: value.item() for name, value in outcome.parameters.items()},
-            "loss": outcome.loss.item(),
-            "seconds": outcome.seconds,
-        }

@@ -1,7 +1,12 @@
-"""What a run is told as: the lesson's transcript, the table of final values, the verdict."""
+"""What a run is told as: its files' contents, the lesson's transcript, the table, the verdict."""
 
+import platform
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -15,6 +20,44 @@ from torchgd.affine import (
 from torchgd.checks import Comparison, difference, ulps
 from torchgd.experiment import Experiment, Outcome, counted
 from torchgd.loss import mean_squared_error
+from torchgd.version import __version__
+
+
+def config_json(experiment: Experiment, update: str) -> dict[str, Any]:
+    """Return what config.json holds: everything needed to run it again."""
+    z, device = experiment.standardization, experiment.device
+    cuda = device.type == "cuda"
+    return {
+        "update": update,
+        **asdict(experiment.configuration),
+        "samples": len(experiment.data.x),
+        "steps": experiment.steps,
+        "standardization": z and asdict(z),
+        "x_unit": experiment.data.x_unit,
+        "y_unit": experiment.data.y_unit,
+        "working_directory": str(Path.cwd()),
+        "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "torchgd": __version__,
+    }
+
+
+def result_json(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
+    """Return what result.json holds."""
+    trajectory, configuration = outcome.trajectory, asdict(experiment.configuration)
+    return {
+        "update": outcome.update,
+        **{name: configuration[name] for name in ("model", "data", "device", "dtype")},
+        "steps": int(trajectory.step[-1]),
+        "epochs": int(trajectory.epoch[-1]),
+        "stopped": trajectory.stopped,
+        "parameters": {name: value.item() for name, value in outcome.parameters.items()},
+        "loss": outcome.loss.item(),
+        "seconds": outcome.seconds,
+    }
 
 
 def transcript(experiment: Experiment, outcome: Outcome) -> Iterator[str]:
