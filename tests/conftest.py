@@ -1,5 +1,10 @@
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples on every run, and no example is too slow on a busy machine.
+settings.register_profile("torchgd", derandomize=True, deadline=None)
+settings.load_profile("torchgd")
 
 DTYPES = [torch.float32, torch.float64]
 

@@ -77,7 +77,7 @@ def test_quadratic_follows_the_affine_map() -> None:
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("size", [1, 2, 3, None], ids=["1", "2", "3", "full"])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(count=st.integers(3, 12), shuffle=st.booleans(), seed=st.integers(0, 2**31))
 def test_manual_and_autograd_are_identical(
     make: Any,
