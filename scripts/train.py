@@ -132,11 +132,12 @@ def main(argv: list[str] | None = None) -> int:
         directory = new_directory(arguments.log_dir, arguments.name, experiment.name)
     updates = list(UPDATES) if arguments.update == "both" else [arguments.update]
     outcomes: list[Outcome] = []
-    with Stop() as stop:
+    with refusing(parser, OSError), Stop() as stop:
         for update in updates:
-            if not stop():
-                outcome = run(experiment, update, directory / update, arguments.predict, stop)
-                outcomes.append(outcome)
+            outcome = run(experiment, update, directory / update, arguments.predict, stop)
+            outcomes.append(outcome)
+            if stop():
+                break
     comparison = None
     if len(outcomes) == 2 and not stop():
         comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)

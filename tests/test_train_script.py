@@ -1,5 +1,6 @@
 """scripts/train.py as its users meet it."""
 
+import errno
 import json
 import math
 import os
@@ -18,10 +19,11 @@ import torch
 import train
 from helpers import CERTIFIED, events, read_csv
 
-from torchgd import Batches, Linear, ManualSGD
+from torchgd import Batches, Linear, ManualSGD, Trajectory
 from torchgd import train as descend
 from torchgd.data import load
 from torchgd.experiment import Configuration
+from torchgd.tracking import RunWriter
 
 HERE = Path(__file__).parent
 
@@ -360,6 +362,22 @@ def test_a_stable_rate_whose_numbers_overflow(shell: Shell, tmp_path: Path) -> N
     )
 
 
+def test_a_disk_that_fails_is_one_line_and_keeps_what_was_written(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = RunWriter.record
+
+    def full(self: RunWriter, piece: Trajectory) -> None:
+        if piece.step[0] > 0:
+            raise OSError(errno.ENOSPC, "No space left on device", "trajectory.csv")
+        record(self, piece)
+
+    monkeypatch.setattr(RunWriter, "record", full)
+    assert shell("--epochs", "600") == 2
+    assert shell.err == "train.py: trajectory.csv: No space left on device\n"
+    assert len(read_csv(shell.run / "manual" / "trajectory.csv")[1]) == 1000
+
+
 def test_divergence_of_a_model_that_is_not_linear(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(EXPONENTIAL)
     assert shell("--model", "mine.py:Exponential", "--lr", "1", "--data", "parabola") == 1
@@ -582,6 +600,17 @@ def test_a_second_signal_ends_a_step_that_does_not_end(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in err
     assert len(read_csv(csv)[1]) == 1
+
+
+def test_a_signal_that_comes_at_once_leaves_a_run_of_no_step(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.Stop, "__call__", lambda self: True)
+    monkeypatch.setattr(train.Stop, "signal", signal.SIGINT, raising=False)
+    shell()
+    assert shell.result()["stopped"] == "interrupted"
+    assert shell.result()["steps"] == 0
+    assert shell.err.endswith("train.py: interrupted, manual at step 0\n")
 
 
 def test_sigkill_leaves_the_blocks_that_were_written(tmp_path: Path) -> None:
