@@ -1,7 +1,6 @@
 """Train a model by hand and by autograd, and compare the two, step by step."""
 
 import argparse
-import math
 import signal
 import sys
 from dataclasses import asdict, fields
@@ -10,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from torchgd.checks import Comparison, compare
-from torchgd.cli import Parser, finite, integer, not_negative, number, refusing, run_script
+from torchgd.cli import Parser, either, finite, integer, not_negative, refusing, run_script
 from torchgd.data import NAMES
 from torchgd.experiment import DTYPES, UPDATES, Configuration, Experiment, Outcome
 from torchgd.report import config_json, divergence, result_json, table, transcript, verdict
@@ -28,15 +27,21 @@ def make_parser() -> Parser:
     add("--update", choices=["both", *UPDATES], default="both", help="default: both")
     add("--device", metavar="D", help="auto (default: cuda where there is one), cpu, cuda, cuda:N")
     add("--dtype", choices=DTYPES, help="default: float64")
-    add("--lr", type=learning_rate, metavar="α", help="learning rate: 0.01 (default), a number, "
-        "or auto, from the Hessian: the best constant one, for batches a safe one")  # fmt: skip
+    add("--lr", type=either("auto", not_negative), metavar="α", help="learning rate: 0.01 "
+        "(default), a number, or auto, from the Hessian: the best, for batches a safe one"
+    )  # fmt: skip
     add("--momentum", type=not_negative, metavar="μ", help="default: 0, none")
     add("--dampening", type=finite, metavar="τ", help="of the momentum; default: 0")
     add("--weight-decay", type=not_negative, metavar="λ", help="default: 0, none")
     add("--nesterov", action="store_true", help="Nesterov's momentum")
     add("--maximize", action="store_true", help="climb instead of descend")
     add("--epochs", type=integer(1), metavar="E", help="default: 50")
-    add("--batch-size", type=batch_size, metavar="B", help="samples a step: 1 (default), N, full")
+    add(
+        "--batch-size",
+        type=either("full", integer(1)),
+        metavar="B",
+        help="samples a step: 1 (default), N, full",
+    )
     add("--shuffle", action="store_true", help="a new order each epoch")
     add("--seed", type=integer(0), metavar="S", help="of the order; default: 0")
     add("--standardize", action="store_true", help="train on (x − mean)/deviation, a line without "
@@ -52,17 +57,6 @@ def make_parser() -> Parser:
     add("--name", metavar="NAME", help="of the run's directory; default: MODEL-DATA-TIME")
     parser.set_defaults(**asdict(Configuration()))
     return parser
-
-
-def learning_rate(text: str) -> float | str:
-    """Parse --lr."""
-    rate = number("auto or a finite number of at least 0", lambda value: 0 <= value < math.inf)
-    return text if text == "auto" else rate(text)
-
-
-def batch_size(text: str) -> int | str:
-    """Parse --batch-size."""
-    return text if text == "full" else integer(1, ", nor full")(text)
 
 
 def assignment(text: str) -> tuple[str, float]:

@@ -21,8 +21,10 @@ from helpers import CERTIFIED, events, read_csv
 
 from torchgd import Batches, Linear, ManualSGD, Trajectory
 from torchgd import train as descend
+from torchgd.checks import Comparison
 from torchgd.data import load
-from torchgd.experiment import Configuration
+from torchgd.experiment import Configuration, Experiment
+from torchgd.report import verdict
 from torchgd.tracking import RunWriter
 
 HERE = Path(__file__).parent
@@ -225,6 +227,13 @@ def test_starting_values_are_exact(shell: Shell) -> None:
     assert [float(text) for text in rows[0][3:5]] == [0.1, 0.0]
 
 
+def test_a_run_of_one_step(shell: Shell) -> None:
+    assert shell("--batch-size", "full", "--epochs", "1") == 0
+    first, *_, last = shell.out.splitlines()
+    assert "3 samples, batch size 3, 1 epoch, 1 step, learning rate 0.01" in first
+    assert last == "The only step is identical, bit for bit: weights, gradients and loss."
+
+
 def test_npy_data(shell: Shell, tmp_path: Path) -> None:
     np.save(tmp_path / "points.npy", np.array([[1, 2], [2, 4], [3, 6]]))
     assert shell("--data", "points.npy") == 0
@@ -254,7 +263,7 @@ def test_gradients_that_part_alone(shell: Shell, tmp_path: Path) -> None:
     right = "from torchgd import Linear\n\nclass Wrong(Linear):\n    def partials(self, x):\n"
     (tmp_path / "wrong.py").write_text(right + '        return {"w": 2 * x}\n')
     assert shell("--model", "wrong.py:Wrong", "--lr", "0") == 1
-    assert shell.out.splitlines()[-1] == "The gradients part at step 0, in w; the weights never do."
+    assert shell.out.splitlines()[-1] == "The gradients part in w at step 0; the weights never do."
 
 
 def test_a_line_through_the_origin_is_scaled_alone(shell: Shell) -> None:
@@ -305,7 +314,7 @@ def test_updates_that_part_are_reported_with_the_step(shell: Shell, tmp_path: Pa
         (
             "--initial w=1e200",
             0,
-            "but the loss overflows at the start: scale the data or start elsewhere",
+            "but the loss is not finite at the start: scale x or start elsewhere",
         ),
         # Before x = 1 the error is 513ᵉ, whose square overflows from e = 57 on.
         ("--lr 1 --maximize --epochs 100", 171, "maximising has no end: this loss has no top"),
@@ -360,6 +369,31 @@ def test_a_stable_rate_whose_numbers_overflow(shell: Shell, tmp_path: Path) -> N
         "at step 1 (epoch 0); the learning rate is 0.01, the largest stable one 1: the rate is "
         "stable, but the numbers overflow"
     )
+
+
+def test_data_whose_square_overflows(shell: Shell, tmp_path: Path) -> None:
+    """The second sample's Hessian, 2·1e160², is beyond float64, so there is no rate to name."""
+    (tmp_path / "far.csv").write_text("1,1\n1e160,1\n")
+    assert shell("--data", "far.csv") == 1
+    assert shell.err.splitlines()[-1].endswith(
+        "at step 1 (epoch 0); the learning rate is 0.01, and no rate fits: x is too large for its "
+        "powers; scale x"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "max_ulp", "text"),
+    [
+        ((7, None), 0, "The updates are identical up to step 7, which only one of them reaches."),
+        ((7, "loss"), 0, "The loss parts at step 7; the weights never do."),
+        ((7, "w"), 0, "The gradients part in w at step 7; the weights never do."),
+        ((7, "w"), 3, "The updates part at step 7, in w; the weights differ by 0.5 (3 ULPs) at"),
+    ],
+)
+def test_the_verdict_says_what_parts(first: Any, max_ulp: int, text: str) -> None:
+    outcome = Experiment(Configuration(epochs=1)).run("manual", 4.0)
+    comparison = Comparison(False, 0.5, max_ulp, first)
+    assert verdict(comparison, [outcome, outcome]).startswith(text)
 
 
 def test_a_disk_that_fails_is_one_line_and_keeps_what_was_written(
@@ -430,10 +464,10 @@ REFUSED = {
     "determine 1 of 2 parameters, so no rate is best; give more data or a number",
     "--data flat.csv --bias --standardize": "the deviation of x is 0: standardising divides by",
     "--lr auto --momentum 0.9": "lr auto with momentum: auto is the best rate of plain",
-    "--lr -1": "argument --lr: '-1' is not auto or a finite number of at least 0",
-    "--lr nan": "argument --lr: 'nan' is not auto or a finite number of at least 0",
-    "--lr inf": "argument --lr: 'inf' is not auto or a finite number of at least 0",
-    "--lr fast": "argument --lr: 'fast' is not auto or a finite number of at least 0",
+    "--lr -1": "argument --lr: '-1' is not a finite number of at least 0, nor auto",
+    "--lr nan": "argument --lr: 'nan' is not a finite number of at least 0, nor auto",
+    "--lr inf": "argument --lr: 'inf' is not a finite number of at least 0, nor auto",
+    "--lr fast": "argument --lr: 'fast' is not a finite number of at least 0, nor auto",
     "--momentum -0.1": "argument --momentum: '-0.1' is not a finite number of at least 0",
     "--dampening nan": "argument --dampening: 'nan' is not a finite number",
     "--weight-decay -1": "argument --weight-decay: '-1' is not a finite number of at least 0",

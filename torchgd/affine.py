@@ -102,7 +102,10 @@ def largest_stable_learning_rate(hessians: Tensor, **options: Any) -> float:
 
     Found to nine digits by a scan upward in steps of a tenth, then bisection; an unstable window
     narrower than that, which momentum on unlike batches can have, may be passed over. 0 where the
-    scan finds no stable rate, as with momentum above 1; NaN for Hessians that are not finite.
+    scan finds no stable rate, as with momentum above 1.
+
+    Raises:
+        ValueError: a Hessian is not finite.
     """
 
     def stable(lr: float) -> bool:
@@ -113,7 +116,7 @@ def largest_stable_learning_rate(hessians: Tensor, **options: Any) -> float:
         return torch.linalg.eigvals(epoch).abs().max().item() <= 1 + 1e-9
 
     if not hessians.isfinite().all():
-        return math.nan
+        raise ValueError("a Hessian is not finite: x is too large for its powers; scale x")
     curvature = torch.linalg.eigvalsh(hessians).max().item() + options.get("weight_decay", 0.0)
     if curvature == 0:
         return math.inf

@@ -32,8 +32,8 @@ def number(rule: str, accepts: Callable[[float], bool]) -> Callable[[str], float
     return parse
 
 
-def integer(least: int, otherwise: str = "") -> Callable[[str], int]:
-    """Return an argparse type: an integer of at least `least`; `otherwise` ends the refusal."""
+def integer(least: int) -> Callable[[str], int]:
+    """Return an argparse type: an integer of at least `least`."""
 
     def parse(text: str) -> int:
         try:
@@ -41,12 +41,22 @@ def integer(least: int, otherwise: str = "") -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if value < least:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not an integer of at least {least}{otherwise}"
-            )
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
         return value
 
     return parse
+
+
+def either(word: str, parse: Callable[[str], float]) -> Callable[[str], float | str]:
+    """Return an argparse type: `word` itself, or what `parse` takes."""
+
+    def parse_either(text: str) -> float | str:
+        try:
+            return text if text == word else parse(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}, nor {word}") from None
+
+    return parse_either
 
 
 finite = number("a finite number", math.isfinite)

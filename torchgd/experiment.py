@@ -27,11 +27,6 @@ UPDATES: dict[str, tuple[GradientSource, Callable[..., Optimizer]]] = {
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
-def counted(count: int, noun: str) -> str:
-    """Write a number of things, with the noun's plural where it wants one."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 @dataclass(frozen=True)
 class Configuration:
     """What a run is asked to do: the flags of scripts/train.py, by name."""
@@ -114,10 +109,11 @@ class Experiment:
 
     def __str__(self) -> str:
         c = self.configuration
+        counts = {"sample": len(self.data.x), "epoch": c.epochs, "step": self.steps}
+        samples, epochs, steps = (f"{n} {noun}{'s' * (n != 1)}" for noun, n in counts.items())
         return (
-            f"{self.name}: {counted(len(self.data.x), 'sample')}, batch size {c.batch_size}, "
-            f"{counted(c.epochs, 'epoch')}, {counted(self.steps, 'step')}, learning rate {c.lr:g}, "
-            f"{c.dtype} on {c.device}"
+            f"{self.name}: {samples}, batch size {c.batch_size}, {epochs}, {steps}, "
+            f"learning rate {c.lr:g}, {c.dtype} on {c.device}"
         )
 
     @property

@@ -33,10 +33,8 @@ def manual_gradient(model: Model, x: Tensor, y: Tensor) -> Tensor:
             `partials` lacks a parameter or returns one in a shape that is not the prediction's.
     """
     prediction = model(x)
-    loss, derivative = (
-        mean_squared_error(prediction, y),
-        mean_squared_error_derivative(prediction, y),
-    )
+    loss = mean_squared_error(prediction, y)
+    derivative = mean_squared_error_derivative(prediction, y)
     partials = model.partials(x)
     for name, w in model.named_parameters():
         _same_dtype(name, w, loss)
@@ -83,7 +81,7 @@ def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _same_dtype(name: str, w: Tensor, loss: Tensor) -> None:
-    """A scalar weight takes part in any dtype's arithmetic; the update would then round twice."""
+    """Refuse a mix of dtypes, which arithmetic with a scalar weight lets pass unnoticed."""
     if w.dtype != loss.dtype:
         raise ValueError(
             f"parameter {name!r} is {w.dtype} and the loss {loss.dtype}: "

@@ -20,9 +20,9 @@ class ManualSGD(Optimizer):
         g ← v                      with momentum, or with Nesterov's rule g ← g + μ·v
         w ← w − α·g                α is the learning rate
 
-    A drop-in for `torch.optim.SGD`: the same arguments, errors, param_groups and state_dict, and
-    the same bits on CPU and CUDA. (torch's `foreach`, `fused` and `differentiable` choose between
-    its implementations of this one rule and have no counterpart here.)
+    A drop-in for `torch.optim.SGD`: the same options, errors, param_groups and bits, and either's
+    state_dict loads into the other. (torch's `foreach`, `fused` and `differentiable` choose how it
+    carries out this one rule, and have no counterpart here.)
 
     Args:
         params: tensors or parameter groups, of any shape.

@@ -18,7 +18,7 @@ from torchgd.affine import (
     largest_stable_learning_rate,
 )
 from torchgd.checks import Comparison, difference, ulps
-from torchgd.experiment import Experiment, Outcome, counted
+from torchgd.experiment import Experiment, Outcome
 from torchgd.loss import mean_squared_error
 from torchgd.version import __version__
 
@@ -133,16 +133,16 @@ def verdict(comparison: Comparison, outcomes: list[Outcome]) -> str:
     steps = max(int(outcome.trajectory.step[-1]) for outcome in outcomes)
     if comparison.first_difference is None:
         of = "" if recorded == steps else f"{recorded} recorded of "
-        return (
-            f"All {of}{counted(steps, 'step')} are identical, bit for bit: weights, gradients and "
-            "loss."
-        )
+        subject = "The only step is" if steps == 1 else f"All {of}{steps} steps are"
+        return f"{subject} identical, bit for bit: weights, gradients and loss."
     step, parameter = comparison.first_difference
-    where = "where one of them ends" if parameter is None else f"in {parameter}"
+    if parameter is None:
+        return f"The updates are identical up to step {step}, which only one of them reaches."
     if comparison.max_ulp == 0:
-        return f"The gradients part at step {step}, {where}; the weights never do."
+        what = "The loss parts" if parameter == "loss" else f"The gradients part in {parameter}"
+        return f"{what} at step {step}; the weights never do."
     return (
-        f"The updates part at step {step}, {where}; "
+        f"The updates part at step {step}, in {parameter}; "
         f"the weights differ by {comparison.max_abs:g} ({comparison.max_ulp} ULPs) at most."
     )
 
@@ -157,7 +157,7 @@ def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:
         f"the learning rate is {lr:g}"
     )
     if trajectory.step[-1] == 0:
-        return f"{text}, but the loss overflows at the start: scale the data or start elsewhere"
+        return f"{text}, but the loss is not finite at the start: scale x or start elsewhere"
     if maximize:
         return f"{text}; maximising has no end: this loss has no top"
     model, batches = experiment.new_model(), experiment.batches
@@ -165,6 +165,8 @@ def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:
         return f"{text}; try a smaller one"
     batches.set_epoch(0)
     hessians = torch.stack([hessian(phi) for phi in jacobians(model, batches)])
+    if not hessians.isfinite().all():
+        return f"{text}, and no rate fits: x is too large for its powers; scale x"
     largest = largest_stable_learning_rate(hessians, **options)
     order = " in the first epoch's order" if batches.shuffle else ""
     if largest == 0:

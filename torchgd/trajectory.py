@@ -22,7 +22,7 @@ class Trajectory:
     are the numbers of steps taken and epochs completed.
 
     `stopped` is "finished", "diverged" where the loss or a weight was not finite at the last
-    row, or "interrupted".
+    row, or "interrupted"; of a piece before the last, which has no last row, it is "".
     """
 
     step: Tensor
