@@ -11,7 +11,8 @@ from tqdm import tqdm
 from torchgd.checks import Comparison, compare
 from torchgd.cli import Parser, either, finite, integer, not_negative, refusing, run_script
 from torchgd.data import NAMES
-from torchgd.experiment import DTYPES, UPDATES, Configuration, Experiment, Outcome
+from torchgd.experiment import UPDATES, Configuration, Experiment, Outcome
+from torchgd.models import DTYPES
 from torchgd.report import config_json, divergence, result_json, table, transcript, verdict
 from torchgd.tracking import RunWriter, new_directory, write_json
 from torchgd.trajectory import Trajectory
@@ -159,7 +160,7 @@ def report(
             print(*transcript(experiment, outcome), sep="\n")
     print(experiment, *table(experiment, outcomes), sep="\n")
     if comparison is not None:
-        print(verdict(comparison, outcomes))
+        print(verdict(comparison, *(outcome.trajectory for outcome in outcomes)))
     diverged = [outcome for outcome in outcomes if outcome.trajectory.stopped == "diverged"]
     if diverged:
         print(f"train.py: {divergence(experiment, diverged)}", file=sys.stderr)

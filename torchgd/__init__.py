@@ -1,11 +1,11 @@
 """Gradient descent by hand, proven against PyTorch.
 
 The files in reading order, each of which imports only those before it: version, models, loss,
-gradients, optim, data, trajectory, training, affine, checks, tracking, lookup, experiment, report,
-cli.
+gradients, optim, data, trajectory, training, affine, symbols, checks, answers, mistakes, tracking,
+lookup, experiment, report, cli.
 """
 
-from torchgd.checks import compare
+from torchgd.checks import check_gradient, compare
 from torchgd.data import Batches
 from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import Linear, Model, Quadratic
@@ -23,6 +23,7 @@ __all__ = [
     "Trajectory",
     "__version__",
     "autograd_gradient",
+    "check_gradient",
     "compare",
     "manual_gradient",
     "train",

@@ -1,30 +1,28 @@
 """From what is asked for to what runs: models, data and options by name, checked before a start."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
 
 from torchgd.affine import best_learning_rate
+from torchgd.checks import compare
 from torchgd.data import Batches, Standardization, load
-from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
+from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.lookup import find_device, find_model, guarded
 from torchgd.loss import mean_squared_error
-from torchgd.models import Linear, Model
+from torchgd.models import DTYPES, Linear, Model
 from torchgd.optim import ManualSGD
-from torchgd.training import train
+from torchgd.training import Update, train
 from torchgd.trajectory import Recorder, Trajectory, record_interval
 
-# An update is a gradient source with an optimizer.
-UPDATES: dict[str, tuple[GradientSource, Callable[..., Optimizer]]] = {
+UPDATES: dict[str, Update] = {
     "manual": (manual_gradient, ManualSGD),
     "autograd": (autograd_gradient, torch.optim.SGD),
 }
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Experiment:
     def __init__(self, asked: Configuration) -> None:
         self.configuration = asked  # until all of it is resolved, at the end
         self.device, self.dtype = find_device(asked.device), DTYPES[asked.dtype]
-        self._model_class = find_model(asked.model)
+        self._make = find_model(asked.model, asked.bias)
         default = "parabola" if asked.model == "quadratic" else "lesson"
         self.data = load(default if asked.data is None else asked.data)
         model = self.new_model()
@@ -130,12 +128,7 @@ class Experiment:
     def new_model(self) -> Model:
         """Return the model at its starting values."""
         name, initial = self.configuration.model, self.configuration.initial
-        options: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
-        if self.configuration.bias:
-            if self._model_class is not Linear:
-                raise ValueError(f"model {name!r} takes no --bias: it is the linear model's option")
-            options["bias"] = True
-        model = guarded(name, self._model_class, **options)
+        model: Model = self._make(device=self.device, dtype=self.dtype)
         parameters = dict(model.named_parameters())
         for parameter, value in initial.items():
             if parameter not in parameters:
@@ -194,6 +187,27 @@ class Experiment:
             Recorder(model)
             guarded(self.configuration.model, gradient, model, x, y)
 
+    def descend(
+        self,
+        model: Model,
+        update: Update,
+        options: Mapping[str, Any],
+        on_block: Callable[[Trajectory], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Trajectory:
+        """Train a model with any update, of these options."""
+        gradient, optimizer = update
+        return train(
+            model,
+            self.batches,
+            optimizer(model.parameters(), **options),
+            gradient,
+            self.configuration.epochs,
+            record_every=self.configuration.record_every,
+            on_block=on_block,
+            stop=stop,
+        )
+
     def run(
         self,
         update: str,
@@ -202,19 +216,9 @@ class Experiment:
         stop: Callable[[], bool] = lambda: False,
     ) -> Outcome:
         """Train a new model with the update "manual" or "autograd"; predict ŷ at x = `predict`."""
-        gradient, optimizer = UPDATES[update]
         model = self.new_model()
         start = time.perf_counter()
-        trajectory = train(
-            model,
-            self.batches,
-            optimizer(model.parameters(), **self.options),
-            gradient,
-            self.configuration.epochs,
-            record_every=self.configuration.record_every,
-            on_block=on_block,
-            stop=stop,
-        )
+        trajectory = self.descend(model, UPDATES[update], self.options, on_block, stop)
         seconds = time.perf_counter() - start
         at = self._standardized(torch.tensor([predict], dtype=torch.float64))
         with torch.no_grad():
@@ -238,3 +242,17 @@ class Experiment:
             return {name: w.detach().cpu() for name, w in model.named_parameters()}
         values = model.in_original_units(z.mean, z.deviation)
         return {name: torch.tensor(value, dtype=self.dtype) for name, value in values.items()}
+
+
+def cause(experiment: Experiment, options: Mapping[str, Any], a: Update, b: Update) -> str:
+    """Name the half by which `a` parts from `b`: its gradient or its update of the weights.
+
+    The mixed pairs tell: `a`'s gradient with `b`'s optimizer, and the other way round.
+    """
+
+    def descend(update: Update) -> Trajectory:
+        return experiment.descend(experiment.new_model(), update, options)
+
+    reference, halves = descend(b), {"gradient": (a[0], b[1]), "update": (b[0], a[1])}
+    guilty = [n for n, mixed in halves.items() if not compare(descend(mixed), reference).identical]
+    return " and ".join(guilty) or "gradient and update together"

@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from torchgd.models import Linear, Model, Quadratic
 
-MODELS: dict[str, Callable[..., Model]] = {"linear": Linear, "quadratic": Quadratic}
+MODELS: dict[str, type[Model]] = {"linear": Linear, "quadratic": Quadratic}
 
 
 def find_device(name: str) -> torch.device:
@@ -33,14 +34,24 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def find_model(name: str) -> Callable[..., Model]:
-    """Return the class of that name: linear, quadratic, or CLASS of FILE.py:CLASS.
+def find_model(name: str, bias: bool = False) -> Callable[..., Model]:
+    """Return what makes, of `device` and `dtype`, the model of that name.
+
+    That is linear (with a `bias` if asked for), quadratic, or CLASS of FILE.py:CLASS.
 
     Raises:
-        ValueError: the file is missing or does not run, or CLASS is no `Model` in it.
+        ValueError: the file is missing or does not run, CLASS is no `Model` in it, or a model
+            takes no bias; and, from what is returned, that making one fails.
     """
-    if name in MODELS:
-        return MODELS[name]
+    found = MODELS.get(name) or _own_model(name)
+    if not bias:
+        return partial(guarded, name, found)
+    if found is not Linear:
+        raise ValueError(f"model {name!r} takes no --bias: it is the linear model's option")
+    return partial(guarded, name, found, bias=True)
+
+
+def _own_model(name: str) -> type[Model]:
     file, _, class_name = name.rpartition(":")
     if not Path(file).is_file() or Path(file).suffix != ".py":
         raise ValueError(

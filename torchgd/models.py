@@ -8,6 +8,9 @@ A model is a `torch.nn.Module` with two methods that take the same x: `forward` 
 import torch
 from torch import Tensor, nn
 
+# What models and data may be made of; every proof is given in both.
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
 
 class Model(nn.Module):
     """ŷ = f(x; w) with hand-derived ∂ŷ/∂w: the base class of every model here.
@@ -57,6 +60,32 @@ class Model(nn.Module):
 def scalar(value: float, device: torch.types.Device, dtype: torch.dtype | None) -> nn.Parameter:
     """Return `value` as a trainable parameter of shape ()."""
     return nn.Parameter(torch.tensor(float(value), device=device, dtype=dtype))
+
+
+def scalars(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the model's parameters by name.
+
+    Raises:
+        ValueError: the model has no parameter, or one that is frozen or not of shape ().
+    """
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise ValueError(
+            f"{type(model).__name__} has no parameters: there is nothing to train; "
+            "make them nn.Parameters"
+        )
+    for name, w in parameters.items():
+        if w.shape != ():
+            raise ValueError(
+                f"parameter {name!r} has shape {tuple(w.shape)}: a trajectory records "
+                "scalars; give it shape ()"
+            )
+        if not w.requires_grad:
+            raise ValueError(
+                f"parameter {name!r} does not require gradients: what stays fixed is not "
+                "trained; make it a buffer"
+            )
+    return parameters
 
 
 class Linear(Model):

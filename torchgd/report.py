@@ -20,6 +20,7 @@ from torchgd.affine import (
 from torchgd.checks import Comparison, difference, ulps
 from torchgd.experiment import Experiment, Outcome
 from torchgd.loss import mean_squared_error
+from torchgd.trajectory import Trajectory
 from torchgd.version import __version__
 
 
@@ -121,16 +122,21 @@ def table(experiment: Experiment, outcomes: list[Outcome]) -> Iterator[str]:
         head += ["difference", "ULPs"]
         for row, p, q in zip(rows, *columns, strict=True):
             row += [digits(difference(p, q)), str(ulps(p, q))]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in [head, *rows]:
+    yield from aligned([head, *rows])
+
+
+def aligned(rows: list[list[str]]) -> Iterator[str]:
+    """Yield the rows of a table as lines, its columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         yield "  ".join(cells).rstrip()
 
 
-def verdict(comparison: Comparison, outcomes: list[Outcome]) -> str:
+def verdict(comparison: Comparison, a: Trajectory, b: Trajectory) -> str:
     """Say whether all steps were identical and, if not, where they part."""
-    recorded = max(len(outcome.trajectory.loss) for outcome in outcomes)
-    steps = max(int(outcome.trajectory.step[-1]) for outcome in outcomes)
+    recorded = max(len(a.loss), len(b.loss))
+    steps = max(int(a.step[-1]), int(b.step[-1]))
     if comparison.first_difference is None:
         of = "" if recorded == steps else f"{recorded} recorded of "
         subject = "The only step is" if steps == 1 else f"All {of}{steps} steps are"
@@ -145,6 +151,38 @@ def verdict(comparison: Comparison, outcomes: list[Outcome]) -> str:
         f"The updates part at step {step}, in {parameter}; "
         f"the weights differ by {comparison.max_abs:g} ({comparison.max_ulp} ULPs) at most."
     )
+
+
+def side_by_side(right: Trajectory, wrong: Trajectory) -> Iterator[str]:
+    """Yield the weights of two trajectories at steps 0, 1, 2, 4, 8, … and the last of both."""
+    steps = right.step.tolist()[: len(wrong.step)]
+    rows = [["step", *(f"{w} {which}" for w in right.weights for which in ("right", "wrong"))]]
+    for row in sorted({0, len(steps) - 1, *(2**k for k in range(len(steps).bit_length() - 1))}):
+        pairs = zip(right.weights.values(), wrong.weights.values(), strict=True)
+        values = (weights[row].item() for pair in pairs for weights in pair)
+        rows.append([str(steps[row]), *(f"{value:.6g}" for value in values)])
+    yield from aligned(rows)
+
+
+def first_shows(right: Trajectory, wrong: Trajectory, comparison: Comparison) -> str:
+    """Say at which step two trajectories part, in what, and how far apart they are there."""
+    if comparison.first_difference is None:
+        return "Here it makes no difference: all steps are identical, bit for bit."
+    step, _ = comparison.first_difference
+    row = right.step.tolist().index(step)
+    for (what, p), q in zip(_columns(right).items(), _columns(wrong).values(), strict=True):
+        p, q = p[row : row + 1], q[row : row + 1]
+        if len(p) == len(q) == 1 and (apart := difference(p, q).item()):
+            return (
+                f"It first shows at step {step}, in {what}: {digits(p[0])} right, {digits(q[0])} "
+                f"wrong, {apart:.3g} apart (ULPs: {float(ulps(p, q)[0]):.6g})."
+            )
+    return f"All is equal up to step {step}, where the wrong one ends."
+
+
+def _columns(trajectory: Trajectory) -> dict[str, Tensor]:
+    gradients = {f"∂loss/∂{name}": g for name, g in trajectory.gradients.items()}
+    return {**trajectory.weights, **gradients, "the loss": trajectory.loss}
 
 
 def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:

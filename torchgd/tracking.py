@@ -14,9 +14,11 @@ from typing import Any, cast
 
 import torch
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from torchgd.models import DTYPES
 from torchgd.trajectory import Trajectory
 
 # As many significant digits as tell any two numbers of the type apart.
@@ -68,6 +70,46 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
+    """Return config.json and the trajectory that a run left in `directory`, to the bit.
+
+    Raises:
+        ValueError: `directory` holds no run, or a damaged one.
+        OSError: a file cannot be read.
+    """
+    if not (directory / "trajectory.csv").is_file():
+        raise ValueError(
+            f"{directory} holds no trajectory.csv: give a run's directory, such as runs/NAME/manual"
+        )
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        with (directory / "trajectory.csv").open(newline="", encoding="utf-8") as file:
+            head, *rows = csv.reader(file)
+        columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+        dtype = DTYPES[config["dtype"]]
+        return config, Trajectory(
+            step=torch.tensor([int(text) for text in columns["step"]]),
+            epoch=torch.tensor([int(text) for text in columns["epoch"]]),
+            weights=_named(columns, "weight/", dtype),
+            loss=_numbers(columns["loss"], dtype),
+            gradients=_named(columns, "gradient/", dtype),
+            stopped="",
+        )
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{directory} holds a damaged run ({error}); run it again") from None
+
+
+def _named(columns: dict[str, Any], kind: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the columns KIND/NAME by name."""
+    found = {tag: texts for tag, texts in columns.items() if tag.startswith(kind)}
+    return {tag.removeprefix(kind): _numbers(texts, dtype) for tag, texts in found.items()}
+
+
+def _numbers(texts: tuple[str, ...], dtype: torch.dtype) -> Tensor:
+    """Return a column's numbers; the last row has no loss and no gradients."""
+    return torch.tensor([float(text) for text in texts if text], dtype=dtype)
+
+
 class RunWriter:
     """Writes one run into `directory`, as it goes; a context manager.
 
@@ -80,7 +122,7 @@ class RunWriter:
     def __init__(self, directory: Path, config: dict[str, Any], names: list[str]) -> None:
         directory.mkdir()
         self.directory = directory
-        self.digits = DIGITS[getattr(torch, config["dtype"])]
+        self.digits = DIGITS[DTYPES[config["dtype"]]]
         self.tags = ["loss", *(f"{kind}/{n}" for kind in ("weight", "gradient") for n in names)]
         write_json(directory / "config.json", config)
         self.file = (directory / "trajectory.csv").open("w", newline="", encoding="utf-8")

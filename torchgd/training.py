@@ -13,6 +13,9 @@ from torchgd.gradients import GradientSource, manual_gradient
 from torchgd.models import Model
 from torchgd.trajectory import Recorder, Trajectory, record_interval
 
+# An update is a gradient source with what makes an optimizer of parameters and options.
+Update = tuple[GradientSource, Callable[..., Optimizer]]
+
 
 class BatchesLike(Protocol):
     """An epoch's batches (x, y): `Batches`, a list of pairs, a DataLoader."""

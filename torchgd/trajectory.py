@@ -8,6 +8,8 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
+from torchgd.models import scalars
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -71,7 +73,7 @@ class Recorder:
     when an exception ends the descent.
 
     Raises:
-        ValueError: the model has no parameter, or one that is frozen or not of shape ().
+        ValueError: the model's parameters are not trainable scalars (see `scalars`).
     """
 
     BLOCK_ROWS = 1000
@@ -80,23 +82,7 @@ class Recorder:
     def __init__(
         self, model: nn.Module, on_block: Callable[[Trajectory], None] | None = None
     ) -> None:
-        self.parameters = dict(model.named_parameters())
-        if not self.parameters:
-            raise ValueError(
-                f"{type(model).__name__} has no parameters: there is nothing to train; "
-                "make them nn.Parameters"
-            )
-        for name, w in self.parameters.items():
-            if w.shape != ():
-                raise ValueError(
-                    f"parameter {name!r} has shape {tuple(w.shape)}: a trajectory records "
-                    "scalars; give it shape ()"
-                )
-            if not w.requires_grad:
-                raise ValueError(
-                    f"parameter {name!r} does not require gradients: what stays fixed is not "
-                    "trained; make it a buffer"
-                )
+        self.parameters = scalars(model)
         self.on_block = on_block
         self.pieces: list[Trajectory] = []
         self._start_block()

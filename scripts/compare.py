@@ -1,0 +1,161 @@
+"""Train manual against autograd over models, batch sizes, dtypes, SGD's options and devices.
+
+Given two runs, compare these instead; with --mistake, a classic error and the right update.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchgd.checks import Comparison, compare
+from torchgd.cli import Parser, integer, refusing, run_script
+from torchgd.data import NAMES
+from torchgd.experiment import UPDATES, Configuration, Experiment, cause
+from torchgd.mistakes import MISTAKES
+from torchgd.models import DTYPES
+from torchgd.report import aligned, first_shows, side_by_side
+from torchgd.tracking import read_run
+from torchgd.trajectory import Trajectory
+
+# The option sets of torch's own tests of SGD.
+OPTION_SETS: list[dict[str, Any]] = [
+    {},
+    {"lr": 1e-2},
+    {"lr": torch.tensor(0.001)},
+    {"weight_decay": 0.5},
+    {"momentum": 0.9},
+    {"weight_decay": 0.1, "maximize": True},
+    {"momentum": 0.9, "dampening": 0.5},
+    {"momentum": 0.9, "weight_decay": 0.1},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+]
+OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+HEAD = ["model", "data", "batch", "dtype", "device", "options"]
+FOUND = "{:>5}  {:>8}  {:>11}  {:<7}  {}"
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="compare.py", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("runs", nargs="*", type=Path, metavar="RUN", help="two runs, such as runs/NAME/manual")
+    add("--model", metavar="M", help="linear, quadratic, or FILE.py:CLASS, your own; default: "
+        "the built-in ones, for a mistake quadratic")  # fmt: skip
+    add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file; "
+        "default: lesson, for quadratic parabola, for a mistake lesson")  # fmt: skip
+    add("--epochs", type=integer(1), default=50, metavar="E", help="default: 50")
+    add("--max-ulp", type=integer(0), default=0, metavar="N", help="how many units in the last "
+        "place the weights may be apart; default: 0, nothing may differ")  # fmt: skip
+    add("--mistake", choices=MISTAKES, help="train with a classic error, and see what it does")
+    return parser
+
+
+def experiments(model: str | None, data: str | None, epochs: int) -> Iterator[Experiment]:
+    """Yield what is trained: each model, dtype, device and batch size."""
+    kinds = [("linear", False), ("linear", True), ("quadratic", False)]
+    if model is not None:
+        kinds = [kind for kind in kinds if kind[0] == model] or [(model, False)]
+    devices = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    for (name, bias), dtype, device in itertools.product(kinds, DTYPES, devices):
+        asked = Configuration(name, data, device, dtype, epochs=epochs, bias=bias)
+        samples = len(Experiment(asked).data.x)
+        for size in sorted({1, min(2, samples), samples}):
+            yield Experiment(replace(asked, batch_size=size))
+
+
+def label(config: dict[str, Any], options: dict[str, Any]) -> list[str]:
+    """Return a row's first cells, under HEAD: what was trained."""
+    set_ones = {name: options[name] for name in OPTIONS if options.get(name)}
+    texts = (n if v is True else f"{n}={float(v):g}" for n, v in set_ones.items())
+    model = config["model"].rpartition(":")[2] + " with bias" * config["bias"]
+    cells = (config[key] for key in ("data", "batch_size", "dtype", "device"))
+    return [model, *map(str, cells), " ".join(texts) or "defaults"]
+
+
+Row = tuple[Trajectory, Trajectory, Comparison, str]  # the last is the verdict
+
+
+def pairs(made: list[tuple[Experiment, dict[str, Any]]]) -> Iterator[Row]:
+    """Train each pair, and where it differs find out which half is the cause."""
+    manual, autograd = UPDATES["manual"], UPDATES["autograd"]
+    for experiment, options in made:
+        a, b = (
+            experiment.descend(experiment.new_model(), update, options)
+            for update in (manual, autograd)
+        )
+        comparison, verdict = compare(a, b), "identical"
+        if not comparison.identical:
+            verdict = f"cause: {cause(experiment, options, manual, autograd)}"
+        yield a, b, comparison, verdict
+
+
+def print_table(labels: list[list[str]], rows: Iterable[Row], max_ulp: int) -> bool:
+    """Print each row as it comes, and a sum; return whether all are within `max_ulp`."""
+    head, *lines = aligned([HEAD, *labels])
+    width = max(map(len, [head, *lines]))
+    print(f"{head:<{width}}  {FOUND.format('steps', 'max |Δw|', 'ULPs', 'part at', 'verdict')}")
+    steps = outside = 0
+    for line, (a, b, comparison, verdict) in zip(lines, rows, strict=True):
+        count = min(len(a.loss), len(b.loss))
+        step, parameter = comparison.first_difference or ("never", None)
+        cells = [
+            str(count),
+            f"{comparison.max_abs:.3g}",
+            f"{comparison.max_ulp:.6g}",
+            f"{step} {parameter or ''}",
+            verdict + ", diverged" * ("diverged" in (a.stopped, b.stopped)),
+        ]
+        print(f"{line:<{width}}  {FOUND.format(*cells)}", flush=True)
+        steps, outside = steps + count, outside + (not comparison.within(max_ulp))
+    said = f"within {max_ulp} ULPs" if max_ulp else "identical, bit for bit"
+    agree = f"{len(labels) - outside} of {len(labels)} pairs are {said}"
+    print(f"{agree}; {steps} steps compared.")
+    return outside == 0
+
+
+def mistaken(experiment: Experiment, name: str) -> Comparison:
+    """Train right and with a mistake, and print how the two part."""
+    explanation, update = MISTAKES[name]
+    lr = experiment.options["lr"]
+    right, wrong = (
+        experiment.descend(experiment.new_model(), u, {"lr": lr})
+        for u in (UPDATES["manual"], update(lr))
+    )
+    comparison = compare(right, wrong)
+    print(experiment, *side_by_side(right, wrong), explanation, sep="\n")
+    print(first_shows(right, wrong, comparison))
+    return comparison
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    runs, mistake = arguments.runs, arguments.mistake
+    if runs and (len(runs) != 2 or mistake or arguments.model or arguments.data):
+        parser.error(f"{len(runs)} runs: give two, and neither --model, --data nor --mistake")
+    with refusing(parser, ValueError, OSError):
+        if runs:
+            (config_a, a), (config_b, b) = map(read_run, runs)
+            both = zip(label(config_a, config_a), label(config_b, config_b), strict=True)
+            labels = [[p if p == q else f"{p}|{q}" for p, q in both]]
+            comparison = compare(a, b)
+            verdict = "identical" if comparison.identical else "differ"
+            return int(not print_table(labels, [(a, b, comparison, verdict)], arguments.max_ulp))
+        if mistake:
+            names = arguments.model or "quadratic", arguments.data or "lesson"
+            full = Configuration(*names, epochs=arguments.epochs, batch_size="full")
+            experiment = Experiment(full)
+            return int(not mistaken(experiment, mistake).within(arguments.max_ulp))
+        trained = experiments(arguments.model, arguments.data, arguments.epochs)
+        made = list(itertools.product(trained, OPTION_SETS))
+    labels = [label(asdict(experiment.configuration), options) for experiment, options in made]
+    return int(not print_table(labels, pairs(made), arguments.max_ulp))
+
+
+if __name__ == "__main__":
+    run_script(main)

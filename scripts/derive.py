@@ -1,0 +1,134 @@
+"""Derive ∂loss/∂w of a model by hand, and prove it; or check your own derivative."""
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+
+from torchgd.answers import judge, parse
+from torchgd.checks import ORACLES, Finding, GradientCheck, check_gradient
+from torchgd.cli import Parser, refusing, run_script
+from torchgd.data import NAMES, load
+from torchgd.lookup import find_device, find_model, guarded
+from torchgd.report import aligned
+from torchgd.symbols import Derivation, derive, latex, notation
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="derive.py", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="linear, quadratic, or FILE.py:CLASS, your own")
+    add("--bias", action="store_true", help="give the linear model a bias")
+    add("--latex", action="store_true", help="print the formulas as LaTeX")
+    add("--answer", action="append", type=assignment, default=[], metavar="W=FORMULA",
+        help="your own ∂loss/∂W, such as w=2x(wx-y); may be repeated")  # fmt: skip
+    add("--data", default="lesson", metavar="D", help="where to check, beside random and extreme "
+        f"points: {', '.join(NAMES)}, or a file; default: lesson")  # fmt: skip
+    add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:N")
+    return parser
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """Split W=FORMULA."""
+    name, equals, formula = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not W=FORMULA, such as w=2x(wx-y)")
+    return name.strip(), formula
+
+
+def formulas(derivation: Derivation, derivatives: bool, as_latex: bool) -> Iterator[str]:
+    """Yield ŷ, the loss of a sample and, if asked for, each ∂loss/∂w by hand."""
+    write = latex if as_latex else notation
+    prediction, loss, d = (
+        (r"\hat{y}", r"\text{loss}", r"\frac{\partial\,\text{loss}}{\partial %s}")
+        if as_latex
+        else ("ŷ", "loss", "∂loss/∂%s")
+    )
+    lines = [
+        (prediction, write(derivation.prediction)),
+        (loss, write(derivation.residual**2)),
+    ]
+    for name, partial in derivation.partials.items() if derivatives else ():
+        head = d % write(derivation.weights[name])
+        lines.append((head, write(derivation.loss_derivative(partial))))
+    width = max(len(head) for head, _ in lines)
+    yield f"{'% ' * as_latex}For one sample; over N the loss, and so its derivative, is the mean:"
+    for head, formula in lines:
+        yield f"{head:<{width}} = {formula}"
+
+
+def table(check: GradientCheck) -> Iterator[str]:
+    """Yield the oracles' table, a row per parameter, and what stands behind a no or a skip."""
+    cells = {(row.parameter, row.oracle): cell(row) for row in check.rows}
+    names = list(dict.fromkeys(row.parameter for row in check.rows))
+    yield from aligned([["", *ORACLES], *([n, *(cells[n, o] for o in ORACLES)] for n in names)])
+    for row in check.rows:
+        if row.passed is None:
+            yield f"{row.parameter}, {row.oracle}: skipped, {row.reason}"
+        elif not row.passed:
+            where = f"at {row.point}" if row.point else f"as ∂ŷ/∂{row.parameter}"
+            values = f"{row.by_hand} by hand, {row.expected} expected"
+            yield f"{row.parameter}, {row.oracle}: {values} {where}"
+
+
+def cell(row: Finding) -> str:
+    """Write what an oracle says."""
+    if row.passed is None:
+        return "skipped"
+    word = "yes" if row.passed else "no"
+    if row.oracle == "symbolic":
+        return word
+    if row.oracle == "autograd":
+        return f"{word}, {row.ulps} ULPs"
+    assert isinstance(row.by_hand, float)
+    assert isinstance(row.expected, float)
+    return f"{word}, {abs(row.by_hand - row.expected):.1e} off"
+
+
+def answers(derivation: Derivation, given: list[tuple[str, str]]) -> Iterator[tuple[bool, str]]:
+    """Yield of each answer whether it is right, and a line about it; refuse what cannot be read."""
+    for name, formula in given:
+        if name not in derivation.weights:
+            raise ValueError(
+                f"answer {name[:60]!r}: the parameters are {', '.join(derivation.weights)}"
+            )
+        try:
+            answer = parse(formula, derivation)
+        except ValueError as error:
+            raise ValueError(f"answer {f'{name}={formula}'[:60]!r}: {error}") from None
+        right, hint = judge(derivation, name, answer)
+        yield right, f"∂loss/∂{name}: {'right' if right else f'wrong: {hint}'}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    with refusing(parser, ValueError, OSError):
+        device, data = find_device(arguments.device), load(arguments.data)
+        model = find_model(arguments.model, arguments.bias)(device=device, dtype=torch.float64)
+        if arguments.answer:
+            derivation = derive(model)
+            judged = list(answers(derivation, arguments.answer))
+            print(*formulas(derivation, False, arguments.latex), sep="\n")
+            print(*(line for _, line in judged), sep="\n")
+            return int(not all(right for right, _ in judged))
+        x, y = data.x.to(device), data.y.to(device)
+        check = guarded(arguments.model, check_gradient, model, x, y)
+    try:
+        print(*formulas(derive(model), True, arguments.latex), "", sep="\n")
+    except ValueError as error:
+        print(f"∂loss/∂w = 2(ŷ − y)·∂ŷ/∂w, and no formula: {error}\n")
+    print(*table(check), sep="\n")
+    wrong = dict.fromkeys(row.parameter for row in check.failures)
+    if wrong:
+        print(f"Wrong: {', '.join(f'∂loss/∂{name}' for name in wrong)}.")
+    else:
+        said = sum(row.passed is not None for row in check.rows)
+        print(f"All {said} say yes.")
+    return int(not check)
+
+
+if __name__ == "__main__":
+    run_script(main)
