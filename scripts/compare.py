@@ -101,12 +101,15 @@ def print_table(labels: list[list[str]], rows: Iterable[Row], max_ulp: int) -> b
     steps = outside = 0
     for line, (a, b, comparison, verdict) in zip(lines, rows, strict=True):
         count = min(len(a.loss), len(b.loss))
-        step, parameter = comparison.first_difference or ("never", None)
+        parts = "never"
+        if comparison.first_difference is not None:
+            step, parameter = comparison.first_difference
+            parts = f"{step} {parameter or 'end'}"
         cells = [
             str(count),
             f"{comparison.max_abs:.3g}",
             f"{comparison.max_ulp:.6g}",
-            f"{step} {parameter or ''}",
+            parts,
             verdict + ", diverged" * ("diverged" in (a.stopped, b.stopped)),
         ]
         print(f"{line:<{width}}  {FOUND.format(*cells)}", flush=True)

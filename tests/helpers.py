@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import Tensor
@@ -43,6 +44,42 @@ def same_trajectory(a: Trajectory, b: Trajectory) -> bool:
         and all(same_bits(a.weights[name], b.weights[name]) for name in a.weights)
         and all(same_bits(a.gradients[name], b.gradients[name]) for name in a.gradients)
     )
+
+
+EXPONENTIAL = """
+import torch
+from torchgd import Model
+
+class Exponential(Model):
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.tensor(1.0, device=device, dtype=dtype))
+        self.k = torch.nn.Parameter(torch.tensor(0.1, device=device, dtype=dtype))
+
+    def forward(self, x):
+        return self.a * torch.exp(self.k * x)
+
+    def partials(self, x):
+        e = torch.exp(self.k * x)
+        return {"a": e, "k": self.a * x * e}
+"""
+
+
+class Shell:
+    """Runs a script's main in an empty folder and keeps what it printed."""
+
+    def __init__(
+        self, main: Callable[[list[str]], int], folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.main, self.folder, self.capsys = main, folder, capsys
+
+    def __call__(self, *words: str) -> int:
+        try:
+            status = self.main([*words])
+        except SystemExit as end:
+            status = end.code  # type: ignore[assignment]
+        self.out, self.err = self.capsys.readouterr()
+        return status
 
 
 class Exponential(Model):

@@ -1,8 +1,6 @@
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import sympy
 import torch
 from helpers import MODELS
 
@@ -21,29 +19,6 @@ def test_hand_numbers() -> None:
         "w1": [-2.0, 0.0, 3.0],
         "b": [1.0, 1.0, 1.0],
     }
-
-
-@pytest.mark.parametrize("model", [Linear(), Linear(bias=True), Quadratic()], ids=MODELS)
-def test_partials_are_the_symbolic_derivatives(model: Model) -> None:
-    """forward and partials run on symbols; d forward/dw − partial is 0 identically."""
-    x = sympy.Symbol("x", real=True)
-    weights = {name: sympy.Symbol(name, real=True) for name, _ in model.named_parameters()}
-    symbolic: Any = SimpleNamespace(**{"b": None, **weights})
-    prediction = type(model).forward(symbolic, x)
-    partials = type(model).partials(symbolic, x)
-    assert list(partials) == list(weights)
-    for name, w in weights.items():
-        assert sympy.simplify(sympy.diff(prediction, w) - partials[name]) == 0
-
-
-def test_exercise_3_1_by_symbols() -> None:
-    """∂loss/∂w2 = 2x²(ŷ − y), ∂loss/∂w1 = 2x(ŷ − y) as given, ∂loss/∂b = 2(ŷ − y)."""
-    x, y, w2, w1, b = sympy.symbols("x y w2 w1 b")
-    symbolic: Any = SimpleNamespace(w2=w2, w1=w1, b=b)
-    loss = (Quadratic.forward(symbolic, x) - y) ** 2
-    r = x**2 * w2 + x * w1 + b - y
-    for w, derivative in ((w2, 2 * x**2 * r), (w1, 2 * x * r), (b, 2 * r)):
-        assert sympy.expand(sympy.diff(loss, w) - derivative) == 0
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import importlib
 import re
 import shlex
 from importlib.resources import files
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import train
 from helpers import CERTIFIED
 
 import torchgd
@@ -55,7 +55,7 @@ def test_the_public_names() -> None:
     assert all(hasattr(torchgd, name) for name in torchgd.__all__)
     assert set(torchgd.__all__) >= {
         "Model", "Linear", "Quadratic", "manual_gradient", "autograd_gradient", "ManualSGD",
-        "Batches", "Trajectory", "train", "compare",
+        "Batches", "Trajectory", "train", "compare", "check_gradient",
     }  # fmt: skip
 
 
@@ -69,11 +69,14 @@ def test_the_readme_is_short() -> None:
     assert README.count("\n") < 150
 
 
-CONSOLE = re.findall(r"```console\n\$ python \S+([^\n]*)\n(.*?)```", README, re.DOTALL)
+CONSOLE = re.findall(
+    r"```console\n\$ python scripts/(\w+)\.py([^\n]*)\n(.*?)```", README, re.DOTALL
+)
 
 
-@pytest.mark.parametrize(("command", "shown"), CONSOLE)
+@pytest.mark.parametrize(("script", "command", "shown"), CONSOLE)
 def test_the_readme_shows_what_the_commands_print(
+    script: str,
     command: str,
     shown: str,
     tmp_path: Path,
@@ -81,13 +84,14 @@ def test_the_readme_shows_what_the_commands_print(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    train.main([*shlex.split(command), "--device", "cpu"])
+    device = [] if script == "compare" else ["--device", "cpu"]
+    importlib.import_module(script).main([*shlex.split(command), *device])
     out, err = capsys.readouterr()
     assert shown in (out, err.partition("\n")[2])
 
 
 def test_the_readme_has_those_examples() -> None:
-    assert len(CONSOLE) == 3
+    assert len(CONSOLE) == 4
 
 
 def test_the_readmes_python_runs() -> None:

@@ -13,11 +13,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import helpers
 import numpy as np
 import pytest
 import torch
 import train
-from helpers import CERTIFIED, events, read_csv
+from helpers import CERTIFIED, EXPONENTIAL, events, read_csv
 
 from torchgd import Batches, Linear, ManualSGD, Trajectory
 from torchgd import train as descend
@@ -29,38 +30,9 @@ from torchgd.tracking import RunWriter
 
 HERE = Path(__file__).parent
 
-EXPONENTIAL = """
-import torch
-from torchgd import Model
 
-class Exponential(Model):
-    def __init__(self, device=None, dtype=None):
-        super().__init__()
-        self.a = torch.nn.Parameter(torch.tensor(1.0, device=device, dtype=dtype))
-        self.k = torch.nn.Parameter(torch.tensor(0.1, device=device, dtype=dtype))
-
-    def forward(self, x):
-        return self.a * torch.exp(self.k * x)
-
-    def partials(self, x):
-        e = torch.exp(self.k * x)
-        return {"a": e, "k": self.a * x * e}
-"""
-
-
-class Shell:
-    """Runs train.py's main in an empty directory and keeps what it printed."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.capsys = folder, capsys
-
-    def __call__(self, *words: str) -> int:
-        try:
-            status = train.main([*words])
-        except SystemExit as end:
-            status = end.code  # type: ignore[assignment]
-        self.out, self.err = self.capsys.readouterr()
-        return status
+class Shell(helpers.Shell):
+    """Runs train.py, and finds what it left."""
 
     @property
     def run(self) -> Path:
@@ -76,7 +48,7 @@ def shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Shell:
     monkeypatch.chdir(tmp_path)
-    return Shell(tmp_path, capsys)
+    return Shell(train.main, tmp_path, capsys)
 
 
 def test_the_lesson_to_the_letter(shell: Shell) -> None:

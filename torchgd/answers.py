@@ -113,7 +113,7 @@ class _Parser:
         while self.token not in ("", "+", "-", ")"):
             sign = self.advance() if self.token in ("*", "/") else ""
             if not sign and self.token[0] in "0123456789.":
-                raise ValueError(f"{self.token!r} follows without a sign: write * for a product")
+                raise ValueError(f"{self.token!r} follows without a sign: write ^ or * before it")
             value, of_factor = self.signed(self.factor) if sign else self.factor()
             product = product / value if sign == "/" else product * value
             degree = self.bounded(degree + of_factor)
@@ -266,10 +266,10 @@ def _counterexample(derivation: Derivation, answer: Expr, right: Expr) -> str:
     for numbers in itertools.permutations((2, 3, 5, 7, 11, 13, -1, 1), len(symbols)):
         point = dict(zip(symbols.values(), map(sympy.Integer, numbers), strict=True))
         yours, true = answer.xreplace(point), right.xreplace(point)
-        if true.is_real and yours != true:
+        if true.is_real and yours.is_real and yours != true:
             where = ", ".join(f"{n} = {v}" for n, v in zip(symbols, numbers, strict=False))
             return f"at {where} it is {_decimal(yours)}, and the right one {_decimal(true)}"
-    return "it differs"
+    return "it is no number where the right one is"
 
 
 def _decimal(value: Expr) -> str:

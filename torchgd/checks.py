@@ -1,7 +1,7 @@
 """Is a gradient right, and where do two trajectories part?"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
-from torchgd.loss import mean_squared_error, mean_squared_error_derivative
+from torchgd.loss import mean_squared_error, mean_squared_error_derivative, residual
 from torchgd.models import DTYPES, Model, scalars
 from torchgd.symbols import derive, is_zero, notation
 from torchgd.trajectory import Trajectory
@@ -224,14 +224,15 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
     ±tiny and ±huge and at random ones, each with the model's weights, with random ones of either
     sign and with 0, tiny and huge. (Huge is the eighth root of the largest number, so that x⁴·w⁴
     is one; tiny its counterpart.) The last two look at no number above 10, beyond which
-    subtraction leaves too few digits. A point where the loss is not finite is outside the model's
-    domain and passed over. The model stays as it is.
+    subtraction leaves too few digits. Where the loss or autograd's gradient is not finite, a point
+    is outside the model's domain and passed over. The model stays as it is.
 
     Shapes: x and y alike, any, with at least one sample.
 
     Raises:
-        ValueError: what `manual_gradient`, `autograd_gradient` or `scalars` refuse.
+        ValueError: x and y differ in shape, or what `scalars` or the two gradients refuse.
     """
+    residual(x, y)
     scalars(model)
     found = list(_symbolic(model))
     for dtype in DTYPES.values():
@@ -243,16 +244,16 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
 
 def _numeric(model: Model, point: Point) -> Iterator[Finding]:
     """Yield what the three numeric oracles find at a point, if it is in the model's domain."""
-    _place(model, point)
+    asked: dict[str, Iterable[Values]] = {"autograd": list(_autograd(model, point))}
     with torch.no_grad():
-        loss = mean_squared_error(model(point.x), point.y)
-    oracles = {"autograd": _autograd}
+        loss = mean_squared_error(model(point.x), point.y).item()
+    if not all(map(math.isfinite, [loss, *(expected for _, _, expected, _ in asked["autograd"])])):
+        return
     if point.moderate and point.x.dtype == torch.float64:
-        oracles |= {"finite differences": _finite_differences, "gradcheck": _gradcheck}
-    for oracle, ask in oracles.items() if loss.isfinite() else ():
-        for name, by_hand, expected, tolerance in ask(model, point):
-            if not math.isfinite(expected):
-                continue
+        asked["finite differences"] = _finite_differences(model, point)
+        asked["gradcheck"] = _gradcheck(model, point)
+    for oracle, values in asked.items():
+        for name, by_hand, expected, tolerance in values:
             error = abs(by_hand - expected) / tolerance if tolerance > 0 else math.inf
             error = math.inf if math.isnan(error) else error
             pair = (torch.tensor([v], dtype=point.x.dtype) for v in (by_hand, expected))
@@ -265,7 +266,7 @@ def _worst(found: list[Finding], parameter: str, oracle: str) -> Finding:
     return max(
         (f for f in found if (f.parameter, f.oracle) == (parameter, oracle)),
         key=lambda f: (f.passed is False, f.error),
-        default=Finding(parameter, oracle, None, reason="the loss is finite at no point"),
+        default=Finding(parameter, oracle, None, reason="at no point are loss and gradient finite"),
     )
 
 
@@ -341,12 +342,12 @@ def _autograd(model: Model, point: Point) -> Iterator[Values]:
 
 
 def _finite_differences(model: Model, point: Point) -> Iterator[Values]:
-    eps = torch.finfo(torch.float64).eps
+    info = torch.finfo(point.x.dtype)
     for name, value in _gradient(manual_gradient, model, point).items():
-        h = eps ** (1 / 3) * max(1.0, abs(point.weights[name]))
+        h = info.eps ** (1 / 3) * max(1.0, abs(point.weights[name]))
         near, size = _central_difference(model, point, name, h)
         far, _ = _central_difference(model, point, name, 2 * h)
-        yield name, value, near, abs(far - near) + 100 * eps * size / h
+        yield name, value, near, abs(far - near) + 100 * info.eps * size / h + info.tiny
 
 
 @torch.no_grad()

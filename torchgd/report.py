@@ -157,7 +157,7 @@ def side_by_side(right: Trajectory, wrong: Trajectory) -> Iterator[str]:
     """Yield the weights of two trajectories at steps 0, 1, 2, 4, 8, … and the last of both."""
     steps = right.step.tolist()[: len(wrong.step)]
     rows = [["step", *(f"{w} {which}" for w in right.weights for which in ("right", "wrong"))]]
-    for row in sorted({0, len(steps) - 1, *(2**k for k in range(len(steps).bit_length() - 1))}):
+    for row in sorted({0, len(steps) - 1, *(2**k for k in range((len(steps) - 1).bit_length()))}):
         pairs = zip(right.weights.values(), wrong.weights.values(), strict=True)
         values = (weights[row].item() for pair in pairs for weights in pair)
         rows.append([str(steps[row]), *(f"{value:.6g}" for value in values)])

@@ -1,7 +1,7 @@
 """A model in symbols: its prediction and partial derivatives as formulas.
 
-The only file that imports sympy. torch.fx traces what `forward` and `partials` compute, and the
-trace is then run on symbols in the place of tensors.
+torch.fx traces what `forward` and `partials` compute, and the trace is then run on sympy's symbols
+in the place of tensors.
 """
 
 import operator

@@ -95,7 +95,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
             gradients=_named(columns, "gradient/", dtype),
             stopped="",
         )
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{directory} holds a damaged run ({error}); run it again") from None
 
 
