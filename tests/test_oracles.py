@@ -36,7 +36,7 @@ def test_all_four_oracles_say_yes(make: Any, device: str, dtype: torch.dtype) ->
         assert (row.point is None) == (row.oracle == "symbolic")
         if make is not Exponential and row.oracle in ("symbolic", "autograd"):
             assert row.by_hand == row.expected
-            assert row.ulps == 0
+            assert row.ulps == (None if row.oracle == "symbolic" else 0)
 
 
 def test_the_model_stays_as_it_is() -> None:

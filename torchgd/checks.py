@@ -169,8 +169,8 @@ class Finding:
 
     `passed` is None where it could say nothing, for the `reason` given. `by_hand` and `expected`
     are the two values there, `error` is their distance in units of what rounding and truncation
-    may make of it (and so at most 1 where it passed), `ulps` the same in units in the last place.
-    The symbolic oracle has two formulas of ∂ŷ/∂`parameter` instead, and no point.
+    may make of it, and so at most 1 where it passed. The symbolic oracle has two formulas of
+    ∂ŷ/∂`parameter` instead, and no point.
     """
 
     parameter: str
@@ -179,9 +179,16 @@ class Finding:
     by_hand: float | str = math.nan
     expected: float | str = math.nan
     error: float = 0.0
-    ulps: int = 0
     point: Point | None = None
     reason: str = ""
+
+    @property
+    def ulps(self) -> int | None:
+        """How far the two numbers are apart in units in the last place; None of formulas."""
+        if self.point is None:
+            return None
+        pair = (self.point.x.new_tensor([v]).cpu() for v in (self.by_hand, self.expected))
+        return int(ulps(*pair)[0])
 
 
 @dataclass(frozen=True)
@@ -256,9 +263,7 @@ def _numeric(model: Model, point: Point) -> Iterator[Finding]:
         for name, by_hand, expected, tolerance in values:
             error = abs(by_hand - expected) / tolerance if tolerance > 0 else math.inf
             error = math.inf if math.isnan(error) else error
-            pair = (torch.tensor([v], dtype=point.x.dtype) for v in (by_hand, expected))
-            apart = int(ulps(*pair)[0])
-            yield Finding(name, oracle, error <= 1, by_hand, expected, error, apart, point)
+            yield Finding(name, oracle, error <= 1, by_hand, expected, error, point)
 
 
 def _worst(found: list[Finding], parameter: str, oracle: str) -> Finding:
