@@ -387,8 +387,7 @@ class _ByHand(torch.autograd.Function):
 def _gradcheck(model: Model, point: Point) -> Iterator[Values]:
     for name, value in _gradient(manual_gradient, model, point).items():
         weights = [
-            torch.tensor(w, dtype=point.x.dtype, requires_grad=other == name)
-            for other, w in point.weights.items()
+            point.x.new_tensor(w, requires_grad=other == name) for other, w in point.weights.items()
         ]
         by_hand: Any = partial(_ByHand.apply, model, point)
         agrees = gradcheck(by_hand, weights, eps=STEP, atol=ATOL, rtol=RTOL, raise_exception=False)
