@@ -10,10 +10,12 @@ from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, train
 from torchgd.affine import (
     best_learning_rate,
     compose,
+    contraction,
     hessian,
     is_linear_in_parameters,
     jacobians,
     largest_stable_learning_rate,
+    minimiser,
     step_maps,
 )
 from torchgd.data import FILES, Standardization, load
@@ -84,6 +86,37 @@ def test_the_lessons_largest_stable_rate_is_a_root_of_its_cubic() -> None:
     factor = math.prod(1 - 2 * largest * x * x for x in (1, 2, 3))
     assert factor == pytest.approx(1, abs=1e-7)
     assert largest == pytest.approx(0.204018, abs=5e-7)
+
+
+@pytest.mark.parametrize("size", [1, None])
+@pytest.mark.parametrize("name", FILES)
+def test_the_minimiser_is_the_certified_one(name: str, size: int | None) -> None:
+    """On raw data: columns of one length have a condition number below 10⁴, which takes 4 of 16."""
+    facts, data = CERTIFIED[name], load(name)
+    model = Quadratic() if facts["model"] == "quadratic" else Linear(bias=facts["bias"])
+    found = minimiser(model, Batches(data.x, data.y, size or len(data.x)))
+    for (parameter, _), w in zip(model.named_parameters(), found, strict=True):
+        assert w.item() == pytest.approx(float(facts["exact_30_digits"][parameter]), rel=1e-12)
+
+
+def test_of_many_minimisers_it_is_one() -> None:
+    x, y = torch.tensor([2.0, 2.0], dtype=F64), torch.tensor([1.0, 3.0], dtype=F64)
+    w2, w1, b = minimiser(Quadratic(), Batches(x, y)).tolist()
+    assert 4 * w2 + 2 * w1 + b == pytest.approx(2, rel=1e-14)
+    assert minimiser(Linear(), Batches(0 * x, y)).tolist() == [0]
+
+
+@pytest.mark.parametrize(("x", "y"), [(1e200, 1.0), (1.0, math.inf)])
+def test_data_beyond_float64_have_no_minimiser(x: float, y: float) -> None:
+    data = torch.tensor([x], dtype=F64), torch.tensor([y], dtype=F64)
+    with pytest.raises(ValueError, match="^the data are beyond float64: x or y is too large"):
+        minimiser(Quadratic(), Batches(*data))
+
+
+def test_the_lesson_contracts_by_its_factor() -> None:
+    rho = contraction(hessians(Linear(), lesson(1)), 0.01)
+    assert rho == pytest.approx((1 - 0.02) * (1 - 0.08) * (1 - 0.18), rel=1e-15)
+    assert contraction(hessians(Linear(), lesson(1)), 1e200) == math.inf
 
 
 @pytest.mark.parametrize("options", [

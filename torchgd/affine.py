@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import vector_to_parameters
 
 from torchgd.models import Model
 from torchgd.training import BatchesLike
@@ -53,6 +54,32 @@ def jacobians(model: Model, batches: BatchesLike) -> list[Tensor]:
 def hessian(phi: Tensor) -> Tensor:
     """H = (2/N) ΦᵀΦ of the mean squared error, (P, P), from Φ (N, P)."""
     return (2 / len(phi)) * phi.T @ phi
+
+
+def minimiser(model: Model, batches: BatchesLike) -> Tensor:
+    """w* = argmin (1/N) Σ (ŷₙ − yₙ)² over all data: the weights (P,), float64, on the CPU.
+
+    Least squares, Φw* ≈ y − ŷ₀, on columns of one length, which takes most of the condition number
+    of powers of x away; solved again for its own residual, which gives back the last digits. Where
+    the data determine fewer than P parameters it is one of the minimisers.
+
+    Raises:
+        ValueError: Φ is not finite, or the model is not linear in its parameters.
+    """
+    phi = torch.cat(jacobians(model, batches))
+    x, y = (torch.cat([batch[k].cpu().double() for batch in batches]) for k in (0, 1))
+    length = phi.norm(dim=0)
+    if not torch.cat([length, y]).isfinite().all():
+        raise ValueError("the data are beyond float64: x or y is too large; scale it")
+    length = length.where(length > 0, 1.0)
+    copy = deepcopy(model).cpu().double()
+    w = torch.zeros_like(length)
+    for _ in range(2):
+        vector_to_parameters(w, copy.parameters())
+        with torch.no_grad():
+            left = (y - copy(x))[:, None]
+        w = w + torch.linalg.lstsq(phi / length, left, driver="gelsd").solution[:, 0] / length
+    return w
 
 
 def best_learning_rate(model: Model, batches: BatchesLike) -> float:
@@ -109,11 +136,8 @@ def largest_stable_learning_rate(hessians: Tensor, **options: Any) -> float:
     """
 
     def stable(lr: float) -> bool:
-        epoch = compose(step_maps(hessians, lr, **options))
-        if not epoch.isfinite().all():
-            return False
         # Along a direction that the data leave open the factor is 1, give or take its rounding.
-        return torch.linalg.eigvals(epoch).abs().max().item() <= 1 + 1e-9
+        return contraction(hessians, lr, **options) <= 1 + 1e-9
 
     if not hessians.isfinite().all():
         raise ValueError("a Hessian is not finite: x is too large for its powers; scale x")
@@ -130,6 +154,19 @@ def largest_stable_learning_rate(hessians: Tensor, **options: Any) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if stable(middle) else (low, middle)
     return low
+
+
+def contraction(hessians: Tensor, lr: float, **options: Any) -> float:
+    """ρ, by which the error of a descent is at last multiplied in every epoch.
+
+    The spectral radius of the product of the steps' maps (see `largest_stable_learning_rate` for
+    the arguments); infinite where that product is beyond float64. The loss, less its minimum, is
+    quadratic in the error and shrinks by ρ².
+    """
+    epoch = compose(step_maps(hessians, lr, **options))
+    if not epoch.isfinite().all():
+        return math.inf
+    return torch.linalg.eigvals(epoch).abs().max().item()
 
 
 # One step of SGD (see torchgd.optim) with u = αv in the place of the velocity v:
