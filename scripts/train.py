@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def make_parser() -> Parser:
     add("--show-steps", action="store_true", help="print every recorded step, as the lesson does")
     add("--record-every", type=integer(1), metavar="K", help="record each K-th step and the last; "
         "default: the least that makes at most 10,000")  # fmt: skip
+    add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")
     add("--log-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     add("--name", metavar="NAME", help="of the run's directory; default: MODEL-DATA-TIME")
     parser.set_defaults(**asdict(Configuration()))
@@ -98,14 +100,10 @@ class Stop:
 
 
 def run(
-    experiment: Experiment, update: str, directory: Path, predict: float, stop: Stop
+    experiment: Experiment, update: str, writer: RunWriter, predict: float, stop: Stop
 ) -> Outcome:
-    """Train with one update, writing into `directory` and showing the progress."""
-    names = list(experiment.configuration.initial)
-    with (
-        RunWriter(directory, config_json(experiment, update), names) as writer,
-        tqdm(total=experiment.steps, desc=update, unit="step", disable=None, delay=1) as bar,
-    ):
+    """Train with one update, writing as it goes and showing the progress."""
+    with tqdm(total=experiment.steps, desc=update, unit="step", disable=None, delay=1) as bar:
 
         def on_block(piece: Trajectory) -> None:
             writer.record(piece)
@@ -114,6 +112,21 @@ def run(
         outcome = experiment.run(update, predict, on_block, stop)
         writer.finish(result_json(experiment, outcome))
     return outcome
+
+
+def draw_figures(experiment: Experiment, outcomes: list[Outcome], writers: list[RunWriter]) -> None:
+    """Show the figures of scripts/plot.py, the updates laid over each other, in TensorBoard."""
+    from torchgd.plots import draw  # here, so that a run without figures does not load matplotlib
+    from torchgd.scene import Run, Scene
+
+    try:
+        scene = Scene([Run(o.update, experiment, o.trajectory) for o in outcomes])
+        figures = draw(scene)
+    except ValueError as error:
+        print(f"no figures: {error}", file=sys.stderr)
+        return
+    for writer, outcome in zip(writers, outcomes, strict=True):
+        writer.add_figures(figures, int(outcome.trajectory.step[-1]))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -127,22 +140,29 @@ def main(argv: list[str] | None = None) -> int:
         directory = new_directory(arguments.log_dir, arguments.name, experiment.name)
     updates = list(UPDATES) if arguments.update == "both" else [arguments.update]
     outcomes: list[Outcome] = []
-    with refusing(parser, OSError), Stop() as stop:
-        for update in updates:
-            outcome = run(experiment, update, directory / update, arguments.predict, stop)
-            outcomes.append(outcome)
-            if stop():
-                break
-    comparison = None
-    if len(outcomes) == 2 and not stop():
-        comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)
-        write_json(directory / "comparison.json", comparison.as_dict())
-    print(f"written to {directory}; tensorboard --logdir {arguments.log_dir}", file=sys.stderr)
-    status = report(experiment, outcomes, comparison, arguments.show_steps)
-    if stop():
-        end = int(outcomes[-1].trajectory.step[-1])
-        print(f"{parser.prog}: interrupted, {outcomes[-1].update} at step {end}", file=sys.stderr)
-        return 128 + stop.signal
+    writers: list[RunWriter] = []
+    with refusing(parser, OSError), ExitStack() as opened:
+        with Stop() as stop:
+            for update in updates:
+                config, names = config_json(experiment, update), experiment.configuration.initial
+                writer = RunWriter(directory / update, config, list(names))
+                writers.append(opened.enter_context(writer))
+                outcomes.append(run(experiment, update, writer, arguments.predict, stop))
+                if stop():
+                    break
+        comparison = None
+        if len(outcomes) == 2 and not stop():
+            comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)
+            write_json(directory / "comparison.json", comparison.as_dict())
+        print(f"written to {directory}; tensorboard --logdir {arguments.log_dir}", file=sys.stderr)
+        status = report(experiment, outcomes, comparison, arguments.show_steps)
+        if stop():
+            end = int(outcomes[-1].trajectory.step[-1])
+            ended = f"interrupted, {outcomes[-1].update} at step {end}"
+            print(f"{parser.prog}: {ended}", file=sys.stderr)
+            return 128 + stop.signal
+        if not arguments.no_figures:
+            draw_figures(experiment, outcomes, writers)
     return status
 
 

@@ -1,3 +1,10 @@
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
@@ -22,3 +29,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     chosen: torch.dtype = request.param
     return chosen
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A real TensorBoard on a runs directory with one run of both updates."""
+    import train
+
+    runs = tmp_path_factory.mktemp("served")
+    assert train.main(["--log-dir", str(runs), "--name", "lesson"]) == 0
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--port", "0",
+               "--host", "127.0.0.1", "--samples_per_plugin", "scalars=10001"]  # fmt: skip
+    log = runs.with_suffix(".log")
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stderr=file, stdout=file)
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield found.group(), runs
+    finally:
+        process.terminate()
+        process.wait(timeout=20)

@@ -74,6 +74,7 @@ class Shell:
         self.main, self.folder, self.capsys = main, folder, capsys
 
     def __call__(self, *words: str) -> int:
+        self.capsys.readouterr()
         try:
             status = self.main([*words])
         except SystemExit as end:
@@ -112,3 +113,8 @@ def events(directory: Path) -> dict[str, list[tuple[int, float]]]:
 def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     head, *rows = [line.split(",") for line in path.read_text().splitlines()]
     return head, rows
+
+
+def stacked(trajectory: Trajectory) -> Tensor:
+    """The weights at each row, (K+1, P)."""
+    return torch.stack(list(trajectory.weights.values()), dim=1)

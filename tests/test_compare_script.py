@@ -222,8 +222,8 @@ HEADER = "step,epoch,loss,weight/w,gradient/w\n"
 DAMAGED = {
     ("trajectory.csv", ""): "not enough values",
     ("trajectory.csv", HEADER): "argument 2 is shorter than argument 1",
-    ("trajectory.csv", f"{HEADER}0,0,1,1\n"): "argument 2 is shorter than argument 1",
-    ("trajectory.csv", f"{HEADER}0,0,1,1,1\n1,0,1\n"): "argument 2 is shorter than argument 1",
+    ("trajectory.csv", f"{HEADER}0,0,1,1\n"): "trajectory.csv, line 2: 4 columns of 5",
+    ("trajectory.csv", f"{HEADER}0,0,1,1,1\n1,0,1\n"): "trajectory.csv, line 3: 3 columns of 5",
     ("trajectory.csv", f"{HEADER}0,0,one,1,1\n"): "could not convert string to float: 'one'",
     ("trajectory.csv", "a,b\n1,2\n"): "'step'",
     ("config.json", "{"): "Expecting property name",

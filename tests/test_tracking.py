@@ -1,12 +1,8 @@
 import json
 import math
 import os
-import re
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +48,7 @@ def test_events_hold_the_same_points(tmp_path: Path) -> None:
         tag: torch.tensor([v for _, v in points])
         for tag, points in events(tmp_path / "run").items()
     }
-    assert set(single) == {"loss", "weight/w", "gradient/w"}
+    assert set(single) == {"loss", "weight/w", "gradient/w", "result/loss", "result/w"}
     assert same_bits(single["loss"], t.loss.float())
     assert same_bits(single["weight/w"], t.weights["w"].float())
     assert same_bits(single["gradient/w"], t.gradients["w"].float())
@@ -70,7 +66,7 @@ def test_one_event_a_step_holds_all_of_its_values(tmp_path: Path) -> None:
         if event.summary.value
         and event.summary.value[0].metadata.plugin_data.plugin_name == "scalars"
     ]
-    assert counts == [7] * len(t.loss) + [3]
+    assert counts == [7] * len(t.loss) + [3, 4]
 
 
 def test_config_and_hyperparameters_are_in_the_run_itself(tmp_path: Path) -> None:
@@ -86,6 +82,7 @@ def test_config_and_hyperparameters_are_in_the_run_itself(tmp_path: Path) -> Non
                        ("experiment", "session_start_info", "session_end_info")}  # fmt: skip
     (text,) = [v.tensor.string_val[0].decode() for v in values if v.tag == "config/text_summary"]
     assert json.loads(text.removeprefix("```json\n").removesuffix("\n```")) == config
+    assert plugins["custom_scalars__config__"] == "custom_scalars"
     assert sorted(os.listdir(tmp_path / "run"))[0] == "config.json"
     assert not any(path.is_dir() for path in (tmp_path / "run").iterdir())
 
@@ -96,8 +93,7 @@ def test_config_is_everything_needed_to_run_it_again(tmp_path: Path) -> None:
               "batch_size": "full", "shuffle": True, "epochs": 7}  # fmt: skip
     t, config = written(tmp_path / "run", "float64", **wanted)
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    fields = {name: saved[name] for name in Configuration.__dataclass_fields__}
-    again = Experiment(Configuration(**fields)).run("manual", 4.0).trajectory
+    again = Experiment(Configuration.of_run(saved)).run("manual", 4.0).trajectory
     assert all(same_bits(t.weights[name], again.weights[name]) for name in t.weights)
     assert config["lr"] == pytest.approx(0.29215397910948837, rel=1e-12)
 
@@ -189,30 +185,6 @@ def test_a_name_is_a_directorys_name(tmp_path: Path, name: str) -> None:
     assert not any(tmp_path.iterdir())
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A real TensorBoard on a runs directory with one run of both updates."""
-    import train
-
-    runs = tmp_path_factory.mktemp("served")
-    assert train.main(["--log-dir", str(runs), "--name", "lesson"]) == 0
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--port", "0",
-               "--host", "127.0.0.1", "--samples_per_plugin", "scalars=10001"]  # fmt: skip
-    log = runs.with_suffix(".log")
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stderr=file, stdout=file)
-    try:
-        deadline = time.monotonic() + 60
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        yield found.group(), runs
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
 def get(address: str) -> Any:
     with urllib.request.urlopen(address, timeout=20) as answer:
         return json.load(answer)
@@ -226,7 +198,8 @@ def test_a_tensorboard_server_shows_both_runs_with_all_steps(server: tuple[str, 
         time.sleep(0.2)
     assert set(tags) == {"lesson/manual", "lesson/autograd"}
     for update in ("manual", "autograd"):
-        assert set(tags[f"lesson/{update}"]) == {"loss", "weight/w", "gradient/w"}
+        results = {"result/loss", "result/w"}
+        assert set(tags[f"lesson/{update}"]) == {"loss", "weight/w", "gradient/w"} | results
         head, rows = read_csv(runs / "lesson" / update / "trajectory.csv")
         for column, tag in enumerate(head[2:], start=2):
             shown = get(f"{address}/data/plugin/scalars/scalars?run=lesson/{update}&tag={tag}")

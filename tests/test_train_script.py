@@ -32,7 +32,10 @@ HERE = Path(__file__).parent
 
 
 class Shell(helpers.Shell):
-    """Runs train.py, and finds what it left."""
+    """Runs train.py, without figures unless they are asked for, and finds what it left."""
+
+    def __call__(self, *words: str, figures: bool = False) -> int:
+        return super().__call__(*words, *([] if figures else ["--no-figures"]))
 
     @property
     def run(self) -> Path:

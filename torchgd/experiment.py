@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from torchgd.affine import best_learning_rate
 from torchgd.checks import compare
-from torchgd.data import Batches, Standardization, load
+from torchgd.data import NAMES, Batches, Standardization, load
 from torchgd.gradients import autograd_gradient, manual_gradient
-from torchgd.lookup import find_device, find_model, guarded
+from torchgd.lookup import MODELS, find_device, find_model, guarded
 from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model
 from torchgd.optim import ManualSGD
@@ -47,6 +48,22 @@ class Configuration:
     bias: bool = False
     initial: dict[str, float] = field(default_factory=dict)
     record_every: int | None = None
+
+    @classmethod
+    def of_run(cls, config: Mapping[str, Any]) -> "Configuration":
+        """Return what a run's config.json says that it was asked to do, for the CPU.
+
+        Raises:
+            ValueError: something is missing.
+        """
+        try:
+            asked = cls(**{field.name: config[field.name] for field in fields(cls)})
+            folder = config["working_directory"]
+        except KeyError as error:
+            raise ValueError(f"config.json lacks {error}; run it again") from None
+        if folder is not None and asked.data is not None and asked.data not in NAMES:
+            asked = replace(asked, data=str(Path(folder, asked.data)))
+        return replace(asked, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,7 @@ class Experiment:
         self.data = load(default if asked.data is None else asked.data)
         model = self.new_model()
         self.standardization = self._standardization(model) if asked.standardize else None
-        x, y = self._tensor(self._standardized(self.data.x)), self._tensor(self.data.y)
+        x, y = self._tensor(self.standardized(self.data.x)), self._tensor(self.data.y)
         size = len(x) if isinstance(asked.batch_size, str) else asked.batch_size
         self.batches = Batches(x, y, size, asked.shuffle, asked.seed)
         self._rehearse()
@@ -104,6 +121,11 @@ class Experiment:
         """MODEL-DATA, as part of a directory's name."""
         model = self.configuration.model.rpartition(":")[2]
         return f"{model}-{self.data.name}"
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether model or data are the user's own files."""
+        return self.configuration.model not in MODELS or self.configuration.data not in NAMES
 
     def __str__(self) -> str:
         c = self.configuration
@@ -153,7 +175,8 @@ class Experiment:
             )
         return z
 
-    def _standardized(self, x: Tensor) -> Tensor:
+    def standardized(self, x: Tensor) -> Tensor:
+        """Return what the model is given for x in the data's units."""
         return x if self.standardization is None else self.standardization(x)
 
     def _tensor(self, values: Tensor) -> Tensor:
@@ -220,7 +243,7 @@ class Experiment:
         start = time.perf_counter()
         trajectory = self.descend(model, UPDATES[update], self.options, on_block, stop)
         seconds = time.perf_counter() - start
-        at = self._standardized(torch.tensor([predict], dtype=torch.float64))
+        at = self.standardized(torch.tensor([predict], dtype=torch.float64))
         with torch.no_grad():
             loss = mean_squared_error(model(self.batches.x), self.batches.y)
             prediction = model(at.to(self.device, self.dtype))[0]

@@ -36,7 +36,7 @@ def config_json(experiment: Experiment, update: str) -> dict[str, Any]:
         "standardization": z and asdict(z),
         "x_unit": experiment.data.x_unit,
         "y_unit": experiment.data.y_unit,
-        "working_directory": str(Path.cwd()),
+        "working_directory": str(Path.cwd()) if experiment.reads_files else None,
         "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

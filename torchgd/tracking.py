@@ -8,7 +8,10 @@ import itertools
 import json
 import math
 import os
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,13 +58,23 @@ def _created(directory: Path) -> bool:
     return True
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file that takes the place of `path` when it is written, and vanishes if it fails."""
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` as JSON, all of it or nothing; JSON has no NaN or infinity, so null."""
     finite = {key: _finite(value) for key, value in content.items()}
-    temporary = path.with_suffix(".tmp")
     text = json.dumps(finite, indent=1, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:
@@ -85,6 +98,10 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         with (directory / "trajectory.csv").open(newline="", encoding="utf-8") as file:
             head, *rows = csv.reader(file)
+        for line, row in enumerate(rows, start=2):
+            if len(row) != len(head):
+                count = f"{len(row)} columns of {len(head)}"
+                raise ValueError(f"trajectory.csv, line {line}: {count}")
         columns = dict(zip(head, zip(*rows, strict=True), strict=True))
         dtype = DTYPES[config["dtype"]]
         return config, Trajectory(
@@ -97,6 +114,28 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{directory} holds a damaged run ({error}); run it again") from None
+
+
+def read_result(directory: Path) -> dict[str, Any]:
+    """Return result.json, which a run leaves when it ends.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+        OSError: it cannot be read.
+    """
+    file = directory / "result.json"
+    if not file.is_file():
+        raise ValueError(
+            f"{directory} has no result.json: the run is still being written, or was killed; "
+            "wait for its end or run it again"
+        )
+    try:
+        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if lacking := {"steps", "stopped"} - result.keys():
+            raise ValueError(f"{min(lacking)!r} is missing")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); run it again") from None
+    return result
 
 
 def _named(columns: dict[str, Any], kind: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -115,8 +154,8 @@ class RunWriter:
 
     `config` is everything needed to run it again. Each recorded step becomes a row of
     trajectory.csv and one event with all of its values, whose tags are the columns' names: loss,
-    weight/NAME, gradient/NAME. TensorBoard keeps single precision; trajectory.csv keeps every
-    bit.
+    weight/NAME, gradient/NAME; result/loss and result/NAME are result.json's numbers. TensorBoard
+    keeps single precision; trajectory.csv keeps every bit.
     """
 
     def __init__(self, directory: Path, config: dict[str, Any], names: list[str]) -> None:
@@ -131,9 +170,14 @@ class RunWriter:
         self.events = SummaryWriter(directory)
         self.event_file = cast(Any, self.events.file_writer)  # set by now
         self.events.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
+        # TensorBoard lays runs over each other where one chart's pattern fits their tags.
+        curves = [tag for tag in self.tags if not tag.startswith("gradient/")]
+        charts = {tag: ["Multiline", [f"^{re.escape(tag)}$"]] for tag in curves}
+        self.events.add_custom_scalars({"descent": charts})
         # add_hparams would open a run directory of its own; its summaries fit into this one.
         scalars = {k: v for k, v in config.items() if isinstance(v, (bool, int, float, str))}
-        experiment, start, self.session_end = hparams(scalars, {"loss": 0.0})
+        finals = dict.fromkeys(["result/loss", *(f"result/{name}" for name in names)], 0.0)
+        experiment, start, self.session_end = hparams(scalars, finals)
         for summary in (experiment, start):
             self.event_file.add_summary(summary)
         self._flush()
@@ -155,9 +199,18 @@ class RunWriter:
         return "" if value is None else format(value, self.digits)
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write result.json and close the session in TensorBoard's HParams."""
+        """Write result.json, and its figures and the session's end for TensorBoard's HParams."""
         write_json(self.directory / "result.json", result)
+        finals = {"loss": result["loss"], **result["parameters"]}
+        event = [Summary.Value(tag=f"result/{n}", simple_value=v) for n, v in finals.items()]
+        self.event_file.add_summary(Summary(value=event), result["steps"])
         self.event_file.add_summary(self.session_end)
+        self._flush()
+
+    def add_figures(self, figures: dict[str, Any], step: int) -> None:
+        """Show matplotlib figures, by name, under TensorBoard's Images."""
+        for name, figure in figures.items():
+            self.events.add_figure(f"figure/{name}", figure, step)
 
     def __enter__(self) -> "RunWriter":
         return self

@@ -1,0 +1,105 @@
+"""TensorBoard's pages in a real browser, as a user sees them."""
+
+import base64
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason=f"no chromedriver with one of {', '.join(BROWSERS)}"
+)
+
+# TensorBoard's pages are made of web components, whose text innerText does not reach.
+VISIBLE = """
+function texts(node) {
+    const found = [];
+    const walk = (node) => {
+        if (node.nodeType === 3) { found.push(node.textContent.trim()); return; }
+        if (node.tagName === "STYLE" || node.tagName === "SCRIPT") return;
+        if (node.nodeType === 1 && getComputedStyle(node).display === "none") return;
+        if (node.shadowRoot) node.shadowRoot.childNodes.forEach(walk);
+        node.childNodes.forEach(walk);
+    };
+    walk(node);
+    return found.filter((text) => text);
+}
+return texts(document.body);
+"""
+IMAGES = """
+const found = [];
+const walk = (node) => {
+    if (node.tagName === "IMG" && node.naturalWidth > 0) found.push(node.src);
+    if (node.shadowRoot) node.shadowRoot.childNodes.forEach(walk);
+    node.childNodes.forEach(walk);
+};
+walk(document.body);
+return found;
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    options = ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1600,1400"):
+        options.add_argument(f"--{argument}")
+    driver = Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def wait_for(browser: Chrome, address: str, page: str, *wanted: str, script: str = VISIBLE) -> Any:
+    """Open a page anew and wait until it shows each text, as many times as it is wanted."""
+    browser.get("about:blank")
+    browser.get(f"{address}/#{page}")
+    deadline = time.monotonic() + 60
+    while True:
+        shown = browser.execute_script(script)  # type: ignore[no-untyped-call]
+        missing = [t for t in wanted if sum(t in found for found in shown) < wanted.count(t)]
+        if not missing:
+            return shown
+        assert time.monotonic() < deadline, f"{missing} not in {shown}"
+        time.sleep(0.3)
+
+
+RUNS = ("lesson/manual", "lesson/autograd")
+
+
+def test_scalars(browser: Chrome, server: tuple[str, Path]) -> None:
+    wait_for(browser, server[0], "scalars", *RUNS, "gradient/w", "loss", "weight", "result")
+
+
+def test_custom_scalars_lay_both_updates_in_one_chart(
+    browser: Chrome, server: tuple[str, Path]
+) -> None:
+    # Of two runs and one tag a chart has two matches: a curve per update.
+    charts = ["loss", "weight/w", "Matches (2)", "Matches (2)"]
+    wait_for(browser, server[0], "custom_scalars", *RUNS, *charts)
+
+
+def test_hparams_show_options_and_results(browser: Chrome, server: tuple[str, Path]) -> None:
+    wait_for(browser, server[0], "hparams", *RUNS, "batch_size", "lr", "result/loss", "3.5627e-13")
+
+
+def test_images_show_every_figure_of_both(browser: Chrome, server: tuple[str, Path]) -> None:
+    names = [f"figure/{name}" for name in ("loss", "fit", "curves", "rates")]
+    wait_for(browser, server[0], "images", *RUNS, *names)
+    # The page loads what is in view: the first tag's two images at least.
+    for run in RUNS:
+        found = wait_for(browser, server[0], "images", blob_key(run, "curves"), script=IMAGES)
+        assert all("/data/plugin/images/individualImage?" in source for source in found)
+
+
+def blob_key(run: str, figure: str) -> str:
+    """The beginning of TensorBoard's name for an image, base64 of ["", RUN, TAG, …."""
+    key = f'["","{run}","figure/{figure}"'.encode()
+    return base64.urlsafe_b64encode(key[: len(key) // 3 * 3]).decode()
