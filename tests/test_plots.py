@@ -407,7 +407,7 @@ def test_manual_and_autograd_differ_in_lightness_too() -> None:
     assert (max(manual, autograd) + 0.05) / (min(manual, autograd) + 0.05) > 2
 
 
-@pytest.mark.parametrize("asked", [{"epochs": 5}, {**FULL, "epochs": 5}])
+@pytest.mark.parametrize("asked", [{"epochs": 2}, {**FULL, "epochs": 4}])
 def test_the_animation(asked: dict[str, Any], tmp_path: Path) -> None:
     found = scene(**asked)
     animate(found, tmp_path / "descent.gif")

@@ -475,8 +475,10 @@ def animate(scene: Scene, file: Path, plane: Sequence[str] | None = None) -> Non
     with replacing(file) as temporary, matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(13, 5.2))
         writer.setup(figure, str(temporary), dpi=70)
-        for row in rows + 10 * rows[-1:]:
+        for row in rows:
             _frame(figure, scene, row, plane)
+            writer.grab_frame()
+        for _ in range(10):
             writer.grab_frame()
         writer.finish()
 
