@@ -296,6 +296,7 @@ def test_the_learning_rates_of_the_lesson() -> None:
     lr, rho = data(figure, "contraction")
     expected = ((1 - 2 * lr) * (1 - 8 * lr) * (1 - 18 * lr)).abs()
     torch.testing.assert_close(rho, expected, rtol=1e-12, atol=1e-15)
+    assert figure.axes[1].get_ylim() == (0, rho.max().item())  # 1.8, past where it is stable
     lr, after = data(figure, "after")
     expected = (14 / 3 * ((1 - 2 * lr) * (1 - 8 * lr) * (1 - 18 * lr)) ** 100).clamp(14 / 3 * 1e-32)
     seen = expected > 1e-22  # there w − 2 is 10⁴ roundings of 2

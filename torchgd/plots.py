@@ -374,7 +374,7 @@ def _excess_panel(axes: Axes, scene: Scene) -> None:
         theories[label] = None
         expected = excess[0] * rate ** run.trajectory.step.double()
         near = (expected > excess[seen].min() / 10) & (expected < 10 * excess[seen].max())
-        line = {"color": BLACK, "linewidth": 1.4, "label": label, "gid": "rate"}
+        line = {"color": BLACK, "linewidth": 1.4, "zorder": 5, "label": label, "gid": "rate"}
         axes.plot(run.trajectory.step, expected.where(near, torch.nan), "--", **line)
     if any((excess > 0).any() for excess in scene.excess):
         axes.set_yscale("log")
@@ -437,7 +437,7 @@ def rates(figure: Figure, scene: Scene) -> None:
     lower.axhline(1, color=GREY, linewidth=1)
     own = scene.landscape.contraction(run.lr, **run.options)
     lower.plot(run.lr, own, "o", color=BLACK, gid="own")
-    lower.set(xlim=(0, end), ylim=(0, max(1.2, min(2.0, *rhos))))
+    lower.set(xlim=(0, end), ylim=(0, max(1.2, min(2.0, max(rhos)))))
     lower.set(xlabel="learning rate α", ylabel="|ρ| of an epoch")
     marks = {f"largest stable,\nα = {stable:.6g}": stable, f"this run,\nα = {run.lr:g}": run.lr}
     for (label, lr), style in zip(marks.items(), ((RED, "--"), (BLACK, ":")), strict=True):
