@@ -124,9 +124,14 @@ def on_level(found: Scene, figure: Figure, i: int, j: int) -> list[float]:
 
 
 @pytest.mark.parametrize("plane", [None, ["w1", "w2"]])
-def test_the_contour_plot(plane: list[str] | None) -> None:
+def test_the_contour_plot(plane: list[str] | None, caplog: pytest.LogCaptureFixture) -> None:
     cars = scene(**FULL)
     figure = draw(cars, plane)["contour"]
+    figure.draw_without_rendering()
+    assert caplog.messages == []  # matplotlib logs what it cannot lay out
+    low, high = np.transpose([figure.axes[0].get_xlim(), figure.axes[0].get_ylim()])
+    box = figure.axes[0].get_window_extent()
+    assert (high - low)[0] / (high - low)[1] == pytest.approx(box.width / box.height)
     i, j = cars.plane(plane)
     assert (i, j) == ((0, 2) if plane is None else (1, 0))
     path = stacked(cars.runs[0].trajectory)

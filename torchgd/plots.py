@@ -246,7 +246,8 @@ def contour(
     _path(axes, scene, [(run.path[:, i], run.path[:, j]) for run in scene.runs], upto)
     star: Style = {"color": RED, "zorder": 8, "gid": "minimiser", "label": "minimiser"}
     axes.plot(landscape.minimiser[i], landscape.minimiser[j], "*", markersize=15, **star)
-    axes.set(xlim=(x0, x1), ylim=(y0, y1))
+    axes.set_xlim(x0, x1, auto=None)  # None leaves an equal aspect free to widen it
+    axes.set_ylim(y0, y1, auto=None)
     if 1 / 6 < (x1 - x0) / (y1 - y0) < 6:  # right angles look right
         axes.set_aspect("equal", adjustable="datalim")
     names = (f"{scene.names[k]}  {scene.weight_unit(scene.names[k])}" for k in (i, j))
