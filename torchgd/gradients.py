@@ -67,10 +67,12 @@ def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         ValueError: prediction and target differ in shape, parameters and loss in dtype, or a
             parameter has no part in ŷ.
     """
-    model.zero_grad()
+    parameters = dict(model.named_parameters())
+    for w in parameters.values():
+        w.grad = None
     loss = mean_squared_error(model(x), y)
     loss.backward()  # type: ignore[no-untyped-call]
-    for name, w in model.named_parameters():
+    for name, w in parameters.items():
         same_dtype(name, w, loss)
         if w.grad is None:
             raise ValueError(

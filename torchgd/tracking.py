@@ -128,7 +128,7 @@ class RunWriter:
         self.file = (directory / "trajectory.csv").open("w", newline="", encoding="utf-8")
         self.table = csv.writer(self.file, lineterminator="\n")
         self.table.writerow(["step", "epoch", *self.tags])
-        self.events = SummaryWriter(directory)
+        self.events = SummaryWriter(directory, max_queue=1000)
         self.event_file = cast(Any, self.events.file_writer)  # set by now
         self.events.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
         # add_hparams would open a run directory of its own; its summaries fit into this one.

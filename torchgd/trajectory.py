@@ -117,11 +117,10 @@ class Recorder:
         self._index: list[tuple[int, int]] = []
         self._due = time.monotonic() + self.BLOCK_SECONDS
 
-    @torch.no_grad()
     def record(self, step: int, epoch: int, loss: Tensor) -> None:
         """Record the weights before `step`, and the loss and gradients there."""
-        weights = self.parameters.values()
-        gradients = [w.grad for w in weights]
+        parameters = self.parameters.values()
+        weights, gradients = [w.detach() for w in parameters], [w.grad for w in parameters]
         self._rows.append(torch.stack([loss, *weights, *gradients]))  # type: ignore[list-item]
         self._index.append((step, epoch))
 
