@@ -1,8 +1,8 @@
 """Gradient descent by hand, proven against PyTorch.
 
 The files in reading order, each of which imports only those before it: version, models, loss,
-gradients, optim, data, trajectory, training, affine, symbols, checks, answers, mistakes, tracking,
-lookup, experiment, report, landscape, scene, plots, cli.
+gradients, optim, data, trajectory, training, scan, affine, symbols, checks, answers, mistakes,
+tracking, lookup, experiment, report, landscape, scene, plots, cli.
 """
 
 from torchgd.checks import check_gradient, compare

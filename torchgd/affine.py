@@ -1,4 +1,4 @@
-"""What follows from a descent step being an affine map: how fast it may go, and how far.
+"""What follows from a descent step being an affine map: how fast it may go, how far, and where to.
 
 Where ŷ is linear in the parameters, ŷ = φ·w + ŷ₀, its partial derivatives φ = ∂ŷ/∂w depend on x
 alone, and with the rows φₙ stacked into Φ (N, P) a batch of N samples gives
@@ -10,15 +10,28 @@ two descents shrinks by its linear part, on which neither w nor y bears.
 """
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from torchgd.models import Model
-from torchgd.training import BatchesLike
+from torchgd.data import Batches
+from torchgd.gradients import same_dtype
+from torchgd.models import Model, scalars
+from torchgd.scan import Step, apply, powers, scan, unit_columns
+from torchgd.training import BatchesLike, count_steps
+from torchgd.trajectory import Trajectory, record_interval
+
+# Samples at a time, where memory and the time to start a block balance; and recorded rows.
+BLOCK = {"cpu": 2**18, "cuda": 2**24}
+ROWS = 2**18
+
+Components = Sequence[Tensor]
+Rows = Sequence[tuple[Components, Tensor]]
 
 
 def is_linear_in_parameters(model: Model, x: Tensor) -> bool:
@@ -202,3 +215,283 @@ def compose(maps: Tensor) -> Tensor:
         pairs = len(maps) // 2 * 2
         maps = torch.cat([maps[1:pairs:2] @ maps[0:pairs:2], maps[pairs:]])
     return maps[0]
+
+
+# One step of SGD on the state (w, v), whose components are affine in those before. A batch is
+# given as rows (φ, y) that are scaled by 1/√B, so that its loss is Σ r² with r = φ·w − y, and
+#
+#   g = 2 Σ φ·r + λ·w
+#   w ← w − α·g                              without momentum; with it
+#   v ← μ·v + (1 − τ)·g,  w ← w − α·v        or with Nesterov's rule w ← w − α(g + μ·v)
+def descent_step(
+    parameters: int,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+) -> Step:
+    """Return a step of SGD for `torchgd.scan`; its inputs are the rows' φ₁ … φ_P, y in turn."""
+    sign = -1.0 if maximize else 1.0
+
+    def add_gradient(to: Components, w: Components, rows: Rows, factor: float) -> Components:
+        if weight_decay:
+            to = [torch.add(a, b, alpha=factor * weight_decay) for a, b in zip(to, w, strict=True)]
+        for phi, r in rows:
+            factors = zip(to, phi, strict=True)
+            to = [torch.addcmul(a, f, r, value=2 * sign * factor) for a, f in factors]
+        return to
+
+    def step(inputs: Components, state: Components, constant: Tensor) -> Components:
+        w, v = state[:parameters], state[parameters:]
+        rows = residuals(inputs, w, constant)
+        if not momentum:
+            return add_gradient(w, w, rows, -lr)
+        g = add_gradient([torch.zeros_like(a) for a in w], w, rows, 1.0)
+        v = [momentum * a + (1 - dampening) * b for a, b in zip(v, g, strict=True)]
+        ahead = [b + momentum * a for a, b in zip(v, g, strict=True)] if nesterov else v
+        return [*(torch.sub(a, b, alpha=lr) for a, b in zip(w, ahead, strict=True)), *v]
+
+    return step
+
+
+def residuals(inputs: Components, w: Components, constant: Tensor | float = 1.0) -> Rows:
+    """Return each row's φ (P components) and its r = φ·w − y."""
+    rows = []
+    for k in range(0, len(inputs), len(w) + 1):
+        *phi, y = inputs[k : k + len(w) + 1]
+        r = y * -constant
+        for f, a in zip(phi, w, strict=True):
+            r = torch.addcmul(r, f, a)
+        rows.append((phi, r))
+    return rows
+
+
+class RowSource:
+    """An epoch's batches as rows for `descent_step`, in float64, on the model's device.
+
+    A batch of B ≤ P + 1 samples is its rows (φ, y), where y stands for y − ŷ₀. Of a larger one
+    the P + 1 rows of R will do, where [Φ y] = QR: |Φw − y| = |R(w, −1)| for any w, so that loss,
+    gradient and Hessian are the same.
+
+    Raises:
+        ValueError: model and data differ in dtype, the batches in size, or the model is not
+            linear in its parameters.
+    """
+
+    def __init__(self, model: Model, batches: BatchesLike) -> None:
+        self.batches, self.parameters = batches, scalars(model)
+        w = next(iter(self.parameters.values()))
+        self.block = BLOCK.get(w.device.type, BLOCK["cuda"])
+        self.at_zero = deepcopy(model).double()
+        vector_to_parameters(w.new_zeros(len(self.parameters)), self.at_zero.parameters())
+
+    @property
+    def alike(self) -> bool:
+        """Whether each epoch takes the same batches in the same order."""
+        if isinstance(self.batches, Batches):
+            return not self.batches.shuffle or len(self.batches) == 1
+        return isinstance(self.batches, Sequence)
+
+    def __call__(self, epoch: int) -> Iterator[Tensor]:
+        """Yield the epoch's steps in blocks: the rows of n batches, (K, n)."""
+        x, y, size = self._samples(epoch)
+        self._check(x[:: 1 + len(x) // 4096], y)  # enough samples to tell
+        whole, block = len(x) // size * size, max(1, self.block // size) * size
+        for xs, ys in zip(x[:whole].split(block), y[:whole].split(block), strict=True):
+            yield self._rows(xs.view(-1, size), ys.view(-1, size), size)
+        if whole < len(x):
+            yield self._rows(x[None, whole:], y[None, whole:], size)
+
+    def _samples(self, epoch: int) -> tuple[Tensor, Tensor, int]:
+        if isinstance(self.batches, Batches):
+            self.batches.set_epoch(epoch)
+            return *self.batches.in_order(), self.batches.batch_size
+        xs, ys = zip(*self.batches, strict=True)
+        size, *others = map(len, xs)
+        if any(other != size for other in others[:-1]) or len(xs[-1]) > size:
+            raise ValueError(
+                f"batches of {min(map(len, xs))} to {max(map(len, xs))} samples: give all the "
+                "same number, and the last one at most that"
+            )
+        return torch.cat(xs), torch.cat(ys), size
+
+    def _check(self, x: Tensor, y: Tensor) -> None:
+        for name, w in self.parameters.items():
+            same_dtype(name, w, y)
+        if not is_linear_in_parameters(self.at_zero, x.double()):
+            raise ValueError(
+                f"{type(self.at_zero).__name__} is not linear in its parameters: its steps are "
+                "no affine maps; take the update manual or autograd"
+            )
+
+    def _rows(self, x: Tensor, y: Tensor, size: int) -> Tensor:
+        """The rows (K, n) of x and y (n, B); zeros fill up what B lacks to `size`."""
+        width = 1 + len(self.parameters)
+        rows: Tensor | None = None
+        for xs, ys in zip(x.split(self.block, 1), y.split(self.block, 1), strict=True):
+            partials, offset = self.at_zero.partials(xs.double()), self.at_zero(xs.double())
+            columns = [*(partials[name] for name in self.parameters), ys - offset]
+            more = torch.stack(columns)  # (P + 1, n, b)
+            rows = more if rows is None else torch.cat([rows, more], dim=2)
+            if rows.shape[2] > width:
+                rows = torch.linalg.qr(rows.permute(1, 2, 0), mode="r").R.permute(2, 0, 1)
+        assert rows is not None
+        if x.shape[1] > 1:
+            rows = rows / math.sqrt(x.shape[1])
+        rows = torch.nn.functional.pad(rows, (0, min(size, width) - rows.shape[2]))
+        return rows.permute(2, 0, 1).flatten(0, 1)
+
+
+@torch.no_grad()
+def affine_trajectory(
+    model: Model,
+    batches: BatchesLike,
+    lr: float,
+    epochs: int = 50,
+    *,
+    record_every: int | None = None,
+    compiled: bool = False,
+    **options: Any,
+) -> Trajectory:
+    """Return the path of `train` with SGD of these options, all steps in parallel.
+
+    Each step is an affine map of the weights (and, with momentum, the velocities), so the path is a
+    prefix scan of maps (`torchgd.scan`), and where each epoch takes the same batches all epochs
+    are powers of one map. The full batch costs one pass over the data, whatever the number of
+    steps. Recorded is what `train` records; the model's weights then stand at the last row.
+    All is computed in float64 and rounded once to the model's dtype. `compiled`: by torch.compile.
+
+    Not bit for bit the sequential path: maps composed beforehand round at other places than steps
+    taken one by one. Of the sequential path each step rounds w by at most (2P + 7)uR, where u is
+    half of the dtype's ε and R the largest |w| + 2α|φ||y| met: a dot product of P terms, less y,
+    times φ, and the update. As long as no step enlarges an error (α ≤ 2/λ of its batch), k steps
+    add up to k(2P + 7)uR. The scan rounds each step at most twice, once in a composite and once in
+    the replay, and starts lanes by products of S × (S + 1) maps, fewer than steps, so that
+
+        |w_k − w_k sequential| ≤ 8(P + 1)² · k · ε · R
+
+    without momentum. Where steps shrink errors by ρ, 1/(1 − ρ) takes the place of k. A path that
+    leaves float64 ends as in `train`; a product of maps may leave it somewhat earlier than w does.
+
+    Args:
+        model: linear in its parameters.
+        batches: see `Batches`; of a list or DataLoader, only the last may be a smaller one.
+        lr: the learning rate α.
+        epochs: how often the batches are gone through.
+        record_every: as in `train`; the number of steps records the two ends alone.
+        compiled: fuse the work within lanes.
+        options: momentum, dampening, weight_decay, nesterov and maximize, as in `ManualSGD`.
+
+    Raises:
+        ValueError: as `train`; batches of unlike sizes; a model that is not linear in its
+            parameters.
+    """
+    steps = count_steps(epochs, len(batches), record_every)
+    row = torch.arange(0, steps, record_every or record_interval(steps))
+    row = torch.cat([row, torch.arange(max(int(row[-1]) + 1, steps - 1), steps + 1)])
+    recorded = row[:-1]
+    source, length = RowSource(model, batches), len(batches)
+    dtype = next(model.parameters()).dtype
+    weights = torch.stack(list(model.parameters())).double()
+    table = weights.new_zeros(1 + 2 * len(weights), len(row))
+    step = descent_step(len(weights), lr, **options)
+    again = source.alike and epochs > 1
+    blocks = source(0) if again else chain.from_iterable(map(source, range(epochs)))
+    first = next(blocks)
+    start = start_state(weights, first[:, :1], lr, **options)[:, None]
+    blocks = chain([first], blocks)
+    if again:
+        end = follow_epochs(step, blocks, start, epochs, length, recorded, table, compiled)
+    else:
+        one = weights.new_ones(1, 1)
+        for here, rows, states, end in walk(step, blocks, start, one, recorded, compiled):  # noqa: B007
+            fill(table[:, here], rows, states[: len(weights), 0])
+    table[1 : 1 + len(weights), -1] = end[: len(weights), 0]
+    trajectory = Trajectory.of(
+        source.parameters,
+        row,
+        row // length,
+        table.to(dtype).cpu(),
+        "finished",
+    )
+    for name, w in source.parameters.items():
+        w.copy_(trajectory.weights[name][-1])
+    return trajectory
+
+
+def start_state(w: Tensor, rows: Tensor, lr: float, **options: Any) -> Tensor:
+    """Return the state (S,) before the first step, which has `rows` (K, 1).
+
+    That step sets v ← g, undamped, which is v ← μ·v + (1 − τ)·g from v = (τ/μ)·g.
+    """
+    momentum, dampening = options.get("momentum", 0.0), options.get("dampening", 0.0)
+    if not momentum:
+        return w
+    undamped = descent_step(len(w), lr, **{**options, "dampening": 0.0})
+    state = torch.cat([w, torch.zeros_like(w)])[:, None, None]
+    g = torch.stack(list(undamped(rows.unbind(), state.unbind(), torch.ones_like(state[0]))))
+    return torch.cat([w, dampening / momentum * g[len(w) :, 0, 0]])
+
+
+# The state before step e·n + p is M_p(Mᵉ(start)): M_p is the map of an epoch's first p of n steps,
+# M the whole epoch's.
+def follow_epochs(
+    step: Step,
+    blocks: Iterable[Tensor],
+    start: Tensor,
+    epochs: int,
+    length: int,
+    recorded: Tensor,
+    table: Tensor,
+    compiled: bool,
+) -> Tensor:
+    """Fill `table` at the recorded steps of epochs that are alike; return the state at the end."""
+    units, constant = unit_columns(start, len(start))
+    places = torch.zeros(length, dtype=torch.bool).index_fill(0, recorded % length, True)
+    places = places.nonzero()[:, 0]
+    walked = list(walk(step, blocks, units, constant, places, compiled))
+    rows = torch.cat([block[1] for block in walked], dim=-1)
+    maps = torch.cat([block[2] for block in walked], dim=-1)
+    epoch_map, one = walked[-1][3], start.new_ones(1, 1)
+    count = (len(table) - 1) // 2
+    for part in range(0, len(recorded), ROWS):
+        some = recorded[part : part + ROWS]
+        epoch, which = (some // length).unique(return_inverse=True)
+        place = torch.searchsorted(places, some % length).to(start.device)
+        before = powers(epoch_map, epoch.to(start.device), start, one)[..., which.to(start.device)]
+        states = apply(maps[..., place], before, one)
+        fill(table[:, part : part + len(some)], rows[:, place], states[:count, 0])
+    return powers(epoch_map, torch.tensor([epochs], device=start.device), start, one)[..., 0]
+
+
+def walk(
+    step: Step,
+    blocks: Iterable[Tensor],
+    state: Tensor,
+    constant: Tensor,
+    recorded: Tensor,
+    compiled: bool,
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Yield for each block which recorded steps lie in it, their rows and states, and the end."""
+    done = 0
+    for rows in blocks:
+        count = rows.shape[1]
+        a, b = torch.searchsorted(recorded, torch.tensor([done, done + count])).tolist()
+        states, state = scan(step, rows, state, constant, a < b, compiled)
+        if b - a < count:
+            places = (recorded[a:b] - done).to(rows.device)
+            rows, states = rows[:, places], states[..., places]
+        yield slice(a, b), rows, states, state
+        done += count
+
+
+def fill(table: Tensor, rows: Tensor, w: Tensor) -> None:
+    """Put loss, weights and gradients into `table` (1 + 2P, n), from rows (K, n) and w (P, n)."""
+    loss, weights, gradients = table.split([1, len(w), len(w)])
+    weights.copy_(w)
+    for phi, r in residuals(rows.unbind(), w.unbind()):
+        loss[0].addcmul_(r, r)
+        for gradient, f in zip(gradients, phi, strict=True):
+            gradient.addcmul_(f, r, value=2)

@@ -16,7 +16,6 @@ from torch.autograd import gradcheck
 from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
 from torchgd.loss import mean_squared_error, mean_squared_error_derivative, residual
 from torchgd.models import DTYPES, Model, scalars
-from torchgd.symbols import derive, is_zero, notation
 from torchgd.trajectory import Trajectory
 
 
@@ -317,6 +316,8 @@ def _gradient(source: GradientSource, model: Model, point: Point) -> dict[str, f
 
 
 def _symbolic(model: Model) -> Iterator[Finding]:
+    from torchgd.symbols import derive, is_zero, notation  # sympy: a second that compare spares
+
     try:
         derivation = derive(model)
     except ValueError as error:

@@ -180,13 +180,18 @@ class Batches:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        x, y = self.x, self.y
-        if self.shuffle:
-            order = self._order()
-            x, y = x[order], y[order]
-        for start in range(0, len(x), self.batch_size):
-            end = start + self.batch_size
-            yield x[start:end], y[start:end]
+        x, y = self.in_order()
+        most = 1000 * self.batch_size  # to split is faster than to slice, but all at once is much
+        for k in range(0, len(x), most):
+            pieces = (t[k : k + most].split(self.batch_size) for t in (x, y))
+            yield from zip(*pieces, strict=True)
+
+    def in_order(self) -> tuple[Tensor, Tensor]:
+        """Return all of x and y (N,) in the order in which the epoch visits them."""
+        if not self.shuffle:
+            return self.x, self.y
+        order = self._order()
+        return self.x[order], self.y[order]
 
     def _order(self) -> Tensor:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.x))

@@ -113,8 +113,7 @@ class Experiment:
             initial={name: w.item() for name, w in model.named_parameters()},
             record_every=asked.record_every or record_interval(self.steps),
         )
-        for _, optimizer in UPDATES.values():
-            optimizer(model.parameters(), **self.options)
+        ManualSGD(model.parameters(), **self.options)  # refuses all that torch.optim.SGD does
 
     @property
     def name(self) -> str:

@@ -37,7 +37,7 @@ def manual_gradient(model: Model, x: Tensor, y: Tensor) -> Tensor:
     derivative = mean_squared_error_derivative(prediction, y)
     partials = model.partials(x)
     for name, w in model.named_parameters():
-        _same_dtype(name, w, loss)
+        same_dtype(name, w, loss)
         w.grad = (derivative * _partial(partials, name, derivative)).sum()
     return loss
 
@@ -67,11 +67,13 @@ def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         ValueError: prediction and target differ in shape, parameters and loss in dtype, or a
             parameter has no part in ŷ.
     """
-    model.zero_grad()
+    parameters = dict(model.named_parameters())
+    for w in parameters.values():
+        w.grad = None
     loss = mean_squared_error(model(x), y)
     loss.backward()  # type: ignore[no-untyped-call]
-    for name, w in model.named_parameters():
-        _same_dtype(name, w, loss)
+    for name, w in parameters.items():
+        same_dtype(name, w, loss)
         if w.grad is None:
             raise ValueError(
                 f"parameter {name!r} has no part in forward(x): autograd finds no gradient for "
@@ -80,7 +82,7 @@ def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return loss.detach()
 
 
-def _same_dtype(name: str, w: Tensor, loss: Tensor) -> None:
+def same_dtype(name: str, w: Tensor, loss: Tensor) -> None:
     """Refuse a mix of dtypes, which arithmetic with a scalar weight lets pass unnoticed."""
     if w.dtype != loss.dtype:
         raise ValueError(

@@ -167,7 +167,7 @@ class RunWriter:
         self.file = (directory / "trajectory.csv").open("w", newline="", encoding="utf-8")
         self.table = csv.writer(self.file, lineterminator="\n")
         self.table.writerow(["step", "epoch", *self.tags])
-        self.events = SummaryWriter(directory)
+        self.events = SummaryWriter(directory, max_queue=1000)
         self.event_file = cast(Any, self.events.file_writer)  # set by now
         self.events.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
         # TensorBoard lays runs over each other where one chart's pattern fits their tags.

@@ -61,7 +61,7 @@ def train(
         ValueError: epochs or record_every is below 1, or there is no batch, or model, shapes or
             gradients do not fit (see `gradient` and `Recorder`).
     """
-    steps = _count(epochs, len(batches), record_every)
+    steps = count_steps(epochs, len(batches), record_every)
     every = record_every or record_interval(steps)
     set_epoch = getattr(batches, "set_epoch", None)
     # LBFGS asks for the loss at other weights within a step.
@@ -90,7 +90,7 @@ def train(
         return recorder.finish(step, epochs)
 
 
-def _count(epochs: int, batches: int, record_every: int | None) -> int:
+def count_steps(epochs: int, batches: int, record_every: int | None) -> int:
     """Return the number of steps; refuse what makes none."""
     for name, value in (("epochs", epochs), ("record_every", record_every)):
         if value is not None and value < 1:

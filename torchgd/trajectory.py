@@ -1,7 +1,7 @@
 """Where a descent went: weights, gradients and loss, step by step."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -40,6 +40,31 @@ class Trajectory:
         values = zip_longest(*(column.tolist() for column in columns))
         for step, epoch, row in zip(self.step.tolist(), self.epoch.tolist(), values, strict=True):
             yield step, epoch, list(row)
+
+    @classmethod
+    def of(
+        cls, names: Iterable[str], step: Tensor, epoch: Tensor, table: Tensor, stopped: str
+    ) -> "Trajectory":
+        """Return the path that `table` (1 + 2P, K) holds: loss, P weights, P gradients.
+
+        It ends where loss or weights are not finite; `stopped` as above, "" without a last row.
+        """
+        count, end = len(table) // 2, len(step)
+        if not table[: 1 + count].sum().isfinite():  # by itself, a sum may overflow
+            end = int(table[: 1 + count].isfinite().all(dim=0).cumprod(dim=0).sum())
+        if end < len(step):
+            table, step, epoch = table[:, : end + 1], step[: end + 1], epoch[: end + 1]
+            stopped = "diverged"
+        loss, weights, gradients = table.split([1, count, count])
+        steps = len(step) - bool(stopped)  # a last row has weights alone
+        return cls(
+            step=step,
+            epoch=epoch,
+            weights=dict(zip(names, weights, strict=True)),
+            loss=loss[0, :steps],
+            gradients=dict(zip(names, gradients[:, :steps], strict=True)),
+            stopped=stopped,
+        )
 
     @classmethod
     def join(cls, pieces: Sequence["Trajectory"]) -> "Trajectory":
@@ -92,11 +117,10 @@ class Recorder:
         self._index: list[tuple[int, int]] = []
         self._due = time.monotonic() + self.BLOCK_SECONDS
 
-    @torch.no_grad()
     def record(self, step: int, epoch: int, loss: Tensor) -> None:
         """Record the weights before `step`, and the loss and gradients there."""
-        weights = self.parameters.values()
-        gradients = [w.grad for w in weights]
+        parameters = self.parameters.values()
+        weights, gradients = [w.detach() for w in parameters], [w.grad for w in parameters]
         self._rows.append(torch.stack([loss, *weights, *gradients]))  # type: ignore[list-item]
         self._index.append((step, epoch))
 
@@ -134,22 +158,8 @@ class Recorder:
         """Bring the block to the CPU as a piece of trajectory, up to where it diverged."""
         table, index = torch.stack(self._rows).cpu(), torch.tensor(self._index)
         self._start_block()
-        count = len(self.parameters)
-        finite = table[:, : 1 + count].isfinite().all(dim=1)
-        if not finite.all():
-            end = int(finite.logical_not().nonzero()[0]) + 1
-            table, index = table[:end], index[:end]
-            stopped = "diverged"
-        loss, weights, gradients = table.T.split([1, count, count])
-        steps = len(table) - bool(stopped)  # a last row has weights alone
-        piece = Trajectory(
-            step=index[:, 0],
-            epoch=index[:, 1],
-            weights=dict(zip(self.parameters, weights, strict=True)),
-            loss=loss[0, :steps],
-            gradients=dict(zip(self.parameters, gradients[:, :steps], strict=True)),
-            stopped=stopped,
-        )
+        step, epoch = index.unbind(dim=1)
+        piece = Trajectory.of(self.parameters, step, epoch, table.T, stopped)
         self.pieces.append(piece)
         if self.on_block is not None:
             self.on_block(piece)
