@@ -313,10 +313,16 @@ def test_the_learning_rates_of_the_lesson() -> None:
     assert (x, y) == ([0.01], [pytest.approx(0.98 * 0.92 * 0.82)])
 
 
+@pytest.mark.parametrize("options", [
+    {}, {"shuffle": True}, {"momentum": 0.5, "dampening": 0.5}, {"weight_decay": 0.3},
+    {"momentum": 0.9, "nesterov": True}, {"batch_size": 2},
+])  # fmt: skip
 @pytest.mark.parametrize("model", ["quadratic", "own"])
-def test_a_rate_of_the_sweep_is_where_a_run_gets(model: str, exponential: str) -> None:
+def test_a_rate_of_the_sweep_is_where_a_run_gets(
+    model: str, options: dict[str, Any], exponential: str
+) -> None:
     name = exponential if model == "own" else model
-    asked = {"model": name, "data": "lesson", "lr": 0.002, "epochs": 20}
+    asked = {"model": name, "data": "lesson", "lr": 0.002, "epochs": 20, **options}
     found = scene("manual", **asked)
     lr, after = data(draw(found)["rates"], "after")
     for k in (1, len(lr) // 2):

@@ -8,25 +8,23 @@ Its second term, the excess, is what a descent still has to go. So written it ke
 near the minimiser w*, where the difference of two losses has none left.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.functional import hessian, jacobian
+from torch.autograd.functional import hessian
 from torch.func import functional_call
 from torch.nn.utils.rnn import pad_sequence
 
 from torchgd.affine import (
-    compose,
     contraction,
     is_linear_in_parameters,
     jacobians,
     largest_stable_learning_rate,
     minimiser,
-    step_maps,
 )
 from torchgd.loss import mean_squared_error
 from torchgd.models import Model, scalars
@@ -98,25 +96,10 @@ class Landscape:
     def hessians(self) -> Tensor:
         """∂²loss/∂w² of each batch at w*, (n, P, P)."""
         if not self.linear:
-            return self._by_autograd(hessian)
+            losses = (partial(self._loss, x=x, y=y) for x, y in self.batches)
+            return torch.stack([hessian(loss, self.minimiser) for loss in losses])
         phi = pad_sequence(self.phis, batch_first=True)  # a row of zeros adds nothing to ΦᵀΦ
         return self._normalisation[:, None, None] * phi.mT @ phi
-
-    @cached_property
-    def slopes(self) -> Tensor:
-        """∂loss/∂w of each batch at w*, (n, P): 0 where the data agree, and else on average."""
-        if not self.linear:
-            return self._by_autograd(jacobian)
-        with torch.no_grad():
-            residuals = self.predict(self.minimiser, self.x) - self.y
-        r = pad_sequence(residuals.split([len(phi) for phi in self.phis]), batch_first=True)
-        phi = pad_sequence(self.phis, batch_first=True)
-        return self._normalisation[:, None] * (r[:, None] @ phi)[:, 0]
-
-    def _by_autograd(self, derivative: Callable[..., Tensor]) -> Tensor:
-        """Return a derivative of each batch's loss at w*, in a row."""
-        losses = (partial(self._loss, x=x, y=y) for x, y in self.batches)
-        return torch.stack([derivative(loss, self.minimiser) for loss in losses])
 
     @property
     def _normalisation(self) -> Tensor:
@@ -137,32 +120,6 @@ class Landscape:
         """See `torchgd.affine.largest_stable_learning_rate`; for maximize there is none, 0."""
         sign, rest = _signed(options)
         return largest_stable_learning_rate(self.hessians, **rest) if sign > 0 else 0.0
-
-    # With e = w − w*, a batch's gradient is He + g, g its slope at w*: as a product of one matrix,
-    #
-    #   [H  g] [e]
-    #   [0  0] [1]
-    #
-    # so that SGD on (e, 1), whose last component then has no gradient, is all that `step_maps`
-    # already does. Weight decay adds λw = λe + λw*.
-    def after(self, start: Tensor, lr: float, epochs: int, **options: Any) -> Tensor:
-        """The weights (P,) after that many epochs of SGD from `start` (P,), in the batches' order.
-
-        Exact but for rounding where the model is linear in its parameters.
-        """
-        sign, rest = _signed(options)
-        decay = rest.pop("weight_decay", 0.0)
-        P = len(start)
-        H = torch.zeros(len(self.batches), P + 1, P + 1, dtype=torch.float64)
-        H[:, :P, :P] = sign * self.hessians + decay * torch.eye(P, dtype=torch.float64)
-        H[:, :P, P] = sign * self.slopes + decay * self.minimiser
-        state = torch.cat([start - self.minimiser, torch.ones(1, dtype=torch.float64)])
-        if momentum := rest.get("momentum"):
-            # The first step sets v ← g, undamped: as if v had been (τ/μ)·g before.
-            u = rest.get("dampening", 0.0) / momentum * lr * H[0] @ state
-            state = torch.cat([state, u])
-        epoch = compose(step_maps(H, lr, **rest))
-        return self.minimiser + (torch.linalg.matrix_power(epoch, epochs) @ state)[:P]
 
 
 def _signed(options: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:

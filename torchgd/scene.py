@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchgd.affine import affine_trajectory
 from torchgd.checks import ulps
 from torchgd.experiment import UPDATES, Experiment
 from torchgd.landscape import Landscape
@@ -122,20 +123,25 @@ class Scene:
         Of a model that is not linear in its parameters the descents have to be trained; None if
         that would take more than MOST_TRAINED steps.
         """
-        run, landscape = self.runs[0], self.landscape
-        epochs = run.experiment.configuration.epochs
-        if landscape.linear:
-            ends = [landscape.after(run.path[0], lr, epochs, **run.options) for lr in rates]
-        elif len(rates) * run.experiment.steps > MOST_TRAINED:
+        experiment, options = self.experiment, self.runs[0].options
+        if not self.landscape.linear and len(rates) * experiment.steps > MOST_TRAINED:
             return None
-        else:
-            ends = [self._trained(run, lr) for lr in rates]
-        return landscape.excess(torch.stack(ends))
+        descend = self._affine if self.landscape.linear else self._trained
+        ends = [Run("", experiment, descend(experiment, lr, options)).path[-1] for lr in rates]
+        return self.landscape.excess(torch.stack(ends))
 
-    def _trained(self, run: Run, lr: float) -> Tensor:
-        experiment, options = run.experiment, {**run.options, "lr": lr}
-        trajectory = experiment.descend(experiment.new_model(), UPDATES["manual"], options)
-        return Run("", experiment, trajectory).path[-1]
+    @staticmethod
+    def _affine(experiment: Experiment, lr: float, options: dict[str, Any]) -> Trajectory:
+        model, epochs = experiment.new_model(), experiment.configuration.epochs
+        every = experiment.steps  # the two ends alone
+        return affine_trajectory(
+            model, experiment.batches, lr, epochs, record_every=every, **options
+        )
+
+    @staticmethod
+    def _trained(experiment: Experiment, lr: float, options: dict[str, Any]) -> Trajectory:
+        update = UPDATES["manual"]
+        return experiment.descend(experiment.new_model(), update, {**options, "lr": lr})
 
     @property
     def title(self) -> str:
