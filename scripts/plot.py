@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from torchgd.cli import Parser, refusing, run_script
-from torchgd.experiment import UPDATES, Configuration, Experiment
+from torchgd.experiment import AFFINE, UPDATES, Configuration, Experiment
 from torchgd.lookup import MODELS
 from torchgd.loss import mean_squared_error
 from torchgd.plots import animate, draw, save, show
@@ -36,7 +36,8 @@ def make_parser() -> Parser:
 
 def directories(path: Path) -> list[Path]:
     """Return the updates' directories in runs/NAME, or else the directory itself."""
-    return [path / update for update in UPDATES if (path / update).is_dir()] or [path]
+    updates = (path / update for update in (*UPDATES, AFFINE))
+    return [update for update in updates if update.is_dir()] or [path]
 
 
 def load(directory: Path, label: str, model: str | None) -> Run:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from torchgd.checks import Comparison, compare
 from torchgd.cli import Parser, either, finite, integer, not_negative, refusing, run_script
 from torchgd.data import NAMES
-from torchgd.experiment import UPDATES, Configuration, Experiment, Outcome
+from torchgd.experiment import AFFINE, UPDATES, Configuration, Experiment, Outcome
 from torchgd.models import DTYPES
 from torchgd.report import config_json, divergence, result_json, table, transcript, verdict
 from torchgd.tracking import RunWriter, new_directory, write_json
@@ -26,7 +26,8 @@ def make_parser() -> Parser:
     add("--model", metavar="M", help="linear (default), quadratic, or FILE.py:CLASS, your own")
     add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file; "
         "default: lesson, for quadratic parabola")  # fmt: skip
-    add("--update", choices=["both", *UPDATES], default="both", help="default: both")
+    add("--update", choices=["both", *UPDATES, AFFINE], default="both", help="default: both; "
+        "affine takes all steps of a model linear in its parameters at once")  # fmt: skip
     add("--device", metavar="D", help="auto (default: cuda where there is one), cpu, cuda, cuda:N")
     add("--dtype", choices=DTYPES, help="default: float64")
     add("--lr", type=either("auto", not_negative), metavar="α", help="learning rate: 0.01 "
@@ -55,6 +56,8 @@ def make_parser() -> Parser:
     add("--show-steps", action="store_true", help="print every recorded step, as the lesson does")
     add("--record-every", type=integer(1), metavar="K", help="record each K-th step and the last; "
         "default: the least that makes at most 10,000")  # fmt: skip
+    add("--compile", action="store_true", help="torch.compile the gradients: fast on much data; "
+        "they then agree to rounding, not to the bit, which is no failure")  # fmt: skip
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")
     add("--log-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     add("--name", metavar="NAME", help="of the run's directory; default: MODEL-DATA-TIME")
@@ -137,6 +140,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--nesterov needs --momentum above 0 and --dampening 0")
     with refusing(parser, ValueError, OSError):
         experiment = Experiment(configuration(arguments))
+        if arguments.update == AFFINE:
+            experiment.rehearse_affine()
         directory = new_directory(arguments.log_dir, arguments.name, experiment.name)
     updates = list(UPDATES) if arguments.update == "both" else [arguments.update]
     outcomes: list[Outcome] = []
@@ -184,7 +189,9 @@ def report(
     diverged = [outcome for outcome in outcomes if outcome.trajectory.stopped == "diverged"]
     if diverged:
         print(f"train.py: {divergence(experiment, diverged)}", file=sys.stderr)
-    return int(bool(diverged) or (comparison is not None and not comparison.identical))
+    # Compiled, each gradient is summed in an order of its own.
+    agree = comparison is None or comparison.identical or experiment.configuration.compile
+    return int(bool(diverged) or not agree)
 
 
 if __name__ == "__main__":

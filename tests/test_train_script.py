@@ -26,9 +26,11 @@ from torchgd.checks import Comparison
 from torchgd.data import load
 from torchgd.experiment import Configuration, Experiment
 from torchgd.report import verdict
-from torchgd.tracking import RunWriter
+from torchgd.tracking import RunWriter, read_run
 
 HERE = Path(__file__).parent
+# torch's compiler imports what torch itself has deprecated.
+compiles = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 
 class Shell(helpers.Shell):
@@ -122,20 +124,21 @@ def test_standardised_predictions_are_in_original_units(shell: Shell) -> None:
     assert float(row.group(1)) == pytest.approx(expected, rel=1e-13)
 
 
+@compiles
 def test_every_flag_reaches_the_run(shell: Shell) -> None:
     flags = (
         "--model quadratic --data parabola --update manual --device cpu --dtype float32 "
         "--lr 0.002 --momentum 0.9 --dampening 0.25 --weight-decay 0.125 --maximize --epochs 3 "
         "--batch-size 7 --shuffle --seed 5 --standardize --initial w2=2 b=-1 --record-every 4"
     )
-    assert shell(*flags.split(), "--log-dir", "elsewhere", "--name", "mine") == 0
+    assert shell(*flags.split(), "--compile", *"--log-dir elsewhere --name mine".split()) == 0
     config = json.loads(Path("elsewhere/mine/manual/config.json").read_text())
     expected = {
         "model": "quadratic", "data": "parabola", "update": "manual", "device": "cpu",
         "dtype": "float32", "lr": 0.002, "momentum": 0.9, "dampening": 0.25,
         "weight_decay": 0.125, "nesterov": False, "maximize": True, "epochs": 3, "batch_size": 7,
         "shuffle": True, "seed": 5, "standardize": True, "bias": False,
-        "initial": {"w2": 2.0, "w1": 1.0, "b": -1.0}, "record_every": 4,
+        "initial": {"w2": 2.0, "w1": 1.0, "b": -1.0}, "record_every": 4, "compile": True,
     }  # fmt: skip
     assert {key: config[key] for key in expected} == expected
     assert set(Configuration.__dataclass_fields__) <= set(expected)
@@ -388,6 +391,58 @@ def test_a_disk_that_fails_is_one_line_and_keeps_what_was_written(
     assert len(read_csv(shell.run / "manual" / "trajectory.csv")[1]) == 1000
 
 
+def test_the_affine_update(shell: Shell) -> None:
+    """4ε a step or less, each of which shrinks errors: see `affine_trajectory`."""
+    flags = "--model quadratic --data cars --standardize --lr 0.001 --momentum 0.5 --epochs 3"
+    assert shell(*flags.split(), "--update", "affine") == 0
+    assert [path.name for path in shell.run.iterdir()] == ["affine"]
+    config, affine = read_run(shell.run / "affine")
+    assert config["update"] == shell.result("affine")["update"] == "affine"
+    manual = Experiment(Configuration.of_run(config)).run("manual", 4.0).trajectory
+    assert torch.equal(affine.step, manual.step)
+    for name, w in manual.weights.items():
+        torch.testing.assert_close(affine.weights[name], w, rtol=1e-13, atol=1e-13)
+    assert events(shell.run / "affine")["weight/w2"][-1][0] == 150
+
+
+@compiles
+def test_compiled_gradients_are_summed_in_another_order(shell: Shell) -> None:
+    """A gradient of 32 terms below 10⁴ is off by 32 ulps of that, and 45 steps by 45·α of it."""
+    flags = "--model quadratic --data co2 --standardize --lr 0.05 --batch-size 32 --epochs 3"
+    assert shell(*flags.split(), "--compile") == 0
+    assert re.search(r"steps are identical|the weights differ by \S+ \(\d+ ULPs\)", shell.out)
+    config, compiled = read_run(shell.run / "manual")
+    assert config["compile"]
+    eager = Experiment(Configuration.of_run({**config, "compile": False})).run("manual", 4.0)
+    for name, w in eager.trajectory.weights.items():
+        off = 45 * 0.05 * 32 * 1e4 * torch.finfo(torch.float64).eps
+        torch.testing.assert_close(compiled.weights[name], w, rtol=0, atol=off)
+
+
+def test_compiled_gradients_need_not_agree_to_the_bit(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(EXPONENTIAL)
+    monkeypatch.setattr("torchgd.experiment.compiled", lambda gradient, x: gradient)
+    flags = "--model mine.py:Exponential --lr 0.01 --epochs 20".split()
+    assert shell(*flags, "--name", "eager") == 1
+    assert shell(*flags, "--name", "compiled", "--compile") == 0
+    assert "The updates part at step " in shell.out
+
+
+def test_without_a_compiler(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no working C++ compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    assert shell("--compile") == 2
+    assert shell.err == (
+        "train.py: compile: torch.compile fails on this machine (no working C++ compiler); "
+        "install a C++ compiler, for CUDA Triton, or do without\n"
+    )
+    assert not Path("runs").exists()
+
+
 def test_divergence_of_a_model_that_is_not_linear(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(EXPONENTIAL)
     assert shell("--model", "mine.py:Exponential", "--lr", "1", "--data", "parabola") == 1
@@ -459,7 +514,9 @@ REFUSED = {
     "--device cuda:x": "device 'cuda:x': choose auto, cpu, cuda or cuda:N",
     "--device cuda:99": "device 'cuda:99': torch ",
     "--dtype float16": "argument --dtype: invalid choice: 'float16' (choose from ",
-    "--update affine": "argument --update: invalid choice: 'affine' (choose from ",
+    "--update neither": "argument --update: invalid choice: 'neither' (choose from ",
+    "--update affine --model mine.py:Exponential": "Exponential is not linear in its parameters: "
+    "its steps are no affine maps; take the update manual or autograd",
     "--initial v=3": "initial v=3.0: model 'linear' has no parameter 'v'; it has w",
     "--initial w": "argument --initial: 'w' is not NAME=VALUE, such as w=1.0",
     "--initial w=nan": "argument --initial: 'nan' is not a finite number",
@@ -524,6 +581,14 @@ def test_cuda_without_a_gpu(shell: Shell) -> None:
         f"train.py: device 'cuda': torch {torch.__version__} finds 0 CUDA devices on this machine; "
         "use cpu or auto\n"
     )
+
+
+@pytest.mark.cuda
+@compiles
+def test_compiled_on_cuda(shell: Shell) -> None:
+    """The lesson's sums have one term, so that compiling changes no order, only roundings."""
+    assert shell("--device", "cuda", "--compile") == 0
+    assert shell.result()["parameters"]["w"] == pytest.approx(1.999999723695619, rel=1e-14)
 
 
 @pytest.mark.cuda

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchgd.affine import best_learning_rate
+from torchgd.affine import RowSource, affine_trajectory, best_learning_rate
 from torchgd.checks import compare
 from torchgd.data import NAMES, Batches, Standardization, load
-from torchgd.gradients import autograd_gradient, manual_gradient
+from torchgd.gradients import autograd_gradient, compiled, manual_gradient
 from torchgd.lookup import MODELS, find_device, find_model, guarded
 from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model
@@ -24,6 +24,7 @@ UPDATES: dict[str, Update] = {
     "manual": (manual_gradient, ManualSGD),
     "autograd": (autograd_gradient, torch.optim.SGD),
 }
+AFFINE = "affine"  # the update that takes all steps at once, and has no gradient and optimizer
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Configuration:
     bias: bool = False
     initial: dict[str, float] = field(default_factory=dict)
     record_every: int | None = None
+    compile: bool = False
 
     @classmethod
     def of_run(cls, config: Mapping[str, Any]) -> "Configuration":
@@ -208,6 +210,15 @@ class Experiment:
             model = self.new_model()
             Recorder(model)
             guarded(self.configuration.model, gradient, model, x, y)
+        if self.configuration.compile:
+            try:
+                compiled(manual_gradient, x)(model, x, y)
+            except Exception as error:  # torch has as many errors here as ways to lack a compiler
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                raise ValueError(
+                    f"compile: torch.compile fails on this machine ({reason}); install a C++ "
+                    "compiler, for CUDA Triton, or do without"
+                ) from error
 
     def descend(
         self,
@@ -219,6 +230,8 @@ class Experiment:
     ) -> Trajectory:
         """Train a model with any update, of these options."""
         gradient, optimizer = update
+        if self.configuration.compile:
+            gradient = compiled(gradient, next(iter(self.batches))[0])
         return train(
             model,
             self.batches,
@@ -237,10 +250,18 @@ class Experiment:
         on_block: Callable[[Trajectory], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Outcome:
-        """Train a new model with the update "manual" or "autograd"; predict ŷ at x = `predict`."""
+        """Train a new model by "manual", "autograd" or "affine"; predict ŷ at x = `predict`.
+
+        The affine update computes the whole path at once, and so hands it over at once.
+        """
         model = self.new_model()
         start = time.perf_counter()
-        trajectory = self.descend(model, UPDATES[update], self.options, on_block, stop)
+        if update == AFFINE:
+            trajectory = self._at_once(model)
+            if on_block is not None:
+                on_block(trajectory)
+        else:
+            trajectory = self.descend(model, UPDATES[update], self.options, on_block, stop)
         seconds = time.perf_counter() - start
         at = self.standardized(torch.tensor([predict], dtype=torch.float64))
         with torch.no_grad():
@@ -257,6 +278,21 @@ class Experiment:
             prediction=prediction.cpu(),
             seconds=seconds,
         )
+
+    def _at_once(self, model: Model) -> Trajectory:
+        c = self.configuration
+        every = c.record_every
+        return affine_trajectory(
+            model, self.batches, epochs=c.epochs, record_every=every, **self.options
+        )
+
+    def rehearse_affine(self) -> None:
+        """Make the first steps' maps, so that what has none is refused before the run.
+
+        Raises:
+            ValueError: the model is not linear in its parameters.
+        """
+        next(RowSource(self.new_model(), self.batches)(0))
 
     def _parameters(self, model: Model) -> dict[str, Tensor]:
         z = self.standardization
