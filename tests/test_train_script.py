@@ -29,8 +29,10 @@ from torchgd.report import verdict
 from torchgd.tracking import RunWriter, read_run
 
 HERE = Path(__file__).parent
-# torch's compiler imports what torch itself has deprecated.
-compiles = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+# While it traces, torch's compiler meets what torch itself warns of.
+compiles = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning", "ignore:The .grad attribute"
+)
 
 
 class Shell(helpers.Shell):
