@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from torchgd.affine import require_linear
 from torchgd.checks import Comparison, compare
 from torchgd.cli import Parser, either, finite, integer, not_negative, refusing, run_script
 from torchgd.data import NAMES
@@ -25,7 +26,8 @@ def make_parser() -> Parser:
     add("--model", metavar="M", help="linear (default), quadratic, or FILE.py:CLASS, your own")
     add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file; "
         "default: lesson, for quadratic parabola")  # fmt: skip
-    add("--update", choices=["both", *UPDATES], default="both", help="default: both")
+    add("--update", choices=["both", *UPDATES, "affine"], default="both", help="default: both; "
+        "affine: all steps in parallel, for models linear in their parameters")  # fmt: skip
     add("--device", metavar="D", help="auto (default: cuda where there is one), cpu, cuda, cuda:N")
     add("--dtype", choices=DTYPES, help="default: float64")
     add("--lr", type=either("auto", not_negative), metavar="α", help="learning rate: 0.01 "
@@ -54,6 +56,8 @@ def make_parser() -> Parser:
     add("--show-steps", action="store_true", help="print every recorded step, as the lesson does")
     add("--record-every", type=integer(1), metavar="K", help="record each K-th step and the last; "
         "default: the least that makes at most 10,000")  # fmt: skip
+    add("--compile", action="store_true", help="fuse the gradient by torch.compile, which sums in "
+        "another order: updates that differ in ULPs are then no error")  # fmt: skip
     add("--log-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     add("--name", metavar="NAME", help="of the run's directory; default: MODEL-DATA-TIME")
     parser.set_defaults(**asdict(Configuration()))
@@ -124,6 +128,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--nesterov needs --momentum above 0 and --dampening 0")
     with refusing(parser, ValueError, OSError):
         experiment = Experiment(configuration(arguments))
+        if arguments.update == "affine":
+            require_linear(experiment.new_model(), experiment.batches.x)
         directory = new_directory(arguments.log_dir, arguments.name, experiment.name)
     updates = list(UPDATES) if arguments.update == "both" else [arguments.update]
     outcomes: list[Outcome] = []
@@ -164,7 +170,8 @@ def report(
     diverged = [outcome for outcome in outcomes if outcome.trajectory.stopped == "diverged"]
     if diverged:
         print(f"train.py: {divergence(experiment, diverged)}", file=sys.stderr)
-    return int(bool(diverged) or (comparison is not None and not comparison.identical))
+    differ = comparison is not None and not comparison.identical
+    return int(bool(diverged) or (differ and not experiment.configuration.compile))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,7 +133,7 @@ def test_every_flag_reaches_the_run(shell: Shell) -> None:
         "dtype": "float32", "lr": 0.002, "momentum": 0.9, "dampening": 0.25,
         "weight_decay": 0.125, "nesterov": False, "maximize": True, "epochs": 3, "batch_size": 7,
         "shuffle": True, "seed": 5, "standardize": True, "bias": False,
-        "initial": {"w2": 2.0, "w1": 1.0, "b": -1.0}, "record_every": 4,
+        "initial": {"w2": 2.0, "w1": 1.0, "b": -1.0}, "record_every": 4, "compile": False,
     }  # fmt: skip
     assert {key: config[key] for key in expected} == expected
     assert set(Configuration.__dataclass_fields__) <= set(expected)
@@ -369,6 +370,40 @@ def test_the_verdict_says_what_parts(first: Any, max_ulp: int, text: str) -> Non
     assert verdict(comparison, t, t).startswith(text)
 
 
+def test_the_affine_update(shell: Shell) -> None:
+    """3 roundings of 2 over 1 − 0.82, twice, from the lesson's end."""
+    assert shell("--update", "affine") == 0
+    result, bound = shell.result("affine"), 6 * torch.finfo(torch.float64).eps / (1 - 0.82)
+    assert abs(result["parameters"]["w"] - 1.999999723695619) <= bound
+    assert (result["update"], result["steps"], result["stopped"]) == ("affine", 150, "finished")
+    _, rows = read_csv(shell.run / "affine" / "trajectory.csv")
+    assert [int(row[0]) for row in rows] == list(range(151))
+
+
+def test_an_affine_run_that_diverges(shell: Shell) -> None:
+    assert shell("--update", "affine", "--lr", "1", "--epochs", "200") == 1
+    assert "train.py: affine diverged: the loss or a weight is not finite at step " in shell.err
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_updates_agree_to_rounding(shell: Shell) -> None:
+    """The full batch of the lesson: 9 roundings of w's size, shrunk by 1 − 0.02·14/3 a step."""
+    assert shell("--compile", "--batch-size", "full") == 0
+    comparison = json.loads((shell.run / "comparison.json").read_text())
+    assert comparison["max_abs"] <= 9 * 2 * torch.finfo(torch.float64).eps / (0.02 * 14 / 3)
+    assert json.loads((shell.run / "manual" / "config.json").read_text())["compile"] is True
+
+
+def test_compile_without_a_compiler(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert shell("--compile") == 2
+    assert shell.err == (
+        "train.py: compile: there is no C++ compiler 'no-such-compiler' on this machine; install "
+        "it, name another in CXX, or do without\n"
+    )
+
+
 def test_a_disk_that_fails_is_one_line_and_keeps_what_was_written(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,7 +491,9 @@ REFUSED = {
     "--device cuda:x": "device 'cuda:x': choose auto, cpu, cuda or cuda:N",
     "--device cuda:99": "device 'cuda:99': torch ",
     "--dtype float16": "argument --dtype: invalid choice: 'float16' (choose from ",
-    "--update affine": "argument --update: invalid choice: 'affine' (choose from ",
+    "--update adam": "argument --update: invalid choice: 'adam' (choose from ",
+    "--update affine --model mine.py:Exponential": "Exponential is not linear in its parameters: "
+    "its steps are no affine maps; take the update manual or autograd",
     "--initial v=3": "initial v=3.0: model 'linear' has no parameter 'v'; it has w",
     "--initial w": "argument --initial: 'w' is not NAME=VALUE, such as w=1.0",
     "--initial w=nan": "argument --initial: 'nan' is not a finite number",

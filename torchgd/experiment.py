@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchgd.affine import best_learning_rate
+from torchgd.affine import affine_trajectory, best_learning_rate
 from torchgd.checks import compare
 from torchgd.data import Batches, Standardization, load
-from torchgd.gradients import autograd_gradient, manual_gradient
+from torchgd.gradients import autograd_gradient, compiled, manual_gradient
 from torchgd.lookup import find_device, find_model, guarded
 from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model
@@ -47,6 +47,7 @@ class Configuration:
     bias: bool = False
     initial: dict[str, float] = field(default_factory=dict)
     record_every: int | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Experiment:
             initial={name: w.item() for name, w in model.named_parameters()},
             record_every=asked.record_every or record_interval(self.steps),
         )
+        if asked.compile:
+            compiled(manual_gradient, self.device, size)
         ManualSGD(model.parameters(), **self.options)  # refuses all that torch.optim.SGD does
 
     @property
@@ -196,6 +199,8 @@ class Experiment:
     ) -> Trajectory:
         """Train a model with any update, of these options."""
         gradient, optimizer = update
+        if self.configuration.compile:
+            gradient = compiled(gradient, self.device, self.batches.batch_size)
         return train(
             model,
             self.batches,
@@ -214,10 +219,15 @@ class Experiment:
         on_block: Callable[[Trajectory], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Outcome:
-        """Train a new model with the update "manual" or "autograd"; predict ŷ at x = `predict`."""
+        """Train a new model with an update, or "affine"; predict ŷ at x = `predict`."""
         model = self.new_model()
         start = time.perf_counter()
-        trajectory = self.descend(model, UPDATES[update], self.options, on_block, stop)
+        if update == "affine":
+            trajectory = self._affine(model)
+            if on_block is not None:
+                on_block(trajectory)
+        else:
+            trajectory = self.descend(model, UPDATES[update], self.options, on_block, stop)
         seconds = time.perf_counter() - start
         at = self._standardized(torch.tensor([predict], dtype=torch.float64))
         with torch.no_grad():
@@ -234,6 +244,11 @@ class Experiment:
             prediction=prediction.cpu(),
             seconds=seconds,
         )
+
+    def _affine(self, model: Model) -> Trajectory:
+        c = self.configuration
+        keywords = {"record_every": c.record_every, "compiled": c.compile, **self.options}
+        return affine_trajectory(model, self.batches, epochs=c.epochs, **keywords)
 
     def _parameters(self, model: Model) -> dict[str, Tensor]:
         z = self.standardization
