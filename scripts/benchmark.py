@@ -1,10 +1,11 @@
-"""Time torchgd beside its peers, in one run, and print how many times as fast it is.
+"""Time torchgd beside what its users would write without it, each in one table.
 
-Each pair takes turns, so that both meet the same machine, and must first agree on the weights.
+The two sides take turns. Their final weights are compared before a time counts. The ratio is ours
+over theirs, the median and the range over the turns: below 1 torchgd is the faster.
 """
 
+import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -23,408 +24,397 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from torchgd import (
-    Batches,
-    Linear,
-    ManualSGD,
-    Model,
-    Quadratic,
-    autograd_gradient,
-    manual_gradient,
-    train,
-)
+import torchgd
+from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
 from torchgd.affine import affine_trajectory
 from torchgd.cli import Parser, refusing, run_script
-from torchgd.data import load
 from torchgd.experiment import Configuration, Experiment
 from torchgd.gradients import GradientSource, compiled
 from torchgd.lookup import find_device
 from torchgd.report import aligned, config_json
 from torchgd.tracking import RunWriter
 
-LR = 0.01
-Job = Callable[[], Tensor]
+Side = Callable[[int], list[float]]  # does the work of that size; returns the final weights
+RATE = 0.002
+F64 = torch.float64
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
-    """Two ways to the same weights: ours, and a peer's, each with how many items it goes through.
+    """Two sides of one work. `sizes`: of ours and of theirs, which may be too slow for as much.
 
-    `close` is how far apart their weights may be, relative to the largest. Where the peer goes
-    through fewer items, `same` is our way through those.
+    `digits`: how many of the weights' digits must agree at their size; 0, not to compare.
     """
 
     name: str
-    item: str
-    ours: tuple[str, Job, int]
-    peer: tuple[str, Job, int]
-    close: float
-    same: Job | None = None
+    ours: Side
+    peer_name: str
+    peer: Side
+    sizes: tuple[int, int]
+    digits: int = 10
+    goal: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
-    """What was measured: seconds an item, and the ratio peer/ours, median and range."""
+    """A line of the table; times are per unit of size, in seconds."""
 
     work: str
-    ours: str
+    torchgd: float
     peer: str
-    item: str
-    seconds: float
-    peer_seconds: float
+    peer_time: float
     ratio: float
     least: float
     most: float
+    goal: str
 
 
-def weights_of(model: torch.nn.Module) -> Tensor:
-    """The weights, (P,), on the CPU."""
-    return torch.stack([w.detach().cpu().double() for w in model.parameters()])
+def points(count: int, device: torch.device, dtype: torch.dtype = F64) -> tuple[Tensor, Tensor]:
+    """Return x on [−1, 1] and y = 2x and some noise, the same on each device."""
+    generator = torch.Generator().manual_seed(0)
+    x = 2 * torch.rand(count, dtype=dtype, generator=generator) - 1
+    y = 2 * x + 0.1 * torch.randn(count, dtype=dtype, generator=generator)
+    return x.to(device), y.to(device)
 
 
-# The peers, as their users write them.
+def weights(model: Model) -> list[float]:
+    """Return the model's weights; on CUDA this waits until they are there."""
+    return [w.item() for w in model.parameters()]
 
 
-def autograd_loop(model: Model, x: Tensor, y: Tensor, epochs: int = 1, each: Any = None) -> Tensor:
-    """Per-sample autograd with torch.optim.SGD, which calls `each` with what was computed."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-    step = 0
+def bare_loop(make: Any, batches: Batches, epochs: int) -> list[float]:
+    """Autograd and torch.optim.SGD in a hand-written loop that records nothing."""
+    model = make(device=batches.x.device, dtype=batches.x.dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     for _ in range(epochs):
-        for xn, yn in zip(x, y, strict=True):
-            loss = (model(xn) - yn) ** 2
+        for x, y in zip(
+            batches.x.split(batches.batch_size), batches.y.split(batches.batch_size), strict=True
+        ):
             optimizer.zero_grad()
-            loss.backward()
-            if each is not None:
-                each(step, loss, model)
+            loss = ((model(x) - y) ** 2).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            step += 1
-    return weights_of(model)
+    return weights(model)
 
 
-def manual_loop(x: Tensor, y: Tensor, epochs: int) -> Tensor:
-    """The lesson's loop in torch: the gradient by hand, and w ← w − α·g."""
+def train(
+    make: Any, batches: Batches, epochs: int, gradient: GradientSource = manual_gradient
+) -> list[float]:
+    """Train by torchgd, every step recorded."""
+    model = make(device=batches.x.device, dtype=batches.x.dtype)
+    usual = gradient is autograd_gradient
+    optimizer = (torch.optim.SGD if usual else ManualSGD)(model.parameters(), lr=RATE)
+    torchgd.train(model, batches, optimizer, gradient, epochs, record_every=1)
+    return weights(model)
+
+
+def by_hand(x: Tensor, y: Tensor, epochs: int) -> list[float]:
+    """The line's descent, one sample a step, in as little torch as there can be."""
     w = torch.tensor(1.0, dtype=x.dtype, device=x.device)
     for _ in range(epochs):
         for xn, yn in zip(x, y, strict=True):
-            w = w - LR * (2 * xn * (w * xn - yn))
-    return w.cpu()[None]
+            w = w - RATE * 2 * xn * (w * xn - yn)
+    return [w.item()]
 
 
-def logged_loop(x: Tensor, y: Tensor, epochs: int) -> Tensor:
-    """The autograd loop with three add_scalar calls a step."""
-    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
-
-        def log(step: int, loss: Tensor, model: Any) -> None:
-            writer.add_scalar("loss", loss.item(), step)
-            writer.add_scalar("weight/w", model.w.item(), step)
-            writer.add_scalar("gradient/w", model.w.grad.item(), step)
-
-        return autograd_loop(Linear(dtype=x.dtype), x, y, epochs, log)
+def affine(
+    make: Any, x: Tensor, y: Tensor, count: int, size: int = 1, epochs: int = 1, fuse: bool = False
+) -> list[float]:
+    """Descend through the first `count` points by the affine update, every step recorded."""
+    model = make(device=x.device, dtype=x.dtype)
+    batches = Batches(x[:count], y[:count], size)
+    affine_trajectory(model, batches, RATE, epochs, record_every=1, compiled=fuse)
+    return weights(model)
 
 
-def sgd_regressor(columns: Tensor, y: Tensor, start: Tensor) -> Tensor:
-    """scikit-learn's loop in C; its loss has a ½, so twice the rate is the same descent."""
+def sgd_regressor(columns: list[Tensor], y: Tensor, start: list[float]) -> Side:
+    """scikit-learn's, whose loss is ½(ŷ − y)², so that its rate is twice ours."""
     from sklearn.linear_model import SGDRegressor
 
-    options = {"penalty": None, "shuffle": False, "fit_intercept": False, "tol": None}
-    model = SGDRegressor(learning_rate="constant", eta0=2 * LR, max_iter=1, **options)
-    model.fit(columns.numpy(), y.numpy(), coef_init=start.numpy())
-    return torch.from_numpy(model.coef_)
+    X, target = torch.stack(columns, dim=1).cpu().numpy(), y.cpu().numpy()
+
+    def fit(count: int) -> list[float]:
+        regressor = SGDRegressor(
+            penalty=None, fit_intercept=False, shuffle=False, learning_rate="constant",
+            eta0=2 * RATE, max_iter=1, tol=None,
+        )  # fmt: skip
+        regressor.fit(X[:count], target[:count], coef_init=np.array(start))
+        return [float(w) for w in regressor.coef_]
+
+    return fit
 
 
-def numpy_descent(x: Tensor, y: Tensor, steps: int) -> Tensor:
-    """Full-batch descent of a line in numpy."""
-    a, b, w = x.numpy(), y.numpy(), np.float32(1)
-    for _ in range(steps):
-        w = w - np.float32(LR) * (2 * a * (w * a - b)).mean()
-    return torch.tensor([float(w)], dtype=torch.float64)
+def numpy_full_batch(x: Tensor, y: Tensor, epochs: int) -> list[float]:
+    """The line's descent on the full batch in numpy."""
+    a, b, w = x.cpu().numpy(), y.cpu().numpy(), np.ones((), dtype=x.cpu().numpy().dtype)
+    for _ in range(epochs):
+        w = w - RATE * (2 / len(a)) * ((w * a - b) @ a)
+    return [float(w)]
 
 
-# Ours.
+SCRIPT = """
+import torch
+from torch.utils.tensorboard import SummaryWriter
+xs, ys, results = [1.0, 2.0, 3.0], [2.0, 4.0, 6.0], []
+for update in ("manual", "autograd"):
+    writer = SummaryWriter(f"runs/{update}")
+    w = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+    if update == "autograd":
+        optimizer = torch.optim.SGD([w], lr=0.01)
+    step = 0
+    for epoch in range(50):
+        for x, y in zip(xs, ys):
+            if update == "manual":
+                with torch.no_grad():
+                    loss = (w * x - y) ** 2
+                    gradient = 2 * x * (w * x - y)
+            else:
+                optimizer.zero_grad()
+                loss = (w * x - y) ** 2
+                loss.backward()
+                gradient = w.grad
+            writer.add_scalar("loss", loss.item(), step)
+            writer.add_scalar("weight", w.item(), step)
+            writer.add_scalar("gradient", gradient.item(), step)
+            if update == "manual":
+                with torch.no_grad():
+                    w -= 0.01 * gradient
+            else:
+                optimizer.step()
+            step += 1
+    writer.close()
+    print(w.item())
+"""
 
 
-def trained(
-    make: Callable[..., Model],
-    batches: Batches,
-    gradient: GradientSource,
-    optimizer: Callable[..., Any],
-    epochs: int,
-    **options: Any,
-) -> Tensor:
-    """The weights after `train`."""
-    model = make(device=batches.x.device, dtype=batches.x.dtype)
-    train(model, batches, optimizer(model.parameters(), lr=LR), gradient, epochs, **options)
-    return weights_of(model)
+def process(command: list[str], _: int) -> list[float]:
+    """Run a Python process in an empty folder; return the numbers that a line of it ends with."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{Path(__file__).parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        done = subprocess.run(
+            [sys.executable, *command], cwd=folder, env={**os.environ, "PYTHONPATH": path},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    rows = [line.split() for line in done.stdout.splitlines()]
+    values = [row for row in rows if row[0] == "w"] or [["w", *(row[0] for row in rows)]]
+    return [float(text) for text in values[0][1:3]]
 
 
-def logged(batches: Batches, epochs: int) -> Tensor:
-    """The same, written as scripts/train.py does."""
-    config = config_json(Experiment(Configuration(device="cpu", epochs=epochs)), "autograd")
-    update = autograd_gradient, torch.optim.SGD
+def log_by_writer(trajectory: torchgd.Trajectory, config: dict[str, Any], _: int) -> list[float]:
+    """Write a trajectory as torchgd does, CSV file and all."""
     with (
         tempfile.TemporaryDirectory() as folder,
         RunWriter(Path(folder) / "run", config, ["w"]) as writer,
     ):
-        return trained(Linear, batches, *update, epochs, on_block=writer.record)
+        writer.record(trajectory)
+    return [trajectory.weights["w"][-1].item()]
 
 
-def affine(make: Callable[..., Model], batches: Batches, epochs: int = 1, **options: Any) -> Tensor:
-    """The weights after the affine update."""
-    model = make(device=batches.x.device, dtype=batches.x.dtype)
-    affine_trajectory(model, batches, LR, epochs, **options)
-    return weights_of(model)
-
-
-def whole_process(*words: str) -> Tensor:
-    """Run a Python program from its start to its end; its last word is the weight."""
+def log_by_add_scalar(trajectory: torchgd.Trajectory, _: int) -> list[float]:
+    """Write loss, weight and gradient of each step by `add_scalar`."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, *words, "--log-dir", folder]
-        root = str(Path(__file__).parent.parent)
-        environment = {**os.environ, "PYTHONPATH": root}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    line = next(row for row in done.stdout.splitlines() if row.startswith("w "))
-    return torch.tensor([float(line.split()[1])], dtype=torch.float64)
+        writer = SummaryWriter(folder)  # type: ignore[no-untyped-call]
+        for step, _epoch, (loss, w, g) in trajectory.rows():
+            for name, value in (("loss", loss), ("weight", w), ("gradient", g)):
+                if value is not None:
+                    writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+        writer.close()  # type: ignore[no-untyped-call]
+    return [trajectory.weights["w"][-1].item()]
 
 
-HAND_WRITTEN = """
-import argparse
-import torch
-from torch.utils.tensorboard import SummaryWriter
+def small_steps(device: torch.device, epochs: int) -> Iterator[Work]:
+    """Yield the works of a single step: three points, one sample a step."""
+    x = torch.tensor([1.0, 2.0, 3.0], dtype=F64, device=device)
+    batches = Batches(x, 2 * x)
+    bare, sizes = partial(bare_loop, Linear, batches), (epochs, epochs)
+    recorded = "step, {}, all recorded (epoch of 3)"
+    sources: list[tuple[str, GradientSource, str]] = [
+        ("autograd", autograd_gradient, "1.15"),
+        ("manual", manual_gradient, "0.5"),
+    ]
+    if device.type == "cuda":
+        sources.append(("manual, CUDA graphs", compiled(manual_gradient, x[:1]), ""))
+    for name, source, goal in sources:
+        ours = partial(train, Linear, batches, gradient=source)
+        yield Work(recorded.format(name), ours, "bare autograd + SGD loop", bare, sizes, 10, goal)
+    yield Work(recorded.format("manual"), partial(train, Linear, batches), "hand-written torch",
+               partial(by_hand, x, 2 * x), sizes)  # fmt: skip
+    experiment = Experiment(Configuration(epochs=epochs))
+    trajectory, config = experiment.run("manual", 4.0).trajectory, config_json(experiment, "manual")
+    ours, theirs = (
+        partial(log_by_writer, trajectory, config),
+        partial(log_by_add_scalar, trajectory),
+    )
+    yield Work("logging (epoch of 3)", ours, "three add_scalar calls a step", theirs, sizes)
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--log-dir")
-folder = parser.parse_args().log_dir
-data = [(1.0, 2.0), (2.0, 4.0), (3.0, 6.0)]
 
-def log(writer, step, loss, w, gradient):
-    writer.add_scalar("loss", loss, step)
-    writer.add_scalar("weight/w", w, step)
-    writer.add_scalar("gradient/w", gradient, step)
+def per_sample(device: torch.device, count: int) -> Iterator[Work]:
+    """Yield the affine update, one sample a step, full trajectory (theirs keep none)."""
+    x, y = points(count, device)
+    kinds: list[tuple[Any, list[Tensor], list[float], str]] = [
+        (Linear, [x], [1.0], "0.001"),
+        (Quadratic, [x**2, x, x**0], [1.0, 1.0, 0.0], "0.0033"),
+    ]
+    for make, columns, start, goal in kinds:
+        name, few = f"per sample, {make.__name__}, affine", min(count, 2000)
+        eager, fused = partial(affine, make, x, y), partial(affine, make, x, y, fuse=True)
 
-w = 1.0
-with SummaryWriter(folder + "/manual") as writer:
-    for step in range(150):
-        x, y = data[step % 3]
-        gradient = 2 * x * (w * x - y)
-        log(writer, step, (w * x - y) ** 2, w, gradient)
-        w -= 0.01 * gradient
+        def loop(n: int, make: Any = make) -> list[float]:
+            return bare_loop(make, Batches(x[:n], y[:n]), 1)
 
-v = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-optimizer = torch.optim.SGD([v], lr=0.01)
-with SummaryWriter(folder + "/autograd") as writer:
-    for step in range(150):
-        x, y = data[step % 3]
-        loss = (v * x - y) ** 2
-        optimizer.zero_grad()
-        loss.backward()
-        log(writer, step, loss.item(), v.item(), v.grad.item())
-        optimizer.step()
-print("w", v.item())
+        yield Work(name, eager, "bare autograd + SGD loop", loop, (count, few), 10, goal)
+        try:
+            fit = sgd_regressor(columns, y, start)
+        except ImportError:
+            print("scikit-learn is missing: its rows are left out; install the extra bench",
+                  file=sys.stderr)  # fmt: skip
+            continue
+        yield Work(name, eager, "SGDRegressor", fit, (count, count), 10, "0.5")
+        yield Work(f"{name} --compile", fused, "SGDRegressor", fit, (count, count), 10, "0.25")
+
+
+def full_batch(device: torch.device, count: int) -> Iterator[Work]:
+    """Yield steps on the full batch, float32: a few, for they take the same time."""
+    x, y = points(count, device, torch.float32)
+    batches = Batches(x, y, count)
+    fused = compiled(manual_gradient, x)
+    manual, fast = (partial(train, Linear, batches, gradient=g) for g in (manual_gradient, fused))
+    name, bare = "full batch, --compile", partial(bare_loop, Linear, batches)
+    # float32 sums of many terms, in three orders: five digits of seven.
+    yield Work(name, fast, "eager autograd", bare, (5, 5), 5, "0.05")
+    yield Work("full batch, manual", manual, "eager autograd", bare, (5, 5), 5)
+    yield Work(name, fast, "numpy", partial(numpy_full_batch, x, y), (5, 5), 5)
+
+    def steps(_: int, epochs: int) -> list[float]:
+        return affine(Linear, x, y, count, count, epochs)
+
+    many, some = partial(steps, epochs=5000), partial(steps, epochs=50)
+    yield Work("full batch, affine, 5000 steps", many, "affine, 50 steps", some, (1, 1), 0, "1.2")
+    if device.type == "cuda":
+        target = torch.empty_like(x)
+
+        def copy(times: int) -> list[float]:
+            for _ in range(times):  # a step reads x and y; a copy reads one and writes another
+                target.copy_(x)
+            return [target[0].item()]
+
+        yield Work(name, fast, "device-to-device copy", copy, (50, 50), 0, "1.25")
+
+
+MEMORY = """
+import resource, torch
+from torchgd import Batches, Quadratic
+from torchgd.affine import affine_trajectory
+count = {count}
+x = torch.rand(count, dtype=torch.float64)
+y = 2 * x
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+affine_trajectory(Quadratic(dtype=torch.float64), Batches(x, y), 0.002, 1, record_every=count)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
 """
 
 
-def small_steps(device: torch.device, quick: bool) -> Iterator[Work]:
-    """The lesson: how much a step costs beside the arithmetic."""
-    data, epochs = load("lesson"), 100 if quick else 500
-    x, y = data.x.to(device), data.y.to(device)
-    batches, steps = Batches(x, y), 3 * epochs
-    by_hand = partial(trained, Linear, batches, manual_gradient, ManualSGD, epochs)
-    usual = partial(trained, Linear, batches, autograd_gradient, torch.optim.SGD, epochs)
-    name, every = "step of 3 points", {"record_every": 1}
-
-    def bare() -> Tensor:
-        return autograd_loop(Linear(device=device, dtype=x.dtype), x, y, epochs)
-
-    loop = ("bare autograd loop", bare, steps)
-    yield Work(name, "step", ("autograd, recorded", partial(usual, **every), steps), loop, 1e-12)
-    yield Work(name, "step", ("manual, recorded", partial(by_hand, **every), steps), loop, 1e-12)
-    hand = ("hand-written torch", partial(manual_loop, x, y, epochs), steps)
-    yield Work(name, "step", ("manual, recorded", partial(by_hand, **every), steps), hand, 1e-12)
-    if device.type == "cuda":
-        graph = compiled(manual_gradient, x)
-        graphed = partial(trained, Linear, batches, graph, ManualSGD, epochs, **every)
-        ours = ("manual, CUDA graph", graphed, steps)
-        yield Work(name, "step", ours, ("manual", partial(by_hand, **every), steps), 1e-12)
-        return
-    three = ("autograd loop, 3 add_scalar", partial(logged_loop, x, y, epochs), steps)
-    yield Work("logged step", "step", ("autograd", partial(logged, batches, epochs), steps), three,
-               1e-12)  # fmt: skip
+def works(device: torch.device, quick: bool) -> Iterator[Work]:
+    """Yield every work of the table."""
+    lesson = [str(Path(__file__).parent / "train.py"), "--no-figures", "--device", str(device)]
+    yield Work("lesson, both updates, process", partial(process, lesson), "hand-written script",
+               partial(process, ["-c", SCRIPT]), (1, 1), 14, "1")  # fmt: skip
+    yield from small_steps(device, 50 if quick else 300)
+    yield from per_sample(device, 200_000 if quick else 1_000_000)
+    yield from full_batch(device, 2_000_000 if quick else 20_000_000)
 
 
-def start_up() -> Iterator[Work]:
-    """The lesson as a whole process, both updates, logged."""
-    script = str(Path(__file__).parent / "train.py")
-    ours = partial(whole_process, script, "--no-figures", "--device", "cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        peer = Path(folder) / "peer.py"
-        peer.write_text(HAND_WRITTEN)
-        names = (
-            ("scripts/train.py", ours, 1),
-            ("hand-written", partial(whole_process, str(peer)), 1),
-        )
-        yield Work("whole process, the lesson", "run", *names, 1e-12)
+def agree(work: Work) -> None:
+    """Refuse a work whose two sides do not come to the same weights."""
+    ours, theirs = work.ours(work.sizes[1]), work.peer(work.sizes[1])
+    error = 10.0**-work.digits
+    if work.digits and not np.allclose(ours, theirs, rtol=error, atol=error):
+        raise ValueError(f"{work.name}: weights {ours}, {work.peer_name}: {theirs}; no time counts")
 
 
-def per_sample(device: torch.device, quick: bool) -> Iterator[Work]:
-    """One epoch, one sample a step."""
-    count = 100_000 if quick else 1_000_000
-    generator = torch.Generator().manual_seed(0)
-    x, noise = torch.randn(2, count, dtype=torch.float64, generator=generator)
-    few = slice(0, count // 100)
-    for make, kind in ((Linear, "line"), (Quadratic, "parabola")):
-        columns = torch.stack(list(make().partials(x).values()), dim=1)
-        y = columns.sum(dim=1) + 0.1 * noise
-        start = weights_of(make())
-        here = Batches(x.to(device), y.to(device))
-        part = Batches(here.x[few], here.y[few])
-        path = partial(affine, make, here, record_every=1)
-        fused = partial(affine, make, here, record_every=1, compiled=True)
-        regressor = ("SGDRegressor", partial(sgd_regressor, columns, y, start), count)
-        name = f"per sample, {count:,} points, {kind}"
-        yield Work(name, "sample", ("affine, path kept", path, count), regressor, 1e-9)
-        yield Work(name, "sample", ("affine compiled", fused, count), regressor, 1e-9)
-        loop = partial(lone_loop, make, x[few], y[few])
-        yield Work(name, "sample", ("affine, path kept", path, count),
-                   ("bare autograd loop", loop, count // 100), 1e-9,
-                   partial(affine, make, part, record_every=1))  # fmt: skip
-
-
-def lone_loop(make: Callable[..., Model], x: Tensor, y: Tensor) -> Tensor:
-    """The autograd loop from the start, on the CPU."""
-    return autograd_loop(make(dtype=x.dtype), x, y)
-
-
-def full_batch(device: torch.device, quick: bool) -> Iterator[Work]:
-    """Gradients over many points, float32."""
-    count, steps = (2_000_000 if quick else 20_000_000), 5
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(count, generator=generator)
-    y = 2 * x + 1
-    batches = Batches(x.to(device), y.to(device), count)
-    fused = compiled(manual_gradient, batches.x)
-    pairs = {
-        "compiled manual": (fused, ManualSGD),
-        "eager manual": (manual_gradient, ManualSGD),
-        "eager autograd": (autograd_gradient, torch.optim.SGD),
-    }
-    jobs = {
-        name: (name, partial(trained, Linear, batches, *pair, steps), steps)
-        for name, pair in pairs.items()
-    }
-    name = f"full batch, {count:,} points"
-    yield Work(name, "step", jobs["compiled manual"], jobs["eager autograd"], 1e-5)
-    yield Work(name, "step", jobs["eager manual"], jobs["eager autograd"], 1e-5)
-    by_numpy = ("numpy", partial(numpy_descent, x, y, steps), steps)
-    yield Work(name, "step", jobs["compiled manual"], by_numpy, 1e-5)
-    ends = {"record_every": 5000}
-    many = ("affine, 5000 steps", partial(affine, Linear, batches, 5000, **ends), 1)
-    some = ("affine, 50 steps", partial(affine, Linear, batches, 50, **ends), 1)
-    yield Work(name, "run", many, some, 1.0)  # 50 steps are not there yet
-    if device.type == "cuda":
-        copy = copied(batches, steps)
-        yield Work(name, "step", jobs["compiled manual"], copy, math.inf)  # which has no weights
-
-
-def copied(batches: Batches, steps: int) -> tuple[str, Job, int]:
-    """Copies of as many bytes as a step reads: x and y once."""
-    target = torch.empty_like(batches.x)
-
-    def copy() -> Tensor:
-        for _ in range(steps):
-            target.copy_(batches.x)  # reads x and writes as much: the bytes of x and y
-        return weights_of(Linear())
-
-    return "device-to-device copy", copy, steps
-
-
-def seconds(job: Job, device: torch.device) -> float:
-    """How long a job takes, the device's part included."""
+def clock(side: Side, size: int) -> float:
+    """Return the seconds that one unit of the work takes."""
     start = time.perf_counter()
-    job()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    side(size)
+    return (time.perf_counter() - start) / size
 
 
-def measure(work: Work, device: torch.device, repetitions: int) -> Row:
-    """Check that both get the same weights, then time them in turn.
-
-    Raises:
-        ValueError: they do not.
-    """
-    (ours, job, count), (peer, other, peer_count) = work.ours, work.peer
-    job()  # whatever is done once, as compiling, is done now
-    a, b = (work.same or job)(), other()
-    apart = ((a - b).abs().max() / b.abs().max()).item()
-    if not apart <= work.close:
-        raise ValueError(f"{work.name}: {ours} and {peer} differ by {apart:.2g}: no time counts")
-    times = [
-        (seconds(job, device) / count, seconds(other, device) / peer_count)
-        for _ in range(repetitions)
+def measure(work: Work, turns: int) -> Row:
+    """Let the two sides take turns."""
+    agree(work)
+    clock(work.ours, work.sizes[0])  # warm, at this size
+    pairs = [
+        (clock(work.ours, work.sizes[0]), clock(work.peer, work.sizes[1])) for _ in range(turns)
     ]
-    ratios = [theirs / own for own, theirs in times]
-    own, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-    found = statistics.median(ratios), min(ratios), max(ratios)
-    return Row(work.name, ours, peer, work.item, own, theirs, *found)
+    ratios = [a / b for a, b in pairs]
+    ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+    middle = statistics.median(ratios)
+    return Row(work.name, ours, work.peer_name, theirs, middle, min(ratios), max(ratios), work.goal)
 
 
-def cells(row: Row) -> list[str]:
-    """A row of the printed table."""
-    times = (f"{readable(t)}/{row.item}" for t in (row.seconds, row.peer_seconds))
-    return [
-        row.work,
-        row.ours,
-        row.peer,
-        *times,
-        f"{row.ratio:.3g} ({row.least:.3g}–{row.most:.3g})",
-    ]
-
-
-def readable(time_taken: float) -> str:
-    """Seconds in a unit that keeps the number short."""
-    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
-        if time_taken * factor >= 1:
-            return f"{time_taken * factor:.3g} {unit}"
-    return f"{time_taken * 1e9:.3g} ns"
-
-
-def machine(device: torch.device) -> dict[str, str]:
-    """What was measured on."""
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what ran where."""
     cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if cuda else f"cpu, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "torchgd": torchgd.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
 
 
+def quantity(seconds: float) -> str:
+    """Write a time in the unit that suits it."""
+    for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row as it is printed."""
+    spread = f"{row.ratio:.3g} ({row.least:.3g} to {row.most:.3g})"
+    return [row.work, quantity(row.torchgd), row.peer, quantity(row.peer_time), spread, row.goal]
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(prog="benchmark.py", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--device", default="cpu", metavar="D", help="cpu (default), auto, cuda, cuda:N")
+    add("--quick", action="store_true", help="less of everything: under a minute")
+    add("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return parser
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = Parser(prog="benchmark.py", description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
-    add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:N")
-    add("--quick", action="store_true", help="less data, in under a minute")
-    add("--json", type=Path, metavar="FILE", help="write the table there, too")
+    parser = make_parser()
     arguments = parser.parse_args(argv)
     with refusing(parser, ValueError, OSError):
-        device, quick = find_device(arguments.device), arguments.quick
-        print(", ".join(f"{name} {value}" for name, value in machine(device).items()))
+        device = find_device(arguments.device)
         rows = []
-        for works in (small_steps(device, quick), start_up(), per_sample(device, quick),
-                      full_batch(device, quick)):  # fmt: skip
-            for work in works:
-                try:
-                    rows.append(measure(work, device, 3 if quick else 7))
-                except ImportError as error:
-                    print(f"{work.name}: left out, {error}; pip install -e '.[bench]'")
-        head = ["work", "torchgd", "peer", "torchgd's time", "peer's time", "peer/torchgd (range)"]
+        for work in works(device, arguments.quick):
+            print(f"{work.name} beside {work.peer_name}", file=sys.stderr, flush=True)
+            rows.append(measure(work, 3 if arguments.quick else 7))
+        head = ["work", "torchgd", "peer", "peer's time", "ratio (range)", "goal"]
         print(*aligned([head, *map(cells, rows)]), sep="\n")
+        count = 1_000_000 if arguments.quick else 10_000_000
+        (memory,) = process(["-c", MEMORY.format(count=count)], 1)
+        print(f"affine, one sample a step, {count} points, 3 parameters, only the ends kept: "
+              f"{memory:.2g} GB above the data (goal: 1)")  # fmt: skip
+        print(", ".join(f"{name} {value}" for name, value in machine(device).items()))
         if arguments.json is not None:
-            found = {**machine(device), "rows": [asdict(row) for row in rows]}
-            arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+            content = {
+                **machine(device),
+                "memory_gb": memory,
+                "rows": [asdict(row) for row in rows],
+            }
+            arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from torchgd.affine import require_linear
 from torchgd.checks import Comparison, compare
 from torchgd.cli import Parser, either, finite, integer, not_negative, refusing, run_script
 from torchgd.data import NAMES
@@ -141,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     with refusing(parser, ValueError, OSError):
         experiment = Experiment(configuration(arguments))
         if arguments.update == AFFINE:
-            experiment.rehearse_affine()
+            require_linear(experiment.new_model(), experiment.batches.x)
         directory = new_directory(arguments.log_dir, arguments.name, experiment.name)
     updates = list(UPDATES) if arguments.update == "both" else [arguments.update]
     outcomes: list[Outcome] = []

@@ -227,7 +227,7 @@ def test_any_other_option_is_refused() -> None:
         affine_trajectory(Linear(dtype=F64), [(X, X)], 0.1, 1, betas=(0.9, 0.99))
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_compiled_is_within_the_same_bound() -> None:
     batches = Batches(*data(9000))

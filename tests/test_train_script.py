@@ -421,6 +421,11 @@ def test_compiled_gradients_are_summed_in_another_order(shell: Shell) -> None:
         torch.testing.assert_close(compiled.weights[name], w, rtol=0, atol=off)
 
 
+def test_an_affine_run_that_diverges(shell: Shell) -> None:
+    assert shell("--update", "affine", "--lr", "1", "--epochs", "200") == 1
+    assert "train.py: affine diverged: the loss or a weight is not finite at step " in shell.err
+
+
 def test_compiled_gradients_need_not_agree_to_the_bit(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,15 @@ def is_linear_in_parameters(model: Model, x: Tensor) -> bool:
     return all(torch.equal(before[n].nan_to_num(), after[n].nan_to_num()) for n in before)
 
 
+def require_linear(model: Model, x: Tensor) -> None:
+    """Raise ValueError unless the model is linear in its parameters."""
+    if not is_linear_in_parameters(model, x):
+        raise ValueError(
+            f"{type(model).__name__} is not linear in its parameters: its steps are no affine "
+            "maps; take the update manual or autograd"
+        )
+
+
 def jacobians(model: Model, batches: BatchesLike) -> list[Tensor]:
     """Each batch's Φ = ∂ŷ/∂w (B, P): a row per sample, a column per parameter; float64, CPU.
 
@@ -320,11 +329,7 @@ class RowSource:
     def _check(self, x: Tensor, y: Tensor) -> None:
         for name, w in self.parameters.items():
             same_dtype(name, w, y)
-        if not is_linear_in_parameters(self.at_zero, x.double()):
-            raise ValueError(
-                f"{type(self.at_zero).__name__} is not linear in its parameters: its steps are "
-                "no affine maps; take the update manual or autograd"
-            )
+        require_linear(self.at_zero, x.double())
 
     def _rows(self, x: Tensor, y: Tensor, size: int) -> Tensor:
         """The rows (K, n) of x and y (n, B); zeros fill up what B lacks to `size`."""

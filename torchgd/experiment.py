@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchgd.affine import RowSource, affine_trajectory, best_learning_rate
+from torchgd.affine import affine_trajectory, best_learning_rate
 from torchgd.checks import compare
 from torchgd.data import NAMES, Batches, Standardization, load
 from torchgd.gradients import autograd_gradient, compiled, manual_gradient
@@ -285,14 +285,6 @@ class Experiment:
         return affine_trajectory(
             model, self.batches, epochs=c.epochs, record_every=every, **self.options
         )
-
-    def rehearse_affine(self) -> None:
-        """Make the first steps' maps, so that what has none is refused before the run.
-
-        Raises:
-            ValueError: the model is not linear in its parameters.
-        """
-        next(RowSource(self.new_model(), self.batches)(0))
 
     def _parameters(self, model: Model) -> dict[str, Tensor]:
         z = self.standardization

@@ -71,15 +71,16 @@ def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     for w in parameters.values():
         w.grad = None
     loss = mean_squared_error(model(x), y)
+    value = loss.detach()
     loss.backward()  # type: ignore[no-untyped-call]
     for name, w in parameters.items():
-        same_dtype(name, w, loss)
+        same_dtype(name, w, value)
         if w.grad is None:
             raise ValueError(
                 f"parameter {name!r} has no part in forward(x): autograd finds no gradient for "
                 "it; use it or remove it"
             )
-    return loss.detach()
+    return value
 
 
 def same_dtype(name: str, w: Tensor, loss: Tensor) -> None:
