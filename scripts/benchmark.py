@@ -256,7 +256,7 @@ def per_sample(device: torch.device, count: int) -> Iterator[Work]:
         (Quadratic, [x**2, x, x**0], [1.0, 1.0, 0.0], "0.0033"),
     ]
     for make, columns, start, goal in kinds:
-        name, few = f"per sample, {make.__name__}, affine", min(count, 2000)
+        name, few = f"per sample, {make.__name__}, affine", -(-count // 500)
         eager, fused = partial(affine, make, x, y), partial(affine, make, x, y, fuse=True)
 
         def loop(n: int, make: Any = make) -> list[float]:
@@ -321,7 +321,7 @@ def works(device: torch.device, quick: bool) -> Iterator[Work]:
                partial(process, ["-c", SCRIPT]), (1, 1), 14, "1")  # fmt: skip
     yield from small_steps(device, 50 if quick else 300)
     yield from per_sample(device, 200_000 if quick else 1_000_000)
-    yield from full_batch(device, 2_000_000 if quick else 20_000_000)
+    yield from full_batch(device, 1_000_000 if quick else 20_000_000)
 
 
 def agree(work: Work) -> None:
@@ -397,14 +397,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with refusing(parser, ValueError, OSError):
         device = find_device(arguments.device)
+        # First, for a process starts with the peak of the one that it comes from.
+        count = 1_000_000 if arguments.quick else 10_000_000
+        (memory,) = process(["-c", MEMORY.format(count=count)], 1)
         rows = []
         for work in works(device, arguments.quick):
             print(f"{work.name} beside {work.peer_name}", file=sys.stderr, flush=True)
             rows.append(measure(work, 3 if arguments.quick else 7))
         head = ["work", "torchgd", "peer", "peer's time", "ratio (range)", "goal"]
         print(*aligned([head, *map(cells, rows)]), sep="\n")
-        count = 1_000_000 if arguments.quick else 10_000_000
-        (memory,) = process(["-c", MEMORY.format(count=count)], 1)
         print(f"affine, one sample a step, {count} points, 3 parameters, only the ends kept: "
               f"{memory:.2g} GB above the data (goal: 1)")  # fmt: skip
         print(", ".join(f"{name} {value}" for name, value in machine(device).items()))
