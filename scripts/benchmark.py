@@ -403,7 +403,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = []
         for work in works(device, arguments.quick):
             print(f"{work.name} beside {work.peer_name}", file=sys.stderr, flush=True)
-            rows.append(measure(work, 3 if arguments.quick else 7))
+            rows.append(measure(work, 2 if arguments.quick else 7))
         head = ["work", "torchgd", "peer", "peer's time", "ratio (range)", "goal"]
         print(*aligned([head, *map(cells, rows)]), sep="\n")
         print(f"affine, one sample a step, {count} points, 3 parameters, only the ends kept: "
