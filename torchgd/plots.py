@@ -424,7 +424,7 @@ def rates(figure: Figure, scene: Scene) -> None:
     """
     run, stable = scene.runs[0], scene.stable
     end = max(1.25 * stable, 1.1 * run.lr if run.lr < 3 * stable else 0.0)
-    count = 121 if scene.landscape.linear else 25
+    count = 81 if scene.landscape.linear else 25
     sweep = torch.linspace(0, end, count, dtype=F64)[1:].tolist()
     after = scene.excess_after(sweep)
     panels = figure.subplots(1 if after is None else 2, 1, sharex=True, squeeze=False)[:, 0]
