@@ -126,8 +126,8 @@ def draw_figures(experiment: Experiment, outcomes: list[Outcome], writers: list[
     try:
         scene = Scene([Run(o.update, experiment, o.trajectory) for o in outcomes])
         figures = draw(scene)
-    except ValueError as error:
-        print(f"no figures: {error}", file=sys.stderr)
+    except (ValueError, RuntimeError) as error:  # a user's model may have no second derivative
+        print(f"no figures: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         return
     for writer, outcome in zip(writers, outcomes, strict=True):
         writer.add_figures(figures, int(outcome.trajectory.step[-1]))

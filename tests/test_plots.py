@@ -340,6 +340,16 @@ def test_a_sweep_that_would_take_long_is_left_out(exponential: str) -> None:
     assert len(draw(shorter)["rates"].axes) == 2
 
 
+def test_shuffled_batches_are_those_of_the_first_epoch() -> None:
+    found = scene("manual", data="norris", bias=True, lr=1e-7, shuffle=True, batch_size=5, epochs=3)
+    experiment = Experiment(found.experiment.configuration)
+    experiment.batches.set_epoch(0)
+    for (x, y), (first_x, first_y) in zip(found.landscape.batches, experiment.batches, strict=True):
+        assert equal(x, first_x)
+        assert equal(y, first_y)
+    assert draw(found)["rates"].axes[0].get_title().endswith(", the first epoch's order")
+
+
 def test_where_every_rate_is_stable_there_is_no_sweep(tmp_path: Path) -> None:
     (tmp_path / "zero.csv").write_text("0,1\n0,2\n")
     assert "rates" not in draw(scene("manual", data=str(tmp_path / "zero.csv")))

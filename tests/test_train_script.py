@@ -421,6 +421,49 @@ def test_compiled_gradients_are_summed_in_another_order(shell: Shell) -> None:
         torch.testing.assert_close(compiled.weights[name], w, rtol=0, atol=off)
 
 
+ONCE = """
+import torch
+from torchgd import Model
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return w * w * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream):
+        x, w = ctx.saved_tensors
+        return None, (upstream * 2 * w * x).sum()
+
+class Mine(Model):
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(1.0, device=device, dtype=dtype))
+
+    def forward(self, x):
+        return Square.apply(x, self.w)
+
+    def partials(self, x):
+        return {"w": 2 * self.w * x}
+"""
+
+
+@pytest.mark.parametrize(("words", "reason"), [
+    ("--data large.csv --lr 0", "the data are beyond float64: x or y is too large; scale it"),
+    ("--model once.py:Mine --lr 0.001", "Output 0 of the user-provided function is "),
+])  # fmt: skip
+def test_what_cannot_be_drawn_is_said_and_nothing_is_lost(
+    shell: Shell, tmp_path: Path, words: str, reason: str
+) -> None:
+    (tmp_path / "large.csv").write_text("1e160,1\n2e160,1\n")
+    (tmp_path / "once.py").write_text(ONCE)
+    shell(*words.split(), figures=True)
+    assert shell.err.splitlines()[-1].startswith(f"no figures: {reason}")
+    assert shell.result("manual")["loss"] == shell.result("autograd")["loss"]
+
+
 def test_an_affine_run_that_diverges(shell: Shell) -> None:
     assert shell("--update", "affine", "--lr", "1", "--epochs", "200") == 1
     assert "train.py: affine diverged: the loss or a weight is not finite at step " in shell.err

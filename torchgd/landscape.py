@@ -97,7 +97,8 @@ class Landscape:
         """∂²loss/∂w² of each batch at w*, (n, P, P)."""
         if not self.linear:
             losses = (partial(self._loss, x=x, y=y) for x, y in self.batches)
-            return torch.stack([hessian(loss, self.minimiser) for loss in losses])
+            # Strict: zeros are no second derivative of a backward pass that has none.
+            return torch.stack([hessian(loss, self.minimiser, strict=True) for loss in losses])
         phi = pad_sequence(self.phis, batch_first=True)  # a row of zeros adds nothing to ΦᵀΦ
         return self._normalisation[:, None, None] * phi.mT @ phi
 

@@ -49,7 +49,8 @@ class Scene:
 
     `excess` holds each run's loss − minimum over all data at each row, (K+1,), and `inside` how
     many of the rows come before the path leaves the picture: before the excess passes FAR times
-    the largest one at a start. Where all start at the minimum, every finite row is inside.
+    the largest one at a start. Where all start at the minimum, every finite row is inside. Shuffled
+    batches are those of the first epoch.
 
     Raises:
         ValueError: the runs are not of one model, one data set and one standardisation, or the
@@ -62,6 +63,7 @@ class Scene:
             _on_one_landscape(runs[0], run)
         ends = torch.cat([run.path[[0, -1]] for run in runs])
         near = ends[ends.isfinite().all(dim=1)]
+        self.experiment.batches.set_epoch(0)
         self.landscape = Landscape(self.experiment.new_model(), self.experiment.batches, near)
         self.excess = [self.landscape.excess(run.path) for run in runs]
         limit = FAR * max(excess[0].item() for excess in self.excess) or torch.inf
