@@ -22,6 +22,7 @@ from helpers import CERTIFIED, EXPONENTIAL, events, read_csv
 
 from torchgd import Batches, Linear, ManualSGD, Trajectory
 from torchgd import train as descend
+from torchgd.affine import affine_trajectory
 from torchgd.checks import Comparison
 from torchgd.data import load
 from torchgd.experiment import Configuration, Experiment
@@ -399,6 +400,7 @@ def test_the_affine_update(shell: Shell) -> None:
     assert shell(*flags.split(), "--update", "affine") == 0
     assert [path.name for path in shell.run.iterdir()] == ["affine"]
     config, affine = read_run(shell.run / "affine")
+    assert not config["compile"]
     assert config["update"] == shell.result("affine")["update"] == "affine"
     manual = Experiment(Configuration.of_run(config)).run("manual", 4.0).trajectory
     assert torch.equal(affine.step, manual.step)
@@ -415,7 +417,7 @@ def test_compiled_gradients_are_summed_in_another_order(shell: Shell) -> None:
     assert re.search(r"steps are identical|the weights differ by \S+ \(\d+ ULPs\)", shell.out)
     config, compiled = read_run(shell.run / "manual")
     assert config["compile"]
-    eager = Experiment(Configuration.of_run({**config, "compile": False})).run("manual", 4.0)
+    eager = Experiment(Configuration.of_run(config)).run("manual", 4.0)
     for name, w in eager.trajectory.weights.items():
         off = 45 * 0.05 * 32 * 1e4 * torch.finfo(torch.float64).eps
         torch.testing.assert_close(compiled.weights[name], w, rtol=0, atol=off)
@@ -462,6 +464,20 @@ def test_what_cannot_be_drawn_is_said_and_nothing_is_lost(
     shell(*words.split(), figures=True)
     assert shell.err.splitlines()[-1].startswith(f"no figures: {reason}")
     assert shell.result("manual")["loss"] == shell.result("autograd")["loss"]
+
+
+def test_compile_reaches_the_affine_update(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def noted(*arguments: Any, compiled: bool, **options: Any) -> Trajectory:
+        asked.append(compiled)
+        return affine_trajectory(*arguments, **options)
+
+    monkeypatch.setattr("torchgd.experiment.affine_trajectory", noted)
+    monkeypatch.setattr("torchgd.experiment.compiled", lambda gradient, x: gradient)
+    for words in ("--name a", "--name b --compile"):
+        assert shell("--update", "affine", *words.split()) == 0
+    assert asked == [False, True]
 
 
 def test_an_affine_run_that_diverges(shell: Shell) -> None:

@@ -53,7 +53,7 @@ class Configuration:
 
     @classmethod
     def of_run(cls, config: Mapping[str, Any]) -> "Configuration":
-        """Return what a run's config.json says that it was asked to do, for the CPU.
+        """Return what a run's config.json says that it was asked to do, on the CPU, not compiled.
 
         Raises:
             ValueError: something is missing.
@@ -65,7 +65,7 @@ class Configuration:
             raise ValueError(f"config.json lacks {error}; run it again") from None
         if folder is not None and asked.data is not None and asked.data not in NAMES:
             asked = replace(asked, data=str(Path(folder, asked.data)))
-        return replace(asked, device="cpu")
+        return replace(asked, device="cpu", compile=False)
 
 
 @dataclass(frozen=True)
@@ -281,10 +281,8 @@ class Experiment:
 
     def _at_once(self, model: Model) -> Trajectory:
         c = self.configuration
-        every = c.record_every
-        return affine_trajectory(
-            model, self.batches, epochs=c.epochs, record_every=every, **self.options
-        )
+        asked = {"epochs": c.epochs, "record_every": c.record_every, **self.options}
+        return affine_trajectory(model, self.batches, compiled=c.compile, **asked)
 
     def _parameters(self, model: Model) -> dict[str, Tensor]:
         z = self.standardization
