@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from torchgd.cli import Parser, refusing, run_script
-from torchgd.experiment import AFFINE, UPDATES, Configuration, Experiment
-from torchgd.lookup import MODELS
+from torchgd.experiment import AFFINE, UPDATES, Experiment
 from torchgd.loss import mean_squared_error
 from torchgd.plots import animate, draw, save, show
 from torchgd.scene import Run, Scene
@@ -55,15 +54,7 @@ def load(directory: Path, label: str, model: str | None) -> Run:
             f"{directory}: trajectory.csv ends at step {end}, and the run did at "
             f"{result['steps']}: the file is truncated; run it again"
         )
-    asked = Configuration.of_run(config)
-    if asked.model not in MODELS:
-        if model is None:
-            raise ValueError(
-                f"{directory} is of the model {asked.model}, whose code is not run unasked: "
-                "name it with --model FILE.py:CLASS"
-            )
-        asked = replace(asked, model=model)
-    experiment = Experiment(asked)
+    experiment = Experiment.of_run(config, model, device="cpu", compile=False)
     refuse_changes(directory, experiment, trajectory)
     return Run(label, experiment, replace(trajectory, stopped=result["stopped"]))
 

@@ -9,14 +9,32 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from torchgd.affine import require_linear
+from torchgd.checkpoint import CHECKPOINT, Saver
 from torchgd.checks import Comparison, compare
-from torchgd.cli import Parser, either, finite, integer, not_negative, refusing, run_script
+from torchgd.cli import (
+    Parser,
+    cadence,
+    either,
+    finite,
+    integer,
+    not_negative,
+    refusing,
+    run_script,
+)
 from torchgd.data import NAMES
-from torchgd.experiment import AFFINE, UPDATES, Configuration, Experiment, Outcome
+from torchgd.experiment import Configuration, Experiment, Outcome
+from torchgd.files import write_json
+from torchgd.job import CHOICES, Job
 from torchgd.models import DTYPES
-from torchgd.report import config_json, divergence, result_json, table, transcript, verdict
-from torchgd.tracking import RunWriter, new_directory, write_json
+from torchgd.report import (
+    divergence,
+    environment_changes,
+    result_json,
+    table,
+    transcript,
+    verdict,
+)
+from torchgd.tracking import RunWriter
 from torchgd.trajectory import Trajectory
 
 
@@ -27,7 +45,7 @@ def make_parser() -> Parser:
     add("--model", metavar="M", help="linear (default), quadratic, or FILE.py:CLASS, your own")
     add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file; "
         "default: lesson, for quadratic parabola")  # fmt: skip
-    add("--update", choices=["both", *UPDATES, AFFINE], default="both", help="default: both; "
+    add("--update", choices=[*CHOICES], default="both", help="default: both; "
         "affine takes all steps of a model linear in its parameters at once")  # fmt: skip
     add("--device", metavar="D", help="auto (default: cuda where there is one), cpu, cuda, cuda:N")
     add("--dtype", choices=DTYPES, help="default: float64")
@@ -62,6 +80,10 @@ def make_parser() -> Parser:
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")
     add("--log-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     add("--name", metavar="NAME", help="of the run's directory; default: MODEL-DATA-TIME")
+    add("--resume", type=Path, metavar="RUN", help="go on with the run in this directory, from its "
+        "last checkpoint, to the same bits; --epochs may be more than it had")  # fmt: skip
+    add("--checkpoint-every", type=cadence, default={}, metavar="S", help="save the state each S "
+        "seconds (default: 60), or each K steps: Ksteps")  # fmt: skip
     parser.set_defaults(**asdict(Configuration()))
     return parser
 
@@ -103,17 +125,38 @@ class Stop:
         return self.signal != 0
 
 
+def make_job(parser: Parser, arguments: argparse.Namespace, argv: list[str] | None) -> Job:
+    """Return what the command line asks for: a new run, or one to go on with."""
+    if arguments.resume is None:
+        if arguments.nesterov and (arguments.momentum == 0 or arguments.dampening != 0):
+            parser.error("--nesterov needs --momentum above 0 and --dampening 0")
+        updates = CHOICES[arguments.update]
+        return Job.new(configuration(arguments), updates, arguments.log_dir, arguments.name)
+    # argparse gives no default to what is there, and so leaves what was not asked for as it is.
+    names = [*(field.name for field in fields(Configuration)), "update", "log_dir", "name"]
+    asked = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names)))
+    flags = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    for name in ("log_dir", "name"):
+        if flags.pop(name, None) is not None:
+            parser.error(f"--{name.replace('_', '-')} is a new run's; --resume has its directory")
+    return Job.resumed(arguments.resume, CHOICES.get(flags.pop("update", ""), []), flags)
+
+
 def run(
-    experiment: Experiment, update: str, writer: RunWriter, predict: float, stop: Stop
+    job: Job, update: str, writer: RunWriter, arguments: argparse.Namespace, stop: Stop
 ) -> Outcome:
     """Train with one update, writing as it goes and showing the progress."""
-    with tqdm(total=experiment.steps, desc=update, unit="step", disable=None, delay=1) as bar:
+    experiment, start = job.experiment, job.starts.get(update)
+    saver = Saver(writer.directory / CHECKPOINT, **arguments.checkpoint_every)
+    done = 0 if start is None else start.step
+    with tqdm(total=experiment.steps, initial=done, desc=update, unit="step", disable=None,
+              delay=1) as bar:  # fmt: skip
 
         def on_block(piece: Trajectory) -> None:
             writer.record(piece)
             bar.update(int(piece.step[-1]) - bar.n)
 
-        outcome = experiment.run(update, predict, on_block, stop)
+        outcome = experiment.run(update, arguments.predict, on_block, stop, saver, start)
         writer.finish(result_json(experiment, outcome))
     return outcome
 
@@ -137,35 +180,34 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    if arguments.nesterov and (arguments.momentum == 0 or arguments.dampening != 0):
-        parser.error("--nesterov needs --momentum above 0 and --dampening 0")
     with refusing(parser, ValueError, OSError):
-        experiment = Experiment(configuration(arguments))
-        if arguments.update == AFFINE:
-            require_linear(experiment.new_model(), experiment.batches.x)
-        directory = new_directory(arguments.log_dir, arguments.name, experiment.name)
-    updates = list(UPDATES) if arguments.update == "both" else [arguments.update]
+        job = make_job(parser, arguments, argv)
+        if job.over:
+            print(job.over)
+            return 0
+    experiment, directory = job.experiment, job.directory
+    for change in environment_changes(job.configs):
+        print(f"{parser.prog}: {change}", file=sys.stderr)
     outcomes: list[Outcome] = []
     writers: list[RunWriter] = []
-    with refusing(parser, OSError), ExitStack() as opened:
+    with refusing(parser, ValueError, OSError), ExitStack() as opened:
+        (directory / "comparison.json").unlink(missing_ok=True)
         with Stop() as stop:
-            for update in updates:
-                config, names = config_json(experiment, update), experiment.configuration.initial
-                writer = RunWriter(directory / update, config, list(names))
-                writers.append(opened.enter_context(writer))
-                outcomes.append(run(experiment, update, writer, arguments.predict, stop))
+            for update in job.configs:
+                writers.append(opened.enter_context(job.writer(update)))
+                outcomes.append(run(job, update, writers[-1], arguments, stop))
                 if stop():
                     break
         comparison = None
         if len(outcomes) == 2 and not stop():
             comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)
             write_json(directory / "comparison.json", comparison.as_dict())
-        print(f"written to {directory}; tensorboard --logdir {arguments.log_dir}", file=sys.stderr)
+        print(f"written to {directory}; tensorboard --logdir {directory.parent}", file=sys.stderr)
         status = report(experiment, outcomes, comparison, arguments.show_steps)
         if stop():
             end = int(outcomes[-1].trajectory.step[-1])
-            ended = f"interrupted, {outcomes[-1].update} at step {end}"
-            print(f"{parser.prog}: {ended}", file=sys.stderr)
+            where = f"{outcomes[-1].update} at step {end}"
+            print(f"{parser.prog}: interrupted, {where}; {job.how_to_go_on}", file=sys.stderr)
             return 128 + stop.signal
         if not arguments.no_figures:
             draw_figures(experiment, outcomes, writers)

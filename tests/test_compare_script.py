@@ -227,7 +227,8 @@ DAMAGED = {
     ("trajectory.csv", f"{HEADER}0,0,one,1,1\n"): "could not convert string to float: 'one'",
     ("trajectory.csv", "a,b\n1,2\n"): "'step'",
     ("config.json", "{"): "Expecting property name",
-    ("config.json", "[]"): "list indices must be",
+    ("config.json", "[]"): "it holds no object",
+    ("config.json", "[" * 100_000): "maximum recursion depth exceeded",
     ("config.json", "{}"): "'dtype'",
     ("config.json", json.dumps({"dtype": "int8"})): "'int8'",
 }
@@ -239,7 +240,9 @@ def test_a_damaged_run_is_one_line(shell: Shell, file: str, content: str, reason
     shell.capsys.readouterr()
     where = damaged(shell.folder, file, content)
     assert shell(str(run), where) == 2
-    assert shell.err.startswith(f"compare.py: {where} holds a damaged run (")
+    unread = file == "config.json" and content[0] + content[1:2] not in ("{}", '{"')
+    what = f"{where}/config.json is damaged (" if unread else f"{where} holds a damaged run ("
+    assert shell.err.startswith(f"compare.py: {what}")
     assert reason in shell.err
     assert shell.err.count("\n") == 1
 

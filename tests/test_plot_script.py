@@ -101,8 +101,8 @@ def test_a_users_model_runs_only_when_it_is_named(shell: Shell) -> None:
     Path("canary").unlink()
     assert shell(str(run)) == 2
     assert shell.err == (
-        "plot.py: runs/own/manual is of the model own.py:Exponential, whose code is not run "
-        "unasked: name it with --model FILE.py:CLASS\n"
+        "plot.py: the run's model is own.py:Exponential, whose code is not run unasked: name it "
+        "with --model FILE.py:CLASS\n"
     )
     assert not Path("canary").exists()
     assert shell(str(run), "--model", "own.py:Exponential") == 0
@@ -171,7 +171,7 @@ SPOILT = {
     ),
     "half a configuration": (
         lambda: Path(RUN, "config.json").write_text("{"),
-        f"{RUN} holds a damaged run",
+        f"{RUN}/config.json is damaged (Expecting property name",
     ),
     "a configuration without its rate": (
         lambda: edit("config.json", '"lr"', '"rate"'),

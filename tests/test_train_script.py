@@ -706,7 +706,8 @@ def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: i
     assert process.returncode == status, err
     result = json.loads((csv.parent / "result.json").read_text())
     assert result["stopped"] == "interrupted"
-    assert err.splitlines()[-1] == f"train.py: interrupted, manual at step {result['steps']}"
+    where = f"manual at step {result['steps']}"
+    assert err.splitlines()[-1] == f"train.py: interrupted, {where}; go on with --resume runs/long"
     _, rows = read_csv(csv)
     assert int(rows[-1][0]) == result["steps"]
     assert float(rows[-1][3]) == result["parameters"]["w"]
@@ -751,7 +752,7 @@ def test_a_signal_that_comes_at_once_leaves_a_run_of_no_step(
     shell()
     assert shell.result()["stopped"] == "interrupted"
     assert shell.result()["steps"] == 0
-    assert shell.err.endswith("train.py: interrupted, manual at step 0\n")
+    assert "train.py: interrupted, manual at step 0; go on with --resume runs/" in shell.err
 
 
 def test_sigkill_leaves_the_blocks_that_were_written(tmp_path: Path) -> None:

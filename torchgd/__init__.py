@@ -2,7 +2,7 @@
 
 The files in reading order, each of which imports only those before it: version, models, loss,
 gradients, optim, data, trajectory, training, scan, affine, symbols, checks, answers, mistakes,
-tracking, lookup, experiment, report, landscape, scene, plots, cli.
+files, tracking, checkpoint, lookup, experiment, report, job, landscape, scene, plots, cli.
 """
 
 from torchgd.checks import check_gradient, compare

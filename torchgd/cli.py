@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,6 +57,17 @@ def either(word: str, parse: Callable[[str], float]) -> Callable[[str], float | 
             raise argparse.ArgumentTypeError(f"{error}, nor {word}") from None
 
     return parse_either
+
+
+def cadence(text: str) -> dict[str, Any]:
+    """Parse how often to save, for `Saver`: so many seconds, or Ksteps, as 500steps."""
+    count = text.removesuffix("steps")
+    try:
+        return {"seconds": not_negative(text)} if count == text else {"steps": integer(1)(count)}
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither seconds, such as 60, nor steps, such as 500steps"
+        ) from None
 
 
 finite = number("a finite number", math.isfinite)

@@ -1,9 +1,11 @@
 """What the models learn from: data sets, batches and standardisation."""
 
 import csv
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -24,6 +26,14 @@ class DataSet:
     y: Tensor
     x_unit: str = ""
     y_unit: str = ""
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of all x and then all y, their 8 bytes each as they are in memory."""
+        digest = hashlib.sha256()
+        for values in (self.x, self.y):
+            digest.update(values.contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 # Where the names lead: the file in torchgd/datasets, and the units of x and y.
@@ -50,8 +60,8 @@ def parabola() -> DataSet:
     return DataSet("parabola", x, 3 * x**2 + 2 * x + 1)
 
 
-def load(name: str) -> DataSet:
-    """Return a built-in data set by its name, else what the .csv or .npy file `name` holds.
+def load(name: str, folder: Path = Path()) -> DataSet:
+    """Return a built-in data set by its name, else what the .csv or .npy file in `folder` holds.
 
     Raises:
         ValueError: there is no such data set or file, or the file does not hold N ≥ 1 pairs of
@@ -66,7 +76,7 @@ def load(name: str) -> DataSet:
         with as_file(files("torchgd.datasets") / f"{name}.csv") as path:
             x, y = _read_csv(path)
         return DataSet(name, x, y, *FILES[name])
-    path = Path(name)
+    path = folder / name
     if not path.is_file():
         raise ValueError(
             f"data {name!r}: no such file and no built-in data set; "

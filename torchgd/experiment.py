@@ -1,19 +1,26 @@
 """From what is asked for to what runs: models, data and options by name, checked before a start."""
 
+import inspect
+import math
+import os
+import reprlib
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
 from torchgd.affine import affine_trajectory, best_learning_rate
+from torchgd.checkpoint import Checkpoint, Saver
 from torchgd.checks import compare
 from torchgd.data import NAMES, Batches, Standardization, load
-from torchgd.gradients import autograd_gradient, compiled, manual_gradient
-from torchgd.lookup import MODELS, find_device, find_model, guarded
+from torchgd.gradients import GradientSource, autograd_gradient, compiled, manual_gradient
+from torchgd.lookup import MODELS, find_device, find_model, guarded, model_sha256
 from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model
 from torchgd.optim import ManualSGD
@@ -25,6 +32,41 @@ UPDATES: dict[str, Update] = {
     "autograd": (autograd_gradient, torch.optim.SGD),
 }
 AFFINE = "affine"  # the update that takes all steps at once, and has no gradient and optimizer
+
+
+def _is_number(value: Any, least: float = -math.inf) -> bool:
+    return isinstance(value, (int, float)) and least <= value <= sys.float_info.max
+
+
+def _is_count(value: Any, least: int = 1) -> bool:
+    return type(value) is int and least <= value < 2**63
+
+
+# What a configuration may hold; most of it is refused by the command line's own types before.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (lambda v: isinstance(v, str), "linear, quadratic or FILE.py:CLASS"),
+    "data": (lambda v: v is None or isinstance(v, str), "a built-in data set or a file"),
+    "device": (lambda v: isinstance(v, str), "auto, cpu, cuda or cuda:N"),
+    "dtype": (lambda v: v in tuple(DTYPES), " or ".join(DTYPES)),
+    "lr": (lambda v: v == "auto" or _is_number(v, 0), "a finite number of at least 0, or auto"),
+    "momentum": (lambda v: _is_number(v, 0), "a finite number of at least 0"),
+    "dampening": (_is_number, "a finite number"),
+    "weight_decay": (lambda v: _is_number(v, 0), "a finite number of at least 0"),
+    "nesterov": (lambda v: isinstance(v, bool), "true or false"),
+    "maximize": (lambda v: isinstance(v, bool), "true or false"),
+    "epochs": (_is_count, "an integer of at least 1"),
+    "batch_size": (lambda v: v == "full" or _is_count(v), "an integer of at least 1, or full"),
+    "shuffle": (lambda v: isinstance(v, bool), "true or false"),
+    "seed": (lambda v: _is_count(v, 0), "an integer of at least 0"),
+    "standardize": (lambda v: isinstance(v, bool), "true or false"),
+    "bias": (lambda v: isinstance(v, bool), "true or false"),
+    "initial": (
+        lambda v: isinstance(v, dict) and all(map(_is_number, v.values())),
+        "a finite number for each name",
+    ),
+    "record_every": (lambda v: v is None or _is_count(v), "an integer of at least 1"),
+    "compile": (lambda v: isinstance(v, bool), "true or false"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,21 +93,25 @@ class Configuration:
     record_every: int | None = None
     compile: bool = False
 
+    def __post_init__(self) -> None:
+        for name, (accepts, rule) in RULES.items():
+            value = getattr(self, name)
+            if not accepts(value):
+                raise ValueError(f"{name} {reprlib.repr(value)}: give {rule}")
+
     @classmethod
     def of_run(cls, config: Mapping[str, Any]) -> "Configuration":
-        """Return what a run's config.json says that it was asked to do, on the CPU, not compiled.
+        """Return what a run's config.json says that it was asked to do.
 
         Raises:
-            ValueError: something is missing.
+            ValueError: something is missing, or not what a run can be asked.
         """
         try:
-            asked = cls(**{field.name: config[field.name] for field in fields(cls)})
-            folder = config["working_directory"]
+            return cls(**{field.name: config[field.name] for field in fields(cls)})
         except KeyError as error:
             raise ValueError(f"config.json lacks {error}; run it again") from None
-        if folder is not None and asked.data is not None and asked.data not in NAMES:
-            asked = replace(asked, data=str(Path(folder, asked.data)))
-        return replace(asked, device="cpu", compile=False)
+        except ValueError as error:
+            raise ValueError(f"config.json is damaged: {error}, or run it again") from None
 
 
 @dataclass(frozen=True)
@@ -88,18 +134,19 @@ class Experiment:
     """A configuration made ready to run: everything that can be refused is refused here.
 
     `configuration` is then the resolved one: no "auto", "full" or unnamed starting value is left.
+    A data file's name is relative to `folder`.
 
     Raises:
         ValueError: something asked for does not exist, or does not fit the rest.
         OSError: a file cannot be read.
     """
 
-    def __init__(self, asked: Configuration) -> None:
-        self.configuration = asked  # until all of it is resolved, at the end
+    def __init__(self, asked: Configuration, folder: Path = Path()) -> None:
+        self.configuration, self.folder = asked, folder  # until it is resolved, at the end
         self.device, self.dtype = find_device(asked.device), DTYPES[asked.dtype]
         self._make = find_model(asked.model, asked.bias)
         default = "parabola" if asked.model == "quadratic" else "lesson"
-        self.data = load(default if asked.data is None else asked.data)
+        self.data = load(default if asked.data is None else asked.data, folder)
         model = self.new_model()
         self.standardization = self._standardization(model) if asked.standardize else None
         x, y = self._tensor(self.standardized(self.data.x)), self._tensor(self.data.y)
@@ -116,6 +163,27 @@ class Experiment:
             record_every=asked.record_every or record_interval(self.steps),
         )
         ManualSGD(model.parameters(), **self.options)  # refuses all that torch.optim.SGD does
+
+    @classmethod
+    def of_run(
+        cls, config: Mapping[str, Any], model: str | None = None, **changes: Any
+    ) -> "Experiment":
+        """Return what a run's config.json says, but for `changes`, ready to run again.
+
+        Code in a file runs where the caller names it, as `model`: config.json may be anyone's.
+
+        Raises:
+            ValueError: it is damaged, or as above.
+        """
+        asked, folder = Configuration.of_run(config), config.get("working_directory")
+        if asked.model not in MODELS:
+            if model is None:
+                raise ValueError(
+                    f"the run's model is {asked.model}, whose code is not run unasked: "
+                    "name it with --model FILE.py:CLASS"
+                )
+            changes["model"] = model
+        return cls(replace(asked, **changes), Path(folder) if isinstance(folder, str) else Path())
 
     @property
     def name(self) -> str:
@@ -147,6 +215,36 @@ class Experiment:
         """The optimizer's options."""
         names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
         return {name: getattr(self.configuration, name) for name in names}
+
+    def identity(self, update: str) -> dict[str, Any]:
+        """Return all that decides a run's bits: what is asked, of which model and which data."""
+        return {
+            "update": update,
+            **asdict(self.configuration),
+            "model_sha256": model_sha256(self.configuration.model),
+            "data_sha256": self.data.sha256,
+        }
+
+    def checkpoint(self, update: str, path: Path) -> Checkpoint | None:
+        """Return the checkpoint at `path`, if there is one, from which `update` can go on.
+
+        Raises:
+            ValueError: it is damaged, or of another run.
+            OSError: it cannot be read.
+        """
+        if update == AFFINE or not os.path.lexists(path):
+            return None
+        found, model = Checkpoint.load(path), self.new_model()
+        # Files may have moved, and their hashes say what was in them; epochs may be more.
+        free, own = {"model", "data", "epochs"}, self.identity(update)
+        for name, value in own.items():
+            if name not in free and found.identity.get(name) != value:
+                raise ValueError(
+                    f"{path} is of another run: {name} is {found.identity.get(name)!r} there, and "
+                    f"{value!r} here; give this run its own, or remove it and the run starts again"
+                )
+        found.restore(model, UPDATES[update][1](model.parameters(), **self.options))
+        return found
 
     def new_model(self) -> Model:
         """Return the model at its starting values."""
@@ -220,49 +318,48 @@ class Experiment:
                     "compiler, for CUDA Triton, or do without"
                 ) from error
 
-    def descend(
-        self,
-        model: Model,
-        update: Update,
-        options: Mapping[str, Any],
-        on_block: Callable[[Trajectory], None] | None = None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> Trajectory:
+    def descend(self, model: Model, update: Update, options: Mapping[str, Any]) -> Trajectory:
         """Train a model with any update, of these options."""
         gradient, optimizer = update
-        if self.configuration.compile:
+        return self._train(model, gradient, optimizer(model.parameters(), **options))
+
+    def _train(
+        self, model: Model, gradient: GradientSource, optimizer: Optimizer, **hooks: Any
+    ) -> Trajectory:
+        c = self.configuration
+        if c.compile:
             gradient = compiled(gradient, next(iter(self.batches))[0])
+        every = c.record_every
         return train(
-            model,
-            self.batches,
-            optimizer(model.parameters(), **options),
-            gradient,
-            self.configuration.epochs,
-            record_every=self.configuration.record_every,
-            on_block=on_block,
-            stop=stop,
+            model, self.batches, optimizer, gradient, c.epochs, record_every=every, **hooks
         )
 
     def run(
         self,
         update: str,
         predict: float,
-        on_block: Callable[[Trajectory], None] | None = None,
+        on_block: Callable[[Trajectory], None] = lambda piece: None,
         stop: Callable[[], bool] = lambda: False,
+        saver: Saver | None = None,
+        start: Checkpoint | None = None,
     ) -> Outcome:
         """Train a new model by "manual", "autograd" or "affine"; predict ŷ at x = `predict`.
 
-        The affine update computes the whole path at once, and so hands it over at once.
+        With a `saver` it keeps checkpoints, and from one, `start`, it goes on. The affine update
+        computes the whole path at once, and so hands it over at once and needs none.
+
+        Raises:
+            ValueError: `start` does not fit.
+            OSError: `on_block` or `saver` cannot write.
         """
         model = self.new_model()
-        start = time.perf_counter()
+        began = time.perf_counter() - (0.0 if start is None else start.seconds)
         if update == AFFINE:
             trajectory = self._at_once(model)
-            if on_block is not None:
-                on_block(trajectory)
+            on_block(trajectory)
         else:
-            trajectory = self.descend(model, UPDATES[update], self.options, on_block, stop)
-        seconds = time.perf_counter() - start
+            trajectory = self._go_on(update, model, on_block, stop, saver, start, began)
+        seconds = time.perf_counter() - began
         at = self.standardized(torch.tensor([predict], dtype=torch.float64))
         with torch.no_grad():
             loss = mean_squared_error(model(self.batches.x), self.batches.y)
@@ -278,6 +375,57 @@ class Experiment:
             prediction=prediction.cpu(),
             seconds=seconds,
         )
+
+    def _go_on(
+        self,
+        update: str,
+        model: Model,
+        on_block: Callable[[Trajectory], None],
+        stop: Callable[[], bool],
+        saver: Saver | None,
+        start: Checkpoint | None,
+        began: float,
+    ) -> Trajectory:
+        gradient, make = UPDATES[update]
+        optimizer = make(model.parameters(), **self.options)
+        pieces: list[Trajectory] = []
+        if start is not None:
+            start.restore(model, optimizer)
+            if start.trajectory.stopped == "diverged":
+                return start.trajectory
+            pieces.append(start.done)
+
+        def collect(piece: Trajectory) -> None:
+            pieces.append(piece)
+            on_block(piece)
+
+        def save(step: int, now: bool = False) -> None:
+            if saver is not None and (now or saver.due(step)):
+                saver.save(
+                    Checkpoint(
+                        self.identity(update),
+                        step,
+                        dict(model.state_dict()),
+                        # Unwrapped, for what ManualSGD.add_param_group is.
+                        inspect.unwrap(type(optimizer).state_dict)(optimizer),
+                        Trajectory.join(pieces),
+                        time.perf_counter() - began,
+                    )
+                )
+
+        self._train(
+            model,
+            gradient,
+            optimizer,
+            start=0 if start is None else start.step,
+            on_block=collect,
+            save=save,
+            save_every=None if saver is None else saver.steps,
+            stop=stop,
+        )
+        trajectory = Trajectory.join(pieces)
+        save(int(trajectory.step[-1]), now=True)
+        return trajectory
 
     def _at_once(self, model: Model) -> Trajectory:
         c = self.configuration

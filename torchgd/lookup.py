@@ -1,5 +1,6 @@
 """From names to things: devices, and models in a user's own file."""
 
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -69,6 +70,13 @@ def _own_model(name: str) -> type[Model]:
             f"model {name!r}: {file} has no class {class_name!r} derived from torchgd.Model"
         )
     return found
+
+
+def model_sha256(name: str) -> str:
+    """Return the SHA-256 of a model's class, by name, and of the file that a user's is in."""
+    file, _, class_name = name.rpartition(":")
+    source = Path(file).read_bytes() if file else b""
+    return hashlib.sha256(source + class_name.encode()).hexdigest()
 
 
 def guarded(name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -22,8 +22,8 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from torchgd.files import replacing
 from torchgd.scene import Run, Scene
-from torchgd.tracking import replacing
 
 # Okabe and Ito's palette, told apart by every kind of colour vision, as is cividis for the steps.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")

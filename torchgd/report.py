@@ -1,9 +1,8 @@
 """What a run is told as: its files' contents, the lesson's transcript, the table, the verdict."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,19 +23,19 @@ from torchgd.trajectory import Trajectory
 from torchgd.version import __version__
 
 
-def config_json(experiment: Experiment, update: str) -> dict[str, Any]:
-    """Return what config.json holds: everything needed to run it again."""
+def config_json(experiment: Experiment, update: str, updates: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what config.json holds: everything needed to run it again, with all its updates."""
     z, device = experiment.standardization, experiment.device
     cuda = device.type == "cuda"
     return {
-        "update": update,
-        **asdict(experiment.configuration),
+        **experiment.identity(update),
+        "updates": [*updates] or [update],
         "samples": len(experiment.data.x),
         "steps": experiment.steps,
         "standardization": z and asdict(z),
         "x_unit": experiment.data.x_unit,
         "y_unit": experiment.data.y_unit,
-        "working_directory": str(Path.cwd()) if experiment.reads_files else None,
+        "working_directory": str(experiment.folder.resolve()) if experiment.reads_files else None,
         "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -44,6 +43,14 @@ def config_json(experiment: Experiment, update: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torchgd": __version__,
     }
+
+
+def environment_changes(configs: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield in what this machine differs from where a run began, of which these are config.json."""
+    here = {"torch": torch.__version__, "numpy": np.__version__, "threads": torch.get_num_threads()}
+    for name, now in here.items():
+        for was in sorted({str(config.get(name)) for config in configs.values()} - {str(now)}):
+            yield f"{name} {now}, and the run began with {was}: bits may differ from then on"
 
 
 def result_json(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:

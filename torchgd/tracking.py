@@ -1,19 +1,21 @@
 """What a run leaves on disk. The only file that imports TensorBoard.
 
-A run's directory holds the event file, `config.json`, `trajectory.csv` and `result.json`.
+A run's directory holds the event file, `config.json`, `trajectory.csv`, `checkpoint.pt` and
+`result.json`.
 """
 
 import csv
+import fcntl
 import itertools
 import json
-import math
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import torch
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -21,11 +23,14 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from torchgd.files import read_json, replacing, write_json
 from torchgd.models import DTYPES
 from torchgd.trajectory import Trajectory
 
 # As many significant digits as tell any two numbers of the type apart.
 DIGITS = {torch.float32: ".9g", torch.float64: ".17g"}
+
+Row = tuple[int, int, list[float | None]]
 
 
 def new_directory(parent: Path, name: str | None, default: str) -> Path:
@@ -58,31 +63,6 @@ def _created(directory: Path) -> bool:
     return True
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file that takes the place of `path` when it is written, and vanishes if it fails."""
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as JSON, all of it or nothing; JSON has no NaN or infinity, so null."""
-    finite = {key: _finite(value) for key, value in content.items()}
-    text = json.dumps(finite, indent=1, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
     """Return config.json and the trajectory that a run left in `directory`, to the bit.
 
@@ -94,8 +74,8 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
         raise ValueError(
             f"{directory} holds no trajectory.csv: give a run's directory, such as runs/NAME/manual"
         )
+    config = read_json(directory / "config.json")
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         with (directory / "trajectory.csv").open(newline="", encoding="utf-8") as file:
             head, *rows = csv.reader(file)
         for line, row in enumerate(rows, start=2):
@@ -112,7 +92,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
             gradients=_named(columns, "gradient/", dtype),
             stopped="",
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, csv.Error) as error:
         raise ValueError(f"{directory} holds a damaged run ({error}); run it again") from None
 
 
@@ -127,14 +107,11 @@ def read_result(directory: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(
             f"{directory} has no result.json: the run is still being written, or was killed; "
-            "wait for its end or run it again"
+            "wait for its end, or go on with it: train.py --resume"
         )
-    try:
-        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if lacking := {"steps", "stopped"} - result.keys():
-            raise ValueError(f"{min(lacking)!r} is missing")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); run it again") from None
+    result = read_json(file)
+    if lacking := {"steps", "stopped"} - result.keys():
+        raise ValueError(f"{file} is damaged ({min(lacking)!r} is missing); run it again")
     return result
 
 
@@ -156,37 +133,73 @@ class RunWriter:
     trajectory.csv and one event with all of its values, whose tags are the columns' names: loss,
     weight/NAME, gradient/NAME; result/loss and result/NAME are result.json's numbers. TensorBoard
     keeps single precision; trajectory.csv keeps every bit.
+
+    A run that is there already goes on after the rows `done`. What it wrote of later steps goes:
+    trajectory.csv is written anew, and TensorBoard is told to forget (`purge_step`).
+
+    Raises:
+        ValueError: another process is writing there.
+        OSError: the directory, or a file in it, cannot be written.
     """
 
-    def __init__(self, directory: Path, config: dict[str, Any], names: list[str]) -> None:
-        directory.mkdir()
+    def __init__(
+        self,
+        directory: Path,
+        config: dict[str, Any],
+        names: list[str],
+        done: Trajectory | None = None,
+    ) -> None:
         self.directory = directory
         self.digits = DIGITS[DTYPES[config["dtype"]]]
         self.tags = ["loss", *(f"{kind}/{n}" for kind in ("weight", "gradient") for n in names)]
-        write_json(directory / "config.json", config)
-        self.file = (directory / "trajectory.csv").open("w", newline="", encoding="utf-8")
-        self.table = csv.writer(self.file, lineterminator="\n")
-        self.table.writerow(["step", "epoch", *self.tags])
-        self.events = SummaryWriter(directory, max_queue=1000)
-        self.event_file = cast(Any, self.events.file_writer)  # set by now
-        self.events.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
+        rows = [] if done is None else list(done.rows())
+        settled = directory / "config.json"
+        known = bool(rows) and read_json(settled) == config  # and so TensorBoard knows it too
+        directory.mkdir(exist_ok=True)
+        with ExitStack() as opened:
+            opened.enter_context(_only_writer(directory))
+            opened.enter_context(_quiet_threads())
+            write_json(settled, config)
+            (directory / "result.json").unlink(missing_ok=True)  # which says that a run has ended
+            self.file = opened.enter_context(self._open_table(rows))
+            self.table = csv.writer(self.file, lineterminator="\n")
+            purge_step = rows[-1][0] + 1 if rows else 0
+            self.events = opened.enter_context(_event_writer(directory, purge_step))
+            self.event_file = cast(Any, self.events.file_writer)  # set by now
+            self._introduce(config, names, known, purge_step)
+            self.opened = opened.pop_all()
+
+    def _open_table(self, rows: list[Row]) -> TextIO:
+        """Write trajectory.csv with `rows`, whole or not at all, and open it for more."""
+        path = self.directory / "trajectory.csv"
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["step", "epoch", *self.tags])
+            table.writerows(map(self._texts, rows))
+        return path.open("a", newline="", encoding="utf-8")
+
+    def _introduce(self, config: dict[str, Any], names: list[str], known: bool, step: int) -> None:
+        """Tell TensorBoard the configuration, the charts and the hyper-parameters."""
         # TensorBoard lays runs over each other where one chart's pattern fits their tags.
         curves = [tag for tag in self.tags if not tag.startswith("gradient/")]
         charts = {tag: ["Multiline", [f"^{re.escape(tag)}$"]] for tag in curves}
-        self.events.add_custom_scalars({"descent": charts})
         # add_hparams would open a run directory of its own; its summaries fit into this one.
         scalars = {k: v for k, v in config.items() if isinstance(v, (bool, int, float, str))}
         finals = dict.fromkeys(["result/loss", *(f"result/{name}" for name in names)], 0.0)
         experiment, start, self.session_end = hparams(scalars, finals)
-        for summary in (experiment, start):
-            self.event_file.add_summary(summary)
+        if not known:
+            self.events.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```", step)
+            self.events.add_custom_scalars({"descent": charts})
+            for summary in (experiment, start):
+                self.event_file.add_summary(summary)
         self._flush()
 
     def record(self, piece: Trajectory) -> None:
         """Write a piece of the trajectory through to the disk."""
-        for step, epoch, values in piece.rows():
-            pairs = list(zip(self.tags, values, strict=True))
-            self.table.writerow([step, epoch, *(self._text(value) for value in values)])
+        for row in piece.rows():
+            self.table.writerow(self._texts(row))
+            step, _, values = row
+            pairs = zip(self.tags, values, strict=True)
             event = [Summary.Value(tag=t, simple_value=v) for t, v in pairs if v is not None]
             self.event_file.add_summary(Summary(value=event), step)
         self._flush()
@@ -195,8 +208,9 @@ class RunWriter:
         self.file.flush()
         self.events.flush()
 
-    def _text(self, value: float | None) -> str:
-        return "" if value is None else format(value, self.digits)
+    def _texts(self, row: Row) -> list[Any]:
+        step, epoch, values = row
+        return [step, epoch, *("" if v is None else format(v, self.digits) for v in values)]
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write result.json, and its figures and the session's end for TensorBoard's HParams."""
@@ -216,5 +230,44 @@ class RunWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.file.close()
-        self.events.close()
+        self.opened.close()
+
+
+@contextmanager
+def _only_writer(directory: Path) -> Iterator[None]:
+    """Keep other processes from writing to a run; the system lets go when this one ends."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{directory}: another process is writing this run; wait for its end or stop it"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Leave out the tracebacks of TensorBoard's writing thread: a flush raises its error here."""
+    shown = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not isinstance(failure.exc_value, OSError):
+            shown(failure)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = shown
+
+
+def _event_writer(directory: Path, purge_step: int) -> SummaryWriter:
+    """Return a writer of events, which go on from `purge_step` where there are some already."""
+    found = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
+    if str(int(time.time())) in found:
+        time.sleep(1)  # TensorBoard reads event files by name, and those begin with the second
+    return SummaryWriter(directory, purge_step if found else None, max_queue=1000)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -40,7 +41,10 @@ def train(
     *,
     scheduler: LRScheduler | None = None,
     record_every: int | None = None,
+    start: int = 0,
     on_block: Callable[[Trajectory], None] | None = None,
+    save: Callable[[int], None] = lambda step: None,
+    save_every: int | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trajectory:
     """Descend: at each batch take the gradient there, then one step of the optimizer.
@@ -57,21 +61,32 @@ def train(
     the trajectory ends there, and the model's weights stand there. `stop`, asked before each
     step, ends it early.
 
+    After each block, and after each `save_every`-th step, `save` is told how many steps are taken,
+    so that it can keep model and optimizer. With those as they were then, and `start` that number,
+    the descent goes on, to the same bits where batches depend on the epoch alone; the trajectory
+    has the rest. (Where an epoch ended with that step, the scheduler's is then still to be taken.)
+
     Raises:
-        ValueError: epochs or record_every is below 1, or there is no batch, or model, shapes or
-            gradients do not fit (see `gradient` and `Recorder`).
+        ValueError: epochs, record_every or save_every is below 1, or start beyond the end, or
+            there is no batch, or model, shapes or gradients do not fit (see `gradient` and
+            `Recorder`).
     """
     steps = count_steps(epochs, len(batches), record_every)
+    if not 0 <= start <= steps:
+        raise ValueError(f"start is {start}: the descent has {steps} steps; give 0 to {steps}")
+    if save_every is not None and save_every < 1:
+        raise ValueError(f"save_every is {save_every}: it must be at least 1")
     every = record_every or record_interval(steps)
     set_epoch = getattr(batches, "set_epoch", None)
     # LBFGS asks for the loss at other weights within a step.
     needs_closure = isinstance(optimizer, torch.optim.LBFGS)
-    step = 0
+    first, skipped = divmod(start, len(batches))
+    step = start
     with Recorder(model, on_block) as recorder:
-        for epoch in range(epochs):
+        for epoch in range(first, epochs):
             if set_epoch is not None:
                 set_epoch(epoch)
-            for x, y in batches:
+            for x, y in islice(batches, skipped, None):
                 if stop():
                     return recorder.finish(step, epoch, "interrupted")
                 loss = gradient(model, x, y)
@@ -81,10 +96,12 @@ def train(
                 closure: Any = partial(gradient, model, x, y) if needs_closure else None
                 optimizer.step(closure)
                 step += 1
-                if recorder.due:
+                if recorder.due or (save_every is not None and step % save_every == 0):
                     recorder.hand_over()
                     if recorder.diverged:
                         return recorder.finish(step, epoch)
+                    save(step)
+            skipped = 0
             if scheduler is not None:
                 scheduler.step()
         return recorder.finish(step, epochs)

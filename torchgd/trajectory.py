@@ -66,6 +66,19 @@ class Trajectory:
             stopped=stopped,
         )
 
+    def before(self, step: int, every: int) -> "Trajectory":
+        """Return the rows of each `every`-th step before `step`, without a last row."""
+        keep = (self.step < step) & (self.step % every == 0)
+        recorded = keep[: len(self.loss)]
+        return Trajectory(
+            step=self.step[keep],
+            epoch=self.epoch[keep],
+            weights={name: w[keep] for name, w in self.weights.items()},
+            loss=self.loss[recorded],
+            gradients={name: g[recorded] for name, g in self.gradients.items()},
+            stopped="",
+        )
+
     @classmethod
     def join(cls, pieces: Sequence["Trajectory"]) -> "Trajectory":
         """Return one trajectory of consecutive pieces, of which only the last has a last row."""
@@ -91,8 +104,8 @@ def record_interval(steps: int, most: int = 10_000) -> int:
 class Recorder:
     """Collects a trajectory without making the device wait for it.
 
-    Rows stay on the model's device, one small tensor each, until a block of them is full or a
-    second old and so `due`. `hand_over` then brings the block to the CPU in one copy, looks through
+    Rows stay on the model's device, one small tensor each, until their block is full or a second
+    old and so `due`. `hand_over` then brings the block to the CPU in one copy, looks through
     it for divergence, and hands it to `on_block`, a piece of the trajectory, so that it can be
     written while the descent goes on. Used as a context manager, it hands over what it has also
     when an exception ends the descent.
@@ -126,9 +139,8 @@ class Recorder:
 
     @property
     def due(self) -> bool:
-        """Whether there is something to hand over, and it is time to."""
-        rows = len(self._rows)
-        return rows >= self.BLOCK_ROWS or (rows > 0 and time.monotonic() > self._due)
+        """Whether it is time to hand over."""
+        return len(self._rows) >= self.BLOCK_ROWS or time.monotonic() > self._due
 
     @property
     def diverged(self) -> bool:
@@ -156,6 +168,9 @@ class Recorder:
 
     def hand_over(self, stopped: str = "") -> None:
         """Bring the block to the CPU as a piece of trajectory, up to where it diverged."""
+        if not self._rows:
+            self._start_block()
+            return
         table, index = torch.stack(self._rows).cpu(), torch.tensor(self._index)
         self._start_block()
         step, epoch = index.unbind(dim=1)

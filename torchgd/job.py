@@ -1,0 +1,130 @@
+"""What a command line starts, or goes on with: a run, its directory, and where each update is."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torchgd.affine import require_linear
+from torchgd.checkpoint import CHECKPOINT, Checkpoint
+from torchgd.experiment import AFFINE, UPDATES, Configuration, Experiment
+from torchgd.files import read_json
+from torchgd.lookup import MODELS
+from torchgd.report import config_json
+from torchgd.tracking import RunWriter, new_directory, read_result
+
+# What --update can be: each alone, or both by hand and by autograd.
+CHOICES = {"both": [*UPDATES], **{update: [update] for update in (*UPDATES, AFFINE)}}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made or gone on with, by each of its updates in turn.
+
+    `configs` is each update's config.json; `starts` the checkpoints of those that have one.
+    """
+
+    experiment: Experiment
+    directory: Path
+    configs: dict[str, dict[str, Any]]
+    starts: dict[str, Checkpoint] = field(default_factory=dict)
+
+    @classmethod
+    def new(
+        cls, asked: Configuration, updates: Sequence[str], parent: Path, name: str | None
+    ) -> "Job":
+        """Return a new run, in a directory of its own in `parent`.
+
+        Raises:
+            ValueError: something in it cannot be had (see `Experiment`), or `name` is taken.
+            OSError: a file cannot be read, or the directory not be made.
+        """
+        experiment = Experiment(asked)
+        if AFFINE in updates:
+            require_linear(experiment.new_model(), experiment.batches.x)
+        configs = {update: config_json(experiment, update, updates) for update in updates}
+        return cls(experiment, new_directory(parent, name, experiment.name), configs)
+
+    @classmethod
+    def resumed(cls, directory: Path, updates: Sequence[str], flags: dict[str, Any]) -> "Job":
+        """Return the run in `directory`, ready to go on.
+
+        `updates` and `flags`, parts of a `Configuration` by name, say what is asked of it, and may
+        be empty. Of them `epochs` may be more than the run had, and a model of the user's own must
+        be named again; everything else stays.
+
+        Raises:
+            ValueError: there is no run, or it is damaged, or of another model or other data, or
+                asked to be another.
+            OSError: a file cannot be read.
+        """
+        if (directory / "config.json").is_file():  # one update's directory; the run is all of them
+            directory = directory.resolve().parent
+        files = [directory / update / "config.json" for update in (*UPDATES, AFFINE)]
+        files = [path for path in files if path.is_file()]
+        if not files:
+            raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
+        try:
+            config = read_json(files[0])
+            own = Configuration.of_run(config)
+            experiment = Experiment.of_run(config, **flags)
+            if config.get("updates") not in CHOICES.values():
+                raise ValueError(f"updates {config.get('updates')!r} is damaged; run it again")
+        except ValueError as error:
+            raise ValueError(f"{files[0].parent}: {error}") from None
+        if updates and updates != config["updates"]:
+            refuse("update", updates, config["updates"])
+        for name, value in asdict(experiment.configuration).items():
+            was = getattr(own, name)
+            if value != was and name != "model" and not (name == "epochs" and value > was):
+                refuse(name, value, was)
+        identity = experiment.identity(config["update"])
+        for what in ("model", "data"):
+            if config.get(f"{what}_sha256") != identity[f"{what}_sha256"]:
+                raise ValueError(
+                    f"{what} {identity[what]!r} is not the one that the run in {directory} was "
+                    "trained with (SHA-256); give that one back or start a new run"
+                )
+        asked = {"epochs": experiment.configuration.epochs, "steps": experiment.steps}
+        configs = {update: {**config, "update": update, **asked} for update in config["updates"]}
+        found = {u: experiment.checkpoint(u, directory / u / CHECKPOINT) for u in configs}
+        starts = {update: start for update, start in found.items() if start is not None}
+        return cls(experiment, directory, configs, starts)
+
+    @property
+    def over(self) -> str:
+        """What to say of a run that has nothing left to do; "" of one that has."""
+        folders = [self.directory / update for update in self.configs]
+        left = [folder / "result.json" for folder in folders]
+        if len(folders) > 1:
+            left.append(self.directory / "comparison.json")
+        if not all(path.is_file() for path in left):
+            return ""
+        results, steps = map(read_result, folders), self.experiment.steps
+        ends = {(result["stopped"], result["steps"]) for result in results}
+        if ends == {("finished", steps)}:
+            return f"{self.directory} is finished, after {steps} steps; --epochs can be raised"
+        if {stopped for stopped, _ in ends} == {"diverged"}:
+            return f"{self.directory} diverged, and nothing goes on from there; start a new run"
+        return ""
+
+    def writer(self, update: str) -> RunWriter:
+        """Return what writes the run of `update`, after the rows that it has already."""
+        names, start = list(self.experiment.configuration.initial), self.starts.get(update)
+        done = None if start is None else start.done
+        return RunWriter(self.directory / update, self.configs[update], names, done)
+
+    @property
+    def how_to_go_on(self) -> str:
+        """How to go on with a run that was interrupted."""
+        model = self.experiment.configuration.model
+        again = "" if model in MODELS else f" --model {model}"
+        return f"go on with --resume {self.directory}{again}"
+
+
+def refuse(name: str, value: object, own: object) -> NoReturn:
+    """Refuse to make a run another."""
+    raise ValueError(
+        f"--{name.replace('_', '-')} {value}: the run has {own}, and of what it has only --epochs "
+        "can change, and only grow; leave it out or start a new run"
+    )
