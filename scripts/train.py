@@ -136,6 +136,8 @@ def make_job(parser: Parser, arguments: argparse.Namespace, argv: list[str] | No
     names = [*(field.name for field in fields(Configuration)), "update", "log_dir", "name"]
     asked = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names)))
     flags = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    if "initial" in flags:
+        flags["initial"] = dict(flags["initial"])
     for name in ("log_dir", "name"):
         if flags.pop(name, None) is not None:
             parser.error(f"--{name.replace('_', '-')} is a new run's; --resume has its directory")

@@ -1,6 +1,10 @@
 """What several test files share."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from torch.optim.optimizer import Optimizer
 from torchgd import Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
 from torchgd.gradients import GradientSource
 from torchgd.trajectory import Trajectory
+
+ROOT = Path(__file__).parent.parent
 
 # NIST's certified answers, and others computed in rational arithmetic, with their sources.
 CERTIFIED = json.loads((Path(__file__).parent / "data" / "certified.json").read_text())
@@ -118,3 +124,25 @@ def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
 def stacked(trajectory: Trajectory) -> Tensor:
     """The weights at each row, (K+1, P)."""
     return torch.stack(list(trajectory.weights.values()), dim=1)
+
+
+SCRIPT = ROOT / "scripts" / "train.py"
+# The package need not be installed to be tested.
+PATHS = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS}
+
+
+def script(folder: Path, *words: str) -> subprocess.Popen[str]:
+    command, pipe = [sys.executable, "-W", "error", str(SCRIPT), *words], subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=folder, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def wait_for_rows(process: subprocess.Popen[str], path: Path, count: int = 3) -> None:
+    """Wait until a run's trajectory.csv has a few rows."""
+    deadline = time.monotonic() + 120
+    while not (path.exists() and path.read_text().count("\n") > count):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

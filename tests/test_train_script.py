@@ -18,7 +18,16 @@ import numpy as np
 import pytest
 import torch
 import train
-from helpers import CERTIFIED, EXPONENTIAL, events, read_csv
+from helpers import (
+    CERTIFIED,
+    ENVIRONMENT,
+    EXPONENTIAL,
+    SCRIPT,
+    events,
+    read_csv,
+    script,
+    wait_for_rows,
+)
 
 from torchgd import Batches, Linear, ManualSGD, Trajectory
 from torchgd import train as descend
@@ -664,28 +673,6 @@ def test_the_lesson_on_cuda(shell: Shell) -> None:
     # 3 roundings of w a step, shrunk by 0.82 or more with each further one, as on the CPU.
     bound = 3 * torch.finfo(torch.float64).eps / (1 - 0.82)
     assert abs(shell.result()["parameters"]["w"] - 1.999999723695619) <= 2 * bound
-
-
-SCRIPT = HERE.parent / "scripts" / "train.py"
-# The package need not be installed to be tested.
-PATHS = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
-ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS}
-
-
-def script(folder: Path, *words: str) -> subprocess.Popen[str]:
-    command, pipe = [sys.executable, "-W", "error", str(SCRIPT), *words], subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=folder, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True
-    )
-
-
-def wait_for_rows(process: subprocess.Popen[str], path: Path, count: int = 3) -> None:
-    """Wait until a run's trajectory.csv has a few rows."""
-    deadline = time.monotonic() + 120
-    while not (path.exists() and path.read_text().count("\n") > count):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_fresh_process_refuses_without_a_traceback(tmp_path: Path) -> None:

@@ -68,32 +68,62 @@ class Checkpoint:
             if (version := content.pop("format")) != FORMAT:
                 raise ValueError(f"of format {version!r}, not {FORMAT}")
             trajectory = Trajectory(**content.pop("trajectory"))
-            return cls(**content, trajectory=trajectory)
+            identity = dict(content.pop("identity"))
+            return cls(**content, identity=identity, trajectory=trajectory)
         except Exception as error:  # whatever else can bear a checksum
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(
                 f"{path} is no checkpoint that this torchgd can read ({reason}); {WAY_OUT}"
             ) from None
 
-    @property
-    def done(self) -> Trajectory:
-        """The rows that stay when the descent goes on: no last row, but where it diverged."""
+    def done(self, steps: int) -> Trajectory:
+        """Return the rows that stay when the descent goes on, to so many steps in all.
+
+        A last row is not among them, but where it diverged.
+        """
         if self.trajectory.stopped == "diverged":
             return self.trajectory
-        return self.trajectory.before(self.step, self.identity["record_every"])
+        return self.trajectory.before(self.step, self.identity["record_every"], steps)
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Put model and optimizer where they were.
 
         Raises:
-            ValueError: they are of other parameters.
+            ValueError: they are not the ones that this is of.
         """
-        for name, w in model.state_dict().items():
-            found = self.model.get(name)
-            if found is None or found.shape != w.shape or found.dtype != w.dtype:
-                raise ValueError(f"the checkpoint's {name!r} is not the model's; {WAY_OUT}")
+        if not self._fits(dict(model.state_dict()), optimizer.state_dict()):
+            raise ValueError(f"the checkpoint is not of this model and optimizer; {WAY_OUT}")
         model.load_state_dict(self.model)
         optimizer.load_state_dict(self.optimizer)
+
+    def _fits(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> bool:
+        path, column = self.trajectory, {name: w[None] for name, w in weights.items()}
+        index, loss = torch.zeros(1, dtype=torch.int64), next(iter(column.values()))
+        velocities = {k: {"momentum_buffer": w} for k, w in enumerate(weights.values())}
+        alike = (
+            _alike([self.step, self.seconds, self.model], [0, 0.0, weights])
+            and _alike(vars(path), vars(Trajectory(index, index, column, loss, column)))
+            and isinstance(self.optimizer, dict)
+            and repr(self.optimizer.get("param_groups")) == repr(optimizer["param_groups"])
+            and any(_alike(self.optimizer.get("state"), state) for state in ({}, velocities))
+        )
+        if not alike or path.stopped not in ("", "finished", "diverged", "interrupted"):
+            return False
+        rows, steps = len(path.step), len(path.step) - bool(path.stopped)
+        return all(len(points) == rows for points in (path.epoch, *path.weights.values())) and all(
+            len(points) == steps for points in (path.loss, *path.gradients.values())
+        )
+
+
+def _alike(found: object, expected: object) -> bool:
+    """Whether two are of the same kinds, all the way down: types, keys, dtypes, dimensions."""
+    if isinstance(found, Tensor) and isinstance(expected, Tensor):
+        return found.dtype == expected.dtype and found.ndim == expected.ndim
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(_alike(found[k], expected[k]) for k in found)
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(_alike, found, expected))
+    return type(found) is type(expected)
 
 
 class Saver:

@@ -238,12 +238,16 @@ class Experiment:
         # Files may have moved, and their hashes say what was in them; epochs may be more.
         free, own = {"model", "data", "epochs"}, self.identity(update)
         for name, value in own.items():
-            if name not in free and found.identity.get(name) != value:
+            theirs, ours = repr(found.identity.get(name)), repr(value)
+            if name not in free and theirs != ours:
                 raise ValueError(
-                    f"{path} is of another run: {name} is {found.identity.get(name)!r} there, and "
-                    f"{value!r} here; give this run its own, or remove it and the run starts again"
+                    f"{path} is of another run: {name} is {theirs} there, and {ours} here; give "
+                    "this run its own, or remove it and the run starts again"
                 )
-        found.restore(model, UPDATES[update][1](model.parameters(), **self.options))
+        try:
+            found.restore(model, UPDATES[update][1](model.parameters(), **self.options))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         return found
 
     def new_model(self) -> Model:
@@ -393,7 +397,7 @@ class Experiment:
             start.restore(model, optimizer)
             if start.trajectory.stopped == "diverged":
                 return start.trajectory
-            pieces.append(start.done)
+            pieces.append(start.done(self.steps))
 
         def collect(piece: Trajectory) -> None:
             pieces.append(piece)

@@ -64,14 +64,16 @@ class Job:
         files = [path for path in files if path.is_file()]
         if not files:
             raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
+        config = read_json(files[0])
         try:
-            config = read_json(files[0])
             own = Configuration.of_run(config)
             experiment = Experiment.of_run(config, **flags)
             if config.get("updates") not in CHOICES.values():
                 raise ValueError(f"updates {config.get('updates')!r} is damaged; run it again")
         except ValueError as error:
             raise ValueError(f"{files[0].parent}: {error}") from None
+        if own.model in MODELS and flags.get("model", own.model) != own.model:
+            refuse("model", flags["model"], own.model)
         if updates and updates != config["updates"]:
             refuse("update", updates, config["updates"])
         for name, value in asdict(experiment.configuration).items():
@@ -111,7 +113,7 @@ class Job:
     def writer(self, update: str) -> RunWriter:
         """Return what writes the run of `update`, after the rows that it has already."""
         names, start = list(self.experiment.configuration.initial), self.starts.get(update)
-        done = None if start is None else start.done
+        done = None if start is None else start.done(self.experiment.steps)
         return RunWriter(self.directory / update, self.configs[update], names, done)
 
     @property

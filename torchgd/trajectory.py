@@ -66,9 +66,13 @@ class Trajectory:
             stopped=stopped,
         )
 
-    def before(self, step: int, every: int) -> "Trajectory":
-        """Return the rows of each `every`-th step before `step`, without a last row."""
-        keep = (self.step < step) & (self.step % every == 0)
+    def before(self, step: int, every: int, steps: int) -> "Trajectory":
+        """Return the rows before `step` that a descent of so many `steps` records.
+
+        Those are each `every`-th step and the last one; the final weights are not among them.
+        """
+        keep = (self.step % every == 0) | (self.step == steps - 1)
+        keep &= self.step < step
         recorded = keep[: len(self.loss)]
         return Trajectory(
             step=self.step[keep],
