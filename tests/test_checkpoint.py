@@ -114,7 +114,9 @@ def test_a_descent_that_diverged_stays_as_it_is(tmp_path: Path) -> None:
     experiment, path = Experiment(Configuration(lr=1.0, epochs=200)), tmp_path / "checkpoint.pt"
     before = experiment.run("manual", 4.0, saver=Saver(path))
     start = experiment.checkpoint("manual", path)
-    after = experiment.run("manual", 4.0, lambda piece: pytest.fail(), start=start)
+    seen: list[Trajectory] = []
+    after = experiment.run("manual", 4.0, seen.append, start=start)
+    assert [piece.step.tolist() for piece in seen] == [[224]]
     assert after.trajectory.stopped == "diverged"
     assert same_trajectory(after.trajectory, before.trajectory)
     assert same_bits(after.parameters["w"], before.parameters["w"])

@@ -12,7 +12,7 @@ import helpers
 import pytest
 import train
 from helpers import EXPONENTIAL, read_csv
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from torchgd.checkpoint import Checkpoint
 from torchgd.tracking import RunWriter
@@ -67,7 +67,7 @@ def left(run: Path) -> dict[str, Any]:
 
 def shown(directory: Path) -> dict[str, list[tuple[int, float]]]:
     """The points that TensorBoard shows of a run."""
-    reader = EventAccumulator(str(directory), {"scalars": 0, "tensors": 0})
+    reader = EventAccumulator(str(directory), {"tensors": 0})
     reader.Reload()
     found = {tag: reader.Tensors(tag) for tag in reader.Tags()["tensors"]}
     return {

@@ -77,12 +77,7 @@ class Checkpoint:
             ) from None
 
     def done(self, steps: int) -> Trajectory:
-        """Return the rows that stay when the descent goes on, to so many steps in all.
-
-        A last row is not among them, but where it diverged.
-        """
-        if self.trajectory.stopped == "diverged":
-            return self.trajectory
+        """Return the rows that stay when the descent goes on, to so many steps in all."""
         return self.trajectory.before(self.step, self.identity["record_every"], steps)
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:

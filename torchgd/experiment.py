@@ -395,13 +395,16 @@ class Experiment:
         pieces: list[Trajectory] = []
         if start is not None:
             start.restore(model, optimizer)
-            if start.trajectory.stopped == "diverged":
-                return start.trajectory
             pieces.append(start.done(self.steps))
 
         def collect(piece: Trajectory) -> None:
             pieces.append(piece)
             on_block(piece)
+
+        if start is not None and start.trajectory.stopped == "diverged":
+            epoch = int(start.trajectory.epoch[-1])
+            Recorder(model, collect).finish(start.step, epoch, "diverged")
+            return Trajectory.join(pieces)
 
         def save(step: int, now: bool = False) -> None:
             if saver is not None and (now or saver.due(step)):

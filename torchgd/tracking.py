@@ -266,8 +266,11 @@ def _quiet_threads() -> Iterator[None]:
 
 
 def _event_writer(directory: Path, purge_step: int) -> SummaryWriter:
-    """Return a writer of events, which go on from `purge_step` where there are some already."""
+    """Return a writer of events; of those that are there, the ones before `purge_step` stay.
+
+    TensorBoard takes the first session's start for no restart, so that one is written, too.
+    """
     found = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
     if str(int(time.time())) in found:
         time.sleep(1)  # TensorBoard reads event files by name, and those begin with the second
-    return SummaryWriter(directory, purge_step if found else None, max_queue=1000)
+    return SummaryWriter(directory, purge_step=purge_step, max_queue=1000)
