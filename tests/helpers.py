@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
@@ -146,3 +147,28 @@ def wait_for_rows(process: subprocess.Popen[str], path: Path, count: int = 3) ->
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def left(run: Path) -> dict[str, Any]:
+    """What a run left, but for its times and events."""
+    found: dict[str, Any] = {}
+    for path in sorted(run.rglob("*.*")):
+        content: Any = path.read_bytes()
+        if path.name == "result.json":
+            content = json.loads(content)
+            assert content.pop("seconds") > 0
+        if path.suffix in (".json", ".csv"):
+            found[str(path.relative_to(run))] = content
+    return found
+
+
+def shown(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """The points that TensorBoard shows of a run."""
+    reader = EventAccumulator(str(directory), {"tensors": 0})
+    reader.Reload()
+    found = {tag: reader.Tensors(tag) for tag in reader.Tags()["tensors"]}
+    return {
+        tag: [(point.step, *point.tensor_proto.float_val) for point in points]
+        for tag, points in found.items()
+        if tag.startswith(("loss", "weight/", "gradient/", "result/"))
+    }

@@ -11,8 +11,7 @@ from typing import Any
 import helpers
 import pytest
 import train
-from helpers import EXPONENTIAL, read_csv
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from helpers import EXPONENTIAL, left, read_csv, shown
 
 from torchgd.checkpoint import Checkpoint
 from torchgd.tracking import RunWriter
@@ -50,31 +49,6 @@ def shell(
 ) -> Shell:
     monkeypatch.chdir(tmp_path)
     return Shell(monkeypatch, train.main, tmp_path, capsys)
-
-
-def left(run: Path) -> dict[str, Any]:
-    """What a run left, but for its times and events."""
-    found: dict[str, Any] = {}
-    for path in sorted(run.rglob("*.*")):
-        content: Any = path.read_bytes()
-        if path.name == "result.json":
-            content = json.loads(content)
-            assert content.pop("seconds") > 0
-        if path.suffix in (".json", ".csv"):
-            found[str(path.relative_to(run))] = content
-    return found
-
-
-def shown(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """The points that TensorBoard shows of a run."""
-    reader = EventAccumulator(str(directory), {"tensors": 0})
-    reader.Reload()
-    found = {tag: reader.Tensors(tag) for tag in reader.Tags()["tensors"]}
-    return {
-        tag: [(point.step, *point.tensor_proto.float_val) for point in points]
-        for tag, points in found.items()
-        if tag.startswith(("loss", "weight/", "gradient/", "result/"))
-    }
 
 
 @pytest.mark.parametrize("after", [0, 3, 8, 95, 96, 97, 100, 190, 191])

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -81,7 +82,7 @@ def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         if isinstance(error, OSError) and error.filename is not None:
-            parser.error(f"{error.filename}: {error.strerror}")
+            parser.error(f"{os.fsdecode(error.filename)}: {error.strerror}")
         parser.error(str(error))
 
 

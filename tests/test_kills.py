@@ -1,0 +1,195 @@
+"""Real processes that are really killed, on disks that are really full."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from helpers import ENVIRONMENT, SCRIPT, left, script, shown, wait_for_rows
+
+from torchgd.checkpoint import Checkpoint
+
+QUIET = "--no-figures --checkpoint-every 100steps".split()
+# 117 batches of 4 samples an epoch, in another order each.
+LONG = (
+    "--model quadratic --data co2 --standardize --momentum 0.9 --lr 0.001 --batch-size 4 --shuffle"
+).split()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, err = process.communicate(timeout=300)
+    return process.returncode, err
+
+
+def killed(folder: Path, flags: list[str], signals: Sequence[int], chance: random.Random) -> int:
+    """Start a run named parts, stop it at random moments, resume each time; count the stops.
+
+    A fifth of the moments are any since the process began, the others soon after it has gone on.
+    """
+    run, words = folder / "runs" / "parts", [*flags, "--name", "parts"]
+    for count, sent in enumerate(signals):
+        files = len(list(run.rglob("events.*")))
+        process = script(folder, *words, *QUIET)
+        if count == 0 or chance.random() < 0.8:
+            while process.poll() is None and len(list(run.rglob("events.*"))) == files:
+                time.sleep(0.01)
+            time.sleep(chance.random() * 0.5)
+        else:
+            time.sleep(chance.random() * 4)
+        process.send_signal(sent)
+        status, err = ended(process)
+        if status == 0:
+            return count
+        # Before Stop is in place, SIGTERM ends the process as it ends any.
+        assert status in (-sent, 128 + sent), err
+        words = ["--resume", "runs/parts"]
+    assert ended(script(folder, *words, *QUIET)) == (
+        0, "written to runs/parts; tensorboard --logdir runs\n"
+    )  # fmt: skip
+    return len(signals)
+
+
+def same_bits_though_killed(folder: Path, flags: list[str], signals: Sequence[int], seed: int) -> None:
+    assert ended(script(folder, *flags, "--name", "whole", *QUIET))[0] == 0
+    assert killed(folder, flags, signals, random.Random(seed)) == len(signals)
+    parts, whole = (folder / "runs" / name for name in ("parts", "whole"))
+    assert left(parts) == left(whole)
+    for update in ("manual", "autograd"):
+        assert shown(parts / update) == shown(whole / update)
+        ends = [Checkpoint.load(run / update / "checkpoint.pt") for run in (parts, whole)]
+        assert ends[0].step == ends[1].step
+        assert {n: w.item() for n, w in ends[0].model.items()} == {
+            n: w.item() for n, w in ends[1].model.items()
+        }
+
+
+def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path: Path) -> None:
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]
+    same_bits_though_killed(tmp_path, [*LONG, "--epochs", "30"], signals, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_killed_25_times(tmp_path: Path, dtype: str) -> None:
+    """46,800 steps by each update."""
+    flags = [*LONG, "--epochs", "400", "--dtype", dtype]
+    same_bits_though_killed(tmp_path, flags, [signal.SIGKILL] * 25, seed=2)
+
+
+ENDLESS = [*LONG, "--epochs", "1000000", "--record-every", "1", "--name", "parts", *QUIET]
+
+
+def limited(folder: Path, kilobytes: int, *words: str) -> tuple[int, str]:
+    """Run train.py where no file can grow beyond so many kilobytes."""
+    command = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", sys.executable]
+    process = subprocess.Popen(
+        [*command, str(SCRIPT), *words], cwd=folder, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    return ended(process)
+
+
+def goes_on(folder: Path, run: Path) -> None:
+    """A run that met a fault goes on to the bits of one that did not, up to where it is stopped."""
+    before = Checkpoint.load(run / "manual" / "checkpoint.pt")
+    assert before.step > 0
+    process = script(folder, "--resume", str(run), *QUIET)
+    csv = run / "manual" / "trajectory.csv"
+    wait_for_rows(process, csv, before.step + 300)
+    process.send_signal(signal.SIGINT)
+    assert ended(process)[0] == 130
+    words = [*LONG, "--epochs", "1000000", "--record-every", "1", "--log-dir", "again", *QUIET]
+    process = script(folder, *words, "--name", "again")
+    again = folder / "again" / "again" / "manual" / "trajectory.csv"
+    wait_for_rows(process, again, before.step + 300)
+    process.kill()
+    process.communicate()
+    count = before.step + 300
+    assert csv.read_text().splitlines()[:count] == again.read_text().splitlines()[:count]
+
+
+@pytest.mark.parametrize("kilobytes", [60, 300])
+def test_a_file_that_cannot_grow_is_one_line(tmp_path: Path, kilobytes: int) -> None:
+    status, err = limited(tmp_path, kilobytes, *ENDLESS)
+    assert (status, err.count("\n")) == (2, 1), err
+    assert err.startswith("train.py: ")
+    assert err.endswith("File too large\n")
+    run = tmp_path / "runs" / "parts"
+    assert not list(run.rglob(".*"))
+    assert Checkpoint.load(run / "manual" / "checkpoint.pt").step > 0
+    assert not (run / "manual" / "result.json").exists()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no file system can be mounted here ({done.stderr.strip()})")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def test_a_full_disk_and_then_a_larger_one(tmp_path: Path, disk: Path) -> None:
+    status, err = ended(script(tmp_path, *ENDLESS, "--log-dir", str(disk)))
+    assert (status, err.count("\n")) == (2, 1), err
+    assert err.startswith("train.py: ")
+    assert err.endswith("No space left on device\n")
+    assert not list(disk.rglob(".*"))
+    status, err = ended(script(tmp_path, "--resume", str(disk / "parts"), *QUIET))
+    assert (status, err.count("\n")) == (2, 1), err
+    assert err.endswith("No space left on device\n")
+    remount(disk, "size=100m")
+    goes_on(tmp_path, disk / "parts")
+
+
+def test_a_read_only_disk_is_one_line(tmp_path: Path, disk: Path) -> None:
+    assert ended(script(tmp_path, "--log-dir", str(disk), "--name", "a", *QUIET))[0] == 0
+    remount(disk, "ro")
+    for words, where in (
+        (["--log-dir", str(disk)], f"{disk}/linear-lesson-"),
+        (["--resume", str(disk / "a"), "--epochs", "60"], f"{disk}/a/"),
+    ):
+        status, err = ended(script(tmp_path, *words))
+        assert (status, err.count("\n")) == (2, 1), err
+        assert err.startswith(f"train.py: {where}")
+        assert err.endswith("Read-only file system\n")
+
+
+def started(folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    process, run = script(folder, *ENDLESS), folder / "runs" / "parts" / "manual"
+    wait_for_rows(process, run / "trajectory.csv", 2000)
+    return process, run
+
+
+def test_a_directory_that_vanishes_is_one_line(tmp_path: Path) -> None:
+    process, run = started(tmp_path)
+    run.rename(tmp_path / "elsewhere")
+    status, err = ended(process)
+    assert (status, err.count("\n")) == (2, 1), err
+    assert err.startswith("train.py: runs/parts/manual/")
+    assert err.endswith("No such file or directory\n")
+    assert Checkpoint.load(tmp_path / "elsewhere" / "checkpoint.pt").step > 0
+
+
+def test_events_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    process, run = started(tmp_path)
+    (file,) = run.glob("events.*")
+    file.rename(tmp_path / "elsewhere")
+    file.mkdir()
+    status, err = ended(process)
+    assert (status, err) == (2, f"train.py: runs/parts/manual/{file.name}: Is a directory\n")
+    file.rmdir()
+    (tmp_path / "elsewhere").rename(file)
+    goes_on(tmp_path, run.parent)
