@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -84,7 +85,7 @@ def make_parser() -> Parser:
         "last checkpoint, to the same bits; --epochs may be more than it had")  # fmt: skip
     add("--checkpoint-every", type=cadence, default={}, metavar="S", help="save the state each S "
         "seconds (default: 60), or each K steps: Ksteps")  # fmt: skip
-    parser.set_defaults(**asdict(Configuration()))
+    parser.set_defaults(**{**asdict(Configuration()), "initial": []})
     return parser
 
 
@@ -99,7 +100,18 @@ def assignment(text: str) -> tuple[str, float]:
 def configuration(arguments: argparse.Namespace) -> Configuration:
     """Return the part of the command line that says what to train."""
     chosen = {field.name: getattr(arguments, field.name) for field in fields(Configuration)}
-    return Configuration(**{**chosen, "initial": dict(arguments.initial)})
+    chosen["initial"] = once(arguments.initial)
+    return Configuration(**chosen)
+
+
+def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return the values by name, none of which is given twice."""
+    values: dict[str, float] = {}
+    for name, value in assignments:
+        if name in values:
+            raise ValueError(f"initial {name} is given twice: {values[name]:g} and {value:g}")
+        values[name] = value
+    return values
 
 
 class Stop:
@@ -137,7 +149,7 @@ def make_job(parser: Parser, arguments: argparse.Namespace, argv: list[str] | No
     asked = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names)))
     flags = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
     if "initial" in flags:
-        flags["initial"] = dict(flags["initial"])
+        flags["initial"] = once(flags["initial"])
     for name in ("log_dir", "name"):
         if flags.pop(name, None) is not None:
             parser.error(f"--{name.replace('_', '-')} is a new run's; --resume has its directory")

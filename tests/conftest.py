@@ -11,6 +11,7 @@ from hypothesis import settings
 
 # The same examples on every run, and no example is too slow on a busy machine.
 settings.register_profile("torchgd", derandomize=True, deadline=None)
+settings.register_profile("many", max_examples=3000, deadline=None)  # --hypothesis-profile=many
 settings.load_profile("torchgd")
 
 DTYPES = [torch.float32, torch.float64]

@@ -1,5 +1,7 @@
+import math
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +106,7 @@ BAD_NPY = {
     "nan": (np.array([[1, 2], [3, np.nan]]), ", row 1: [3.0, nan] is not finite; remove the row"),
     "text": (np.array([["1", "2"]]), ": dtype <U1; give real numbers"),
     "complex": (np.ones((1, 2), complex), ": dtype complex128; give real numbers"),
-    "pickle": (np.array([[1, 2]], dtype=object), ": not a .npy file of numbers (Object arrays"),
+    "pickle": (np.array([[1, 2]], dtype=object), ": not a .npy file of numbers ("),
 }  # fmt: skip
 
 
@@ -127,11 +129,17 @@ def test_what_is_no_npy(tmp_path: Path, content: bytes) -> None:
 def test_an_archive_is_no_npy(tmp_path: Path) -> None:
     with (tmp_path / "bad.npy").open("wb") as file:
         np.savez(file, np.ones((2, 2)))
-    with pytest.raises(ValueError, match=r"shape of an archive; give \(N, 2\)"):
+    with pytest.raises(ValueError, match=r"not a \.npy file of numbers \("):
         load(str(tmp_path / "bad.npy"))
 
 
-@pytest.mark.parametrize("name", ["nofile.csv", "", ".", "leson"])
+@pytest.mark.parametrize("name", [".", "", "/dev/null"])
+def test_what_is_no_file(name: str) -> None:
+    with pytest.raises(ValueError, match="is no regular file; give a .csv or .npy file$"):
+        load(name)
+
+
+@pytest.mark.parametrize("name", ["nofile.csv", "leson"])
 def test_no_such_data(name: str) -> None:
     with pytest.raises(ValueError, match="no such file and no built-in data set; choose") as error:
         load(name)
@@ -222,3 +230,86 @@ def test_what_cannot_be_standardised(x: list[float], deviation: str) -> None:
         ValueError, match=f"^the deviation of x is {deviation}: standardising divides"
     ):
         Standardization.of(torch.tensor(x, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("x", "more", "message"),
+    [
+        ([1.0, 2.0], {}, "x is list: give a tensor of floating-point numbers"),
+        (torch.tensor([1, 2]), {}, "x is torch.int64: give a tensor of floating-point numbers"),
+        (torch.ones(2), {"batch_size": 1.5}, "batch size 1.5: give an integer"),
+        (torch.ones(2), {"seed": True}, "seed True: give an integer"),
+    ],
+)
+def test_what_is_of_a_wrong_kind(x: Any, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        Batches(x, torch.ones(2), **more)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "more", "message"),
+    [
+        ([1.0, math.nan], [1.0, 1.0], {}, r"x\[1\] is nan: remove the sample"),
+        ([1.0, 2.0], [-math.inf, 1.0], {}, r"y\[0\] is -inf: remove the sample"),
+        ([1.0, 2.0], [1.0, 1.0], {"seed": -1}, "seed -1: it must be at least 0"),
+    ],
+)
+def test_what_is_no_number(x: Any, y: Any, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Batches(torch.tensor(x), torch.tensor(y), **more)
+
+
+def test_what_has_no_deviation() -> None:
+    with pytest.raises(ValueError, match="^x is empty: it has no deviation; give at least two"):
+        Standardization.of(torch.tensor([]))
+    with pytest.raises(TypeError, match=r"^x is torch\.int64: give a tensor of floating-point"):
+        Standardization.of(torch.tensor([1, 2]))
+
+
+NUMBERS = st.floats(allow_nan=True) | st.integers() | st.text(max_size=4)
+
+
+@given(
+    content=st.binary(max_size=200)
+    | st.text(alphabet="0123456789.,;-+eEx_ \t\r\n\"'\0é١", max_size=60).map(str.encode)
+    | st.lists(st.tuples(NUMBERS, NUMBERS), max_size=5).map(
+        lambda rows: "\n".join(f"{x},{y}" for x, y in rows).encode()
+    )
+)
+def test_any_csv_is_read_to_the_bit_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "any.csv"
+    path.write_bytes(content)
+    try:
+        data = load(str(path))
+    except ValueError as error:
+        message = str(error)
+    else:
+        cells = content.decode("utf-8-sig").replace("\r", "\n").replace('"', "").split("\n")
+        rows = [row.split(",") for row in cells if row]
+        pairs = [[float(cell) for cell in row] for row in rows[len(rows) - len(data.x) :]]
+        assert torch.stack([data.x, data.y], dim=1).tolist() == pairs
+        message = ""
+    assert "\n" not in message
+    assert message in ("",) or message.startswith(str(path))
+
+
+@given(content=st.binary(max_size=300), shape=st.text(max_size=12))
+def test_any_npy_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, shape: str
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "any.npy"
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({shape}), }}\n".encode()
+    begun = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    for whole in (content, begun + content):
+        path.write_bytes(whole)
+        try:
+            data = load(str(path))
+        except ValueError as error:
+            message = str(error)
+        else:
+            assert data.x.isfinite().all()
+            message = str(path)
+        assert message.startswith(str(path))
+        assert "\n" not in message

@@ -53,7 +53,9 @@ def killed(folder: Path, flags: list[str], signals: Sequence[int], chance: rando
     return len(signals)
 
 
-def same_bits_though_killed(folder: Path, flags: list[str], signals: Sequence[int], seed: int) -> None:
+def same_bits_though_killed(
+    folder: Path, flags: list[str], signals: Sequence[int], seed: int
+) -> None:
     assert ended(script(folder, *flags, "--name", "whole", *QUIET))[0] == 0
     assert killed(folder, flags, signals, random.Random(seed)) == len(signals)
     parts, whole = (folder / "runs" / name for name in ("parts", "whole"))

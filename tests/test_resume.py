@@ -243,7 +243,7 @@ SPOILT: dict[str, tuple[str, str]] = {
     '"lr": 0.01': ('"lr": "fast"', ": config.json is damaged: lr 'fast': give a finite number of"),
     '"epochs": 12': ('"epochs": 1e3', ": config.json is damaged: epochs 1000.0: give an integer "),
     '"batch_size": 7': ('"batch_size": -7', ": config.json is damaged: batch_size -7: give an i"),
-    '"seed": 3': ('"seed": null', ": config.json is damaged: seed None: give an integer of at "),
+    '"seed": 3': ('"seed": null', ": config.json is damaged: seed None: give an integer from"),
     '"dtype": "float64"': ('"dtype": "int8"', ": config.json is damaged: dtype 'int8': give "),
     '"nesterov": false': ('"nesterov": "no"', ": config.json is damaged: nesterov 'no': give true"),
     '"momentum": 0.9': ('"momentum": NaN', ": config.json is damaged: momentum nan: give a finite"),

@@ -14,8 +14,9 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line on standard error, with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Print `message` and exit."""
-        self.exit(2, f"{self.prog}: {message}\n")
+        """Print `message`, of which a user's words may be a part, and exit."""
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+        self.exit(2, f"{self.prog}: {shown}\n")
 
 
 def number(rule: str, accepts: Callable[[float], bool]) -> Callable[[str], float]:
@@ -43,6 +44,8 @@ def integer(least: int) -> Callable[[str], int]:
             value = least - 1
         if value < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+        if value >= 2**63:
+            raise argparse.ArgumentTypeError(f"{text!r} is too large: it must be below 2⁶³")
         return value
 
     return parse

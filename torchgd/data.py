@@ -3,11 +3,14 @@
 import csv
 import hashlib
 import math
+import os
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -45,6 +48,7 @@ FILES = {
     "cars": ("mph", "ft"),
     "co2": ("months", "ppm"),
 }
+LONGEST_LINE = 10_000  # characters, in a CSV file
 NAMES = ("lesson", "parabola", *FILES)
 
 
@@ -78,8 +82,11 @@ def load(name: str, folder: Path = Path()) -> DataSet:
         return DataSet(name, x, y, *FILES[name])
     path = folder / name
     if not path.is_file():
+        there = os.path.lexists(path)
         raise ValueError(
-            f"data {name!r}: no such file and no built-in data set; "
+            f"data {name!r} is no regular file; give a .csv or .npy file"
+            if there
+            else f"data {name!r}: no such file and no built-in data set; "
             f"choose {', '.join(NAMES)}, or give a .csv or .npy file"
         )
     x, y = _read_npy(path) if path.suffix == ".npy" else _read_csv(path)
@@ -91,7 +98,7 @@ def _read_csv(path: Path) -> tuple[Tensor, Tensor]:
     pairs = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
+            lines = csv.reader(_lines(file, path), strict=True)
             for row in lines:
                 where = f"{path}, line {lines.line_num}"
                 if row and not (lines.line_num == 1 and _is_header(row)):
@@ -104,9 +111,20 @@ def _read_csv(path: Path) -> tuple[Tensor, Tensor]:
     return x.contiguous(), y.contiguous()
 
 
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Yield the lines, none of which is held if it is far too long for two numbers."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise ValueError(
+                f"{path}: a line of {LONGEST_LINE} characters or more; give two numbers a line, x,y"
+            )
+        yield line
+
+
 def _number(text: str) -> float | None:
+    """Parse a number as files write it, without what Python allows beside: 1_000 and ١."""
     try:
-        return float(text)
+        return float(text) if text.isascii() and "_" not in text else None
     except ValueError:
         return None
 
@@ -117,14 +135,16 @@ def _is_header(row: list[str]) -> bool:
 
 def _pair(row: list[str], where: str) -> tuple[float, float]:
     if len(row) != 2:
-        raise ValueError(f"{where}: columns: {len(row)}; give two, separated by a comma, x,y")
+        found = next((mark for mark in ";\t|" if any(mark in cell for cell in row)), None)
+        hint = "" if found is None else f", not {found!r}, and write numbers with a point"
+        raise ValueError(f"{where}: columns: {len(row)}; give two, separated by a comma, x,y{hint}")
     values = []
     for cell in row:
-        value = _number(cell)
+        value, shown = _number(cell), reprlib.repr(cell)
         if value is None:
-            raise ValueError(f"{where}: {cell!r} is not a number; give two numbers, x,y")
+            raise ValueError(f"{where}: {shown} is not a number; give two numbers, x,y")
         if not math.isfinite(value):
-            raise ValueError(f"{where}: {cell!r} is not finite; remove the row")
+            raise ValueError(f"{where}: {shown} is not finite; remove the row")
         values.append(value)
     return values[0], values[1]
 
@@ -132,21 +152,31 @@ def _pair(row: list[str], where: str) -> tuple[float, float]:
 def _read_npy(path: Path) -> tuple[Tensor, Tensor]:
     """Read an array of shape (N, 2): x and y in columns."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a .npy file of numbers ({error})") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] != 2:
-        shape = getattr(array, "shape", "of an archive")
-        raise ValueError(f"{path}: shape {shape}; give (N, 2), x and y in columns")
+        # Mapped, so that a shape that the file does not have is noticed before it is made room for.
+        array = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # NumPy has Python's own parser read the header
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a .npy file of numbers ({reason})") from None
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ValueError(f"{path}: shape {array.shape}; give (N, 2), x and y in columns")
     if len(array) == 0:
         raise ValueError(f"{path}: no data; give at least one row")
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: dtype {array.dtype}; give real numbers")
-    table = torch.from_numpy(array.astype(np.float64))
+    with np.errstate(over="ignore"):  # what is beyond float64 becomes infinite, and is refused
+        table = torch.from_numpy(array.astype(np.float64))
     bad = (~table.isfinite()).any(dim=1).nonzero()
     if len(bad):
         row = int(bad[0])
-        raise ValueError(f"{path}, row {row}: {table[row].tolist()} is not finite; remove the row")
+        raise ValueError(f"{path}, row {row}: {array[row].tolist()} is not finite; remove the row")
+    if array.dtype.kind in "iu" and len(bad := (table.abs() > 2**53).any(dim=1).nonzero()):
+        row = int(bad[0])
+        raise ValueError(
+            f"{path}, row {row}: {array[row].tolist()} is beyond 2⁵³, where float64 no longer has "
+            "every integer; scale it or give floats"
+        )
     return table[:, 0].contiguous(), table[:, 1].contiguous()
 
 
@@ -160,23 +190,37 @@ class Batches:
     Shapes: x and y (N,); each batch's x and y (B,), on the data's device.
 
     Raises:
-        ValueError: x and y are not one-dimensional, of one length and not empty, or batch_size
-            is not between 1 and N.
+        TypeError: x or y is no tensor of floating-point numbers, batch_size or seed no integer.
+        ValueError: x and y are not one-dimensional, of one length and not empty, or hold what is
+            not finite; batch_size is not between 1 and N, or seed is negative.
     """
 
     def __init__(
         self, x: Tensor, y: Tensor, batch_size: int = 1, shuffle: bool = False, seed: int = 0
     ) -> None:
+        for name, t in (("x", x), ("y", y)):
+            if not (isinstance(t, Tensor) and t.is_floating_point()):
+                kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
+                raise TypeError(f"{name} is {kind}: give a tensor of floating-point numbers")
         if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
             raise ValueError(
                 f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: "
                 "give both as (N,) with the same N of at least 1"
             )
+        for name, t in (("x", x), ("y", y)):
+            if not t.isfinite().all():
+                where = int((~t.isfinite()).nonzero()[0])
+                raise ValueError(f"{name}[{where}] is {t[where].item()}: remove the sample")
+        for name, value in (("batch size", batch_size), ("seed", seed)):
+            if type(value) is not int:
+                raise TypeError(f"{name} {value!r}: give an integer")
         if not 1 <= batch_size <= len(x):
             raise ValueError(
                 f"batch size {batch_size}: it must be between 1 and the number of samples, "
                 f"{len(x)}; {len(x)} is the full batch"
             )
+        if seed < 0:
+            raise ValueError(f"seed {seed}: it must be at least 0")
         self.x, self.y = x, y
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.epoch = 0
@@ -228,8 +272,13 @@ class Standardization:
         the root mean square.
 
         Raises:
-            ValueError: the deviation is 0, to the rounding of x, or not finite.
+            ValueError: the deviation is 0, to the rounding of x, or not finite, or x is empty.
+            TypeError: x has no floating-point numbers.
         """
+        if not x.is_floating_point():
+            raise TypeError(f"x is {x.dtype}: give a tensor of floating-point numbers")
+        if len(x) == 0:
+            raise ValueError("x is empty: it has no deviation; give at least two samples")
         mean = x.mean().item() if center else 0.0
         deviation = (x - mean).square().mean().sqrt().item()
         rounding = 4 * torch.finfo(x.dtype).eps * x.abs().max().item()

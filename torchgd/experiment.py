@@ -22,9 +22,9 @@ from torchgd.data import NAMES, Batches, Standardization, load
 from torchgd.gradients import GradientSource, autograd_gradient, compiled, manual_gradient
 from torchgd.lookup import MODELS, find_device, find_model, guarded, model_sha256
 from torchgd.loss import mean_squared_error
-from torchgd.models import DTYPES, Linear, Model
+from torchgd.models import DTYPES, Linear, Model, scalars
 from torchgd.optim import ManualSGD
-from torchgd.training import Update, train
+from torchgd.training import Update, count_steps, train
 from torchgd.trajectory import Recorder, Trajectory, record_interval
 
 UPDATES: dict[str, Update] = {
@@ -54,17 +54,17 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weight_decay": (lambda v: _is_number(v, 0), "a finite number of at least 0"),
     "nesterov": (lambda v: isinstance(v, bool), "true or false"),
     "maximize": (lambda v: isinstance(v, bool), "true or false"),
-    "epochs": (_is_count, "an integer of at least 1"),
-    "batch_size": (lambda v: v == "full" or _is_count(v), "an integer of at least 1, or full"),
+    "epochs": (_is_count, "an integer from 1 to 2⁶³ − 1"),
+    "batch_size": (lambda v: v == "full" or _is_count(v), "an integer from 1 to 2⁶³ − 1, or full"),
     "shuffle": (lambda v: isinstance(v, bool), "true or false"),
-    "seed": (lambda v: _is_count(v, 0), "an integer of at least 0"),
+    "seed": (lambda v: _is_count(v, 0), "an integer from 0 to 2⁶³ − 1"),
     "standardize": (lambda v: isinstance(v, bool), "true or false"),
     "bias": (lambda v: isinstance(v, bool), "true or false"),
     "initial": (
         lambda v: isinstance(v, dict) and all(map(_is_number, v.values())),
         "a finite number for each name",
     ),
-    "record_every": (lambda v: v is None or _is_count(v), "an integer of at least 1"),
+    "record_every": (lambda v: v is None or _is_count(v), "an integer from 1 to 2⁶³ − 1"),
     "compile": (lambda v: isinstance(v, bool), "true or false"),
 }
 
@@ -152,6 +152,7 @@ class Experiment:
         x, y = self._tensor(self.standardized(self.data.x)), self._tensor(self.data.y)
         size = len(x) if isinstance(asked.batch_size, str) else asked.batch_size
         self.batches = Batches(x, y, size, asked.shuffle, asked.seed)
+        count_steps(asked.epochs, len(self.batches), asked.record_every)
         self._rehearse()
         self.configuration = replace(
             asked,
@@ -308,9 +309,11 @@ class Experiment:
     def _rehearse(self) -> None:
         """Take each update's first gradient, so that a model that cannot is refused now."""
         x, y = next(iter(self.batches))
+        few, model = self.batches.x[:: 1 + len(self.batches.x) // 4096], self.new_model()
+        scalars(model)
+        refuse_model(self.configuration.model, model, few)
         for gradient, _ in UPDATES.values():
             model = self.new_model()
-            Recorder(model)
             guarded(self.configuration.model, gradient, model, x, y)
         if self.configuration.compile:
             try:
@@ -353,9 +356,13 @@ class Experiment:
         computes the whole path at once, and so hands it over at once and needs none.
 
         Raises:
-            ValueError: `start` does not fit.
+            ValueError: `start` does not fit, or there is no such update, or `predict` is no number.
             OSError: `on_block` or `saver` cannot write.
         """
+        if update not in (*UPDATES, AFFINE):
+            raise ValueError(f"update {update!r}: choose {', '.join((*UPDATES, AFFINE))}")
+        if not math.isfinite(predict):
+            raise ValueError(f"predict {predict}: give a finite number")
         model = self.new_model()
         began = time.perf_counter() - (0.0 if start is None else start.seconds)
         if update == AFFINE:
@@ -445,6 +452,22 @@ class Experiment:
             return {name: w.detach().cpu() for name, w in model.named_parameters()}
         values = model.in_original_units(z.mean, z.deviation)
         return {name: torch.tensor(value, dtype=self.dtype) for name, value in values.items()}
+
+
+def refuse_model(name: str, model: Model, x: Tensor) -> None:
+    """Refuse a user's model whose prediction or derivatives are no tensors, or NaN at some x."""
+    partials = guarded(name, model.partials, x)
+    if not isinstance(partials, dict):
+        kind = type(partials).__name__
+        raise ValueError(f"model {name!r}: partials(x) is a {kind}; give a dict of ∂ŷ/∂w by name")
+    derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
+    for what, value in {"forward(x)": guarded(name, model, x), **derivatives}.items():
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise ValueError(f"model {name!r}: {what} is a {kind}; give a tensor of x's shape")
+        if value.shape == x.shape and value.isnan().any():
+            at = x[value.isnan()][0].item()
+            raise ValueError(f"model {name!r}: {what} is NaN at x = {at:g}; give a number")
 
 
 def cause(experiment: Experiment, options: Mapping[str, Any], a: Update, b: Update) -> str:

@@ -42,7 +42,9 @@ def new_directory(parent: Path, name: str | None, default: str) -> Path:
         ValueError: `name` exists, or is no directory's name.
         OSError: the directory cannot be created.
     """
-    if name is not None and (name in ("", "..") or name != Path(name).name):
+    if name is not None and (
+        name in ("", "..") or name != Path(name).name or not name.isprintable()
+    ):
         raise ValueError(f"name {name!r}: give a directory's name alone; --log-dir is its parent")
     parent.mkdir(parents=True, exist_ok=True)
     if name is None:

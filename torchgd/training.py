@@ -67,9 +67,10 @@ def train(
     has the rest. (Where an epoch ended with that step, the scheduler's is then still to be taken.)
 
     Raises:
+        TypeError: epochs or record_every is no integer.
         ValueError: epochs, record_every or save_every is below 1, or start beyond the end, or
-            there is no batch, or model, shapes or gradients do not fit (see `gradient` and
-            `Recorder`).
+            there is no batch, or model, optimizer, shapes or gradients do not fit (see `gradient`
+            and `Recorder`).
     """
     steps = count_steps(epochs, len(batches), record_every)
     if not 0 <= start <= steps:
@@ -77,6 +78,9 @@ def train(
     if save_every is not None and save_every < 1:
         raise ValueError(f"save_every is {save_every}: it must be at least 1")
     every = record_every or record_interval(steps)
+    held = {id(w) for group in optimizer.param_groups for w in group["params"]}
+    if held.isdisjoint(map(id, model.parameters())):
+        raise ValueError("the optimizer has none of the model's parameters: give it those")
     set_epoch = getattr(batches, "set_epoch", None)
     # LBFGS asks for the loss at other weights within a step.
     needs_closure = isinstance(optimizer, torch.optim.LBFGS)
@@ -108,10 +112,15 @@ def train(
 
 
 def count_steps(epochs: int, batches: int, record_every: int | None) -> int:
-    """Return the number of steps; refuse what makes none."""
+    """Return the number of steps; refuse what makes none, or more than 64 bits count."""
     for name, value in (("epochs", epochs), ("record_every", record_every)):
+        if value is not None and type(value) is not int:
+            raise TypeError(f"{name} is {value!r}: give an integer")
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}: it must be at least 1")
     if batches == 0:
         raise ValueError("batches is empty: give at least one (x, y)")
-    return epochs * batches
+    steps = epochs * batches
+    if steps >= 2**63:
+        raise ValueError(f"epochs is {epochs}: with {batches} batches each, the steps reach 2⁶³")
+    return steps
