@@ -92,7 +92,7 @@ def replay(step: Step, inputs: Tensor, states: Tensor, constant: Tensor) -> tupl
 
 @cache
 def fused(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `compose` or `replay` compiled: a few steps in one pass over the lanes."""
+    """Return the function compiled: all of it in one pass over what it is given."""
     return torch.compile(run, dynamic=True)
 
 
