@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from torchgd import Linear, Model, Quadratic, autograd_gradient, manual_gradient
-from torchgd.loss import mean_squared_error, mean_squared_error_derivative
+from torchgd.loss import mean_squared_error, mean_squared_error_and_derivative
 
 BOTH = pytest.mark.parametrize("gradient", [manual_gradient, autograd_gradient])
 
@@ -124,7 +124,7 @@ def test_no_sample(gradient: Any) -> None:
         gradient(Linear(), torch.ones(0), torch.ones(0))
 
 
-@pytest.mark.parametrize("loss", [mean_squared_error, mean_squared_error_derivative])
+@pytest.mark.parametrize("loss", [mean_squared_error, mean_squared_error_and_derivative])
 def test_the_loss_refuses_to_broadcast(loss: Any) -> None:
     with pytest.raises(ValueError, match=r"^prediction has shape \(2,\) and target \(2, 1\)"):
         loss(torch.ones(2), torch.ones(2, 1))
@@ -133,7 +133,8 @@ def test_the_loss_refuses_to_broadcast(loss: Any) -> None:
 def test_the_derivative_of_the_loss() -> None:
     prediction, target = torch.tensor([1.0, 5.0]), torch.tensor([0.0, 2.0])
     assert mean_squared_error(prediction, target).item() == 5.0
-    assert mean_squared_error_derivative(prediction, target).tolist() == [1.0, 3.0]
+    loss, derivative = mean_squared_error_and_derivative(prediction, target)
+    assert (loss.item(), derivative.tolist()) == (5.0, [1.0, 3.0])
 
 
 class Faulty(Model):

@@ -15,7 +15,6 @@ from copy import deepcopy
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
@@ -23,7 +22,8 @@ from torch.nn.utils import vector_to_parameters
 from torchgd.data import Batches
 from torchgd.gradients import same_dtype
 from torchgd.models import Model, scalars
-from torchgd.scan import LANE, MANY, Step, apply, fused, powers, scan, unit_columns
+from torchgd.optim import ManualSGD
+from torchgd.scan import Step, apply, powers, scan, unit_columns
 from torchgd.training import BatchesLike, count_steps
 from torchgd.trajectory import Trajectory, record_interval
 
@@ -346,8 +346,7 @@ class RowSource:
         assert rows is not None
         if x.shape[1] > 1:
             rows = rows / math.sqrt(x.shape[1])
-        if rows.shape[2] < min(size, width):  # to pad is to copy
-            rows = torch.nn.functional.pad(rows, (0, min(size, width) - rows.shape[2]))
+        rows = torch.nn.functional.pad(rows, (0, min(size, width) - rows.shape[2]))
         return rows.permute(2, 0, 1).flatten(0, 1)
 
 
@@ -392,9 +391,10 @@ def affine_trajectory(
         options: momentum, dampening, weight_decay, nesterov and maximize, as in `ManualSGD`.
 
     Raises:
-        ValueError: as `train`; batches of unlike sizes; a model that is not linear in its
-            parameters.
+        ValueError: as `train` and `ManualSGD`; batches of unlike sizes; a model that is not linear
+            in its parameters.
     """
+    ManualSGD(model.parameters(), lr, **options)  # refuses what no descent can have
     steps = count_steps(epochs, len(batches), record_every)
     row = torch.arange(0, steps, record_every or record_interval(steps))
     row = torch.cat([row, torch.arange(max(int(row[-1]) + 1, steps - 1), steps + 1)])
@@ -402,8 +402,7 @@ def affine_trajectory(
     source, length = RowSource(model, batches), len(batches)
     dtype = next(model.parameters()).dtype
     weights = torch.stack(list(model.parameters())).double()
-    # numpy asks for huge pages, in which a large table is filled several times as fast.
-    table = torch.from_numpy(np.zeros((1 + 2 * len(weights), len(row))))
+    table = weights.new_zeros(1 + 2 * len(weights), len(row))
     step = descent_step(len(weights), lr, **options)
     again = source.alike and epochs > 1
     blocks = source(0) if again else chain.from_iterable(map(source, range(epochs)))
@@ -415,13 +414,13 @@ def affine_trajectory(
     else:
         one = weights.new_ones(1, 1)
         for here, rows, states, end in walk(step, blocks, start, one, recorded, compiled):  # noqa: B007
-            fill(table[:, here], rows, states[: len(weights), 0], compiled)
+            fill(table[:, here], rows, states[: len(weights), 0])
     table[1 : 1 + len(weights), -1] = end[: len(weights), 0]
     trajectory = Trajectory.of(
         source.parameters,
         row,
-        row // length if epochs > 1 else (row == steps).long(),
-        table.to(dtype),
+        row // length,
+        table.to(dtype).cpu(),
         "finished",
     )
     for name, w in source.parameters.items():
@@ -470,7 +469,7 @@ def follow_epochs(
         place = torch.searchsorted(places, some % length).to(start.device)
         before = powers(epoch_map, epoch.to(start.device), start, one)[..., which.to(start.device)]
         states = apply(maps[..., place], before, one)
-        fill(table[:, part : part + len(some)], rows[:, place], states[:count, 0], compiled)
+        fill(table[:, part : part + len(some)], rows[:, place], states[:count, 0])
     return powers(epoch_map, torch.tensor([epochs], device=start.device), start, one)[..., 0]
 
 
@@ -495,19 +494,11 @@ def walk(
         done += count
 
 
-def fill(table: Tensor, rows: Tensor, w: Tensor, compiled: bool) -> None:
+def fill(table: Tensor, rows: Tensor, w: Tensor) -> None:
     """Put loss, weights and gradients into `table` (1 + 2P, n), from rows (K, n) and w (P, n)."""
-    run = fused(measure) if compiled and w.shape[1] >= LANE * MANY else measure
-    for column, values in zip(table, run(rows.unbind(), w.unbind()), strict=True):
-        column.copy_(values)
-
-
-def measure(inputs: Components, w: Components) -> Components:
-    """Return the loss, the weights and the gradients where the weights are w."""
-    (phi, r), *others = residuals(inputs, w)
-    loss, gradients = r * r, [2 * f * r for f in phi]
-    for phi, r in others:
-        loss = torch.addcmul(loss, r, r)
-        pairs = zip(gradients, phi, strict=True)
-        gradients = [torch.addcmul(g, f, r, value=2) for g, f in pairs]
-    return [loss, *w, *gradients]
+    loss, weights, gradients = table.split([1, len(w), len(w)])
+    weights.copy_(w)
+    for phi, r in residuals(rows.unbind(), w.unbind()):
+        loss[0].addcmul_(r, r)
+        for gradient, f in zip(gradients, phi, strict=True):
+            gradient.addcmul_(f, r, value=2)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
-from torchgd.loss import mean_squared_error, mean_squared_error_derivative, residual
+from torchgd.loss import mean_squared_error, mean_squared_error_and_derivative, residual
 from torchgd.models import DTYPES, Model, scalars
 from torchgd.trajectory import Trajectory
 
@@ -340,7 +340,7 @@ def _autograd(model: Model, point: Point) -> Iterator[Values]:
     by_hand, expected = (_gradient(s, model, point) for s in (manual_gradient, autograd_gradient))
     info = torch.finfo(point.x.dtype)
     with torch.no_grad():
-        derivative = mean_squared_error_derivative(model(point.x), point.y)
+        _, derivative = mean_squared_error_and_derivative(model(point.x), point.y)
         partials = model.partials(point.x)
     for name, value in by_hand.items():
         size = (derivative * partials[name]).abs().sum().item() + abs(expected[name])

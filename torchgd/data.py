@@ -5,7 +5,7 @@ import hashlib
 import math
 import os
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -48,6 +48,7 @@ FILES = {
     "cars": ("mph", "ft"),
     "co2": ("months", "ppm"),
 }
+FEW = 1000  # batches
 LONGEST_LINE = 10_000  # characters, in a CSV file
 NAMES = ("lesson", "parabola", *FILES)
 
@@ -224,6 +225,7 @@ class Batches:
         self.x, self.y = x, y
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.epoch = 0
+        self._pairs: list[tuple[Tensor, Tensor]] = []  # kept where few are the same each epoch
 
     def __len__(self) -> int:
         """The number of batches, and so of steps, in an epoch."""
@@ -234,11 +236,19 @@ class Batches:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._pairs:
+            yield from self._pairs
+            return
         x, y = self.in_order()
-        most = 1000 * self.batch_size  # to split is faster than to slice, but all at once is much
+        most = FEW * self.batch_size  # to split is faster than to slice, but all at once is much
         for k in range(0, len(x), most):
-            pieces = (t[k : k + most].split(self.batch_size) for t in (x, y))
-            yield from zip(*pieces, strict=True)
+            pairs = self._split(x[k : k + most], y[k : k + most])
+            if most >= len(x) and not self.shuffle:
+                self._pairs = pairs = list(pairs)
+            yield from pairs
+
+    def _split(self, x: Tensor, y: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        return zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
 
     def in_order(self) -> tuple[Tensor, Tensor]:
         """Return all of x and y (N,) in the order in which the epoch visits them."""

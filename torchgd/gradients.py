@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from torchgd.loss import mean_squared_error, mean_squared_error_derivative
+from torchgd.loss import mean_squared_error, mean_squared_error_and_derivative
 from torchgd.models import Model
 
 GradientSource = Callable[[Model, Tensor, Tensor], Tensor]
@@ -32,9 +32,7 @@ def manual_gradient(model: Model, x: Tensor, y: Tensor) -> Tensor:
         ValueError: prediction and target differ in shape, parameters and loss in dtype, or
             `partials` lacks a parameter or returns one in a shape that is not the prediction's.
     """
-    prediction = model(x)
-    loss = mean_squared_error(prediction, y)
-    derivative = mean_squared_error_derivative(prediction, y)
+    loss, derivative = mean_squared_error_and_derivative(model(x), y)
     partials = model.partials(x)
     for name, w in model.named_parameters():
         same_dtype(name, w, loss)

@@ -37,11 +37,11 @@ def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
 
 # loss = (1/N) Σ rₙ² with rₙ = ŷₙ − yₙ. Only the n-th term holds ŷₙ, so
 # ∂loss/∂ŷₙ = (1/N) · 2rₙ = (2/N)(ŷₙ − yₙ).
-def mean_squared_error_derivative(prediction: Tensor, target: Tensor) -> Tensor:
-    """∂loss/∂ŷₙ = (2/N)(ŷₙ − yₙ), of the prediction's shape.
+def mean_squared_error_and_derivative(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """loss as above, and ∂loss/∂ŷₙ = (2/N)(ŷₙ − yₙ), of the prediction's shape.
 
     Raises:
         ValueError: see `residual`.
     """
     r = residual(prediction, target)
-    return (2 / r.numel()) * r
+    return r.square().mean(), (2 / r.numel()) * r

@@ -92,7 +92,7 @@ def replay(step: Step, inputs: Tensor, states: Tensor, constant: Tensor) -> tupl
 
 @cache
 def fused(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function compiled: all of it in one pass over what it is given."""
+    """Return `compose` or `replay` compiled: a few steps in one pass over the lanes."""
     return torch.compile(run, dynamic=True)
 
 
