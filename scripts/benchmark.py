@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -118,12 +119,13 @@ def by_hand(x: Tensor, y: Tensor, epochs: int) -> list[float]:
 
 
 def affine(
-    make: Any, x: Tensor, y: Tensor, count: int, size: int = 1, epochs: int = 1, fuse: bool = False
-) -> list[float]:
-    """Descend through the first `count` points by the affine update, every step recorded."""
+    make: Any, x: Tensor, y: Tensor, count: int, size: int = 1, epochs: int = 1,
+    fuse: bool = False, every: int = 1,
+) -> list[float]:  # fmt: skip
+    """Descend through the first `count` points by the affine update, each k-th step recorded."""
     model = make(device=x.device, dtype=x.dtype)
     batches = Batches(x[:count], y[:count], size)
-    affine_trajectory(model, batches, RATE, epochs, record_every=1, compiled=fuse)
+    affine_trajectory(model, batches, RATE, epochs, record_every=every, compiled=fuse)
     return weights(model)
 
 
@@ -273,6 +275,17 @@ def per_sample(device: torch.device, count: int) -> Iterator[Work]:
         yield Work(f"{name} --compile", fused, "SGDRegressor", fit, (count, count), 10, "0.25")
 
 
+def many_samples(device: torch.device, count: int) -> Iterator[Work]:
+    """Yield the affine update on as many points as fill a large device, the two ends recorded."""
+    x, y = points(count, device)
+    few = min(count, 1_000_000)
+    for fuse, name in ((False, "affine"), (True, "affine --compile")):
+        ours = partial(affine, Linear, x, y, fuse=fuse, every=count)
+        theirs = sgd_regressor([x[:few]], y[:few], [1.0])
+        yield Work(f"per sample, {count} points, Linear, {name}", ours, "SGDRegressor, on the CPU",
+                   theirs, (count, few), 10, "0.02")  # fmt: skip
+
+
 def full_batch(device: torch.device, count: int) -> Iterator[Work]:
     """Yield steps on the full batch, float32: a few, for they take the same time."""
     x, y = points(count, device, torch.float32)
@@ -322,6 +335,9 @@ def works(device: torch.device, quick: bool) -> Iterator[Work]:
     yield from small_steps(device, 50 if quick else 300)
     yield from per_sample(device, 200_000 if quick else 1_000_000)
     yield from full_batch(device, 1_000_000 if quick else 20_000_000)
+    if device.type == "cuda" and not quick:
+        with suppress(ImportError):  # of scikit-learn, which has been said
+            yield from many_samples(device, 100_000_000)
 
 
 def agree(work: Work) -> None:

@@ -106,9 +106,8 @@ def test_of_many_minimisers_it_is_one() -> None:
     assert minimiser(Linear(), Batches(0 * x, y)).tolist() == [0]
 
 
-@pytest.mark.parametrize(("x", "y"), [(1e200, 1.0), (1.0, math.inf)])
-def test_data_beyond_float64_have_no_minimiser(x: float, y: float) -> None:
-    data = torch.tensor([x], dtype=F64), torch.tensor([y], dtype=F64)
+def test_data_beyond_float64_have_no_minimiser() -> None:
+    data = torch.tensor([1e200], dtype=F64), torch.tensor([1.0], dtype=F64)
     with pytest.raises(ValueError, match="^the data are beyond float64: x or y is too large"):
         minimiser(Quadratic(), Batches(*data))
 

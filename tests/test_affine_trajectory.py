@@ -1,5 +1,6 @@
 """The affine update against the sequential one."""
 
+import math
 import shutil
 from typing import Any
 
@@ -220,6 +221,21 @@ X = torch.ones(3, dtype=F64)
 def test_what_it_refuses(model: Model, batches: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         affine_trajectory(model, batches, 0.1, 1)
+
+
+@pytest.mark.parametrize(
+    ("lr", "options", "message"),
+    [
+        (math.nan, {}, "lr is nan: it must be finite; give a number"),
+        (-1.0, {}, "Invalid learning rate: -1.0"),
+        (0.1, {"momentum": -0.5}, "Invalid momentum value: -0.5"),
+        (0.1, {"nesterov": True}, "Nesterov momentum requires a momentum and zero dampening"),
+        (0.1, {"weight_decay": math.inf}, "weight_decay is inf: it must be finite; give a number"),
+    ],
+)
+def test_what_sgd_refuses_is_refused(lr: float, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        affine_trajectory(Linear(dtype=F64), Batches(X, X), lr, 1, **options)
 
 
 def test_any_other_option_is_refused() -> None:

@@ -31,6 +31,12 @@ def test_the_sides_per_sample_agree() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_the_sides_of_many_samples_agree() -> None:
+    for work in benchmark.many_samples(CPU, 300):
+        if "--compile" not in work.name:
+            benchmark.agree(work)
+
+
 def test_the_sides_of_the_full_batch_agree() -> None:
     for work in benchmark.full_batch(CPU, 1000):
         if "--compile" not in work.name:

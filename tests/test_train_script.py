@@ -621,6 +621,7 @@ def test_sigkill_leaves_the_blocks_that_were_written(tmp_path: Path) -> None:
     process = script(tmp_path, *"--epochs 100000000 --record-every 50 --name k".split())
     csv = tmp_path / "runs" / "k" / "manual" / "trajectory.csv"
     wait_for_rows(process, csv)
+    wait_for_rows(process, csv, csv.read_text().count("\n"))  # so that one block is all written
     process.kill()
     process.communicate(timeout=60)
     _, rows = read_csv(csv)
