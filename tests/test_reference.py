@@ -54,7 +54,8 @@ def test_it_is_small_and_whole_and_speaks_of_no_machine() -> None:
     for update in UPDATES:
         names = sorted(path.name for path in (REFERENCE / update).iterdir())
         assert names == [
-            "config.json", f"events.out.tfevents.lesson.{update}", "result.json", "trajectory.csv"
+            "checkpoint.pt", "config.json", f"events.out.tfevents.0.lesson.{update}", "result.json",
+            "trajectory.csv",
         ]  # fmt: skip
         config = json.loads((REFERENCE / update / "config.json").read_text())
         assert config["working_directory"] is None
