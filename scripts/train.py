@@ -1,13 +1,16 @@
 """Train a model by hand and by autograd, and compare the two, step by step."""
 
 import argparse
+import os
 import signal
 import sys
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
 from tqdm import tqdm
 
 from torchgd.checkpoint import CHECKPOINT, Saver
@@ -23,9 +26,10 @@ from torchgd.cli import (
     run_script,
 )
 from torchgd.data import NAMES
-from torchgd.experiment import Configuration, Experiment, Outcome
+from torchgd.experiment import AFFINE, Configuration, Experiment, Outcome
 from torchgd.files import write_json
 from torchgd.job import CHOICES, Job
+from torchgd.lookup import processes
 from torchgd.models import DTYPES
 from torchgd.report import (
     divergence,
@@ -36,7 +40,15 @@ from torchgd.report import (
     verdict,
 )
 from torchgd.tracking import RunWriter
+from torchgd.training import RankError
 from torchgd.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from torchgd.distributed import Group
+
+
+# Of the processes that torchrun starts, the first one alone writes, and speaks.
+FIRST = os.environ.get("RANK", "0") == "0"
 
 
 def make_parser() -> Parser:
@@ -139,11 +151,15 @@ class Stop:
 
 def make_job(parser: Parser, arguments: argparse.Namespace, argv: list[str] | None) -> Job:
     """Return what the command line asks for: a new run, or one to go on with."""
-    if arguments.resume is None:
+    updates, named = CHOICES[arguments.update], arguments.log_dir / (arguments.name or "")
+    # torchrun starts all processes again where one was killed; with --name they know their run.
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    again = again and arguments.name is not None and named.is_dir()
+    if arguments.resume is None and not again:
         if arguments.nesterov and (arguments.momentum == 0 or arguments.dampening != 0):
             parser.error("--nesterov needs --momentum above 0 and --dampening 0")
-        updates = CHOICES[arguments.update]
-        return Job.new(configuration(arguments), updates, arguments.log_dir, arguments.name)
+        refuse_processes(arguments.compile, updates)
+        return Job.new(configuration(arguments), updates, arguments.log_dir, arguments.name, FIRST)
     # argparse gives no default to what is there, and so leaves what was not asked for as it is.
     names = [*(field.name for field in fields(Configuration)), "update", "log_dir", "name"]
     asked = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names)))
@@ -151,16 +167,45 @@ def make_job(parser: Parser, arguments: argparse.Namespace, argv: list[str] | No
     if "initial" in flags:
         flags["initial"] = once(flags["initial"])
     for name in ("log_dir", "name"):
-        if flags.pop(name, None) is not None:
+        if flags.pop(name, None) is not None and not again:
             parser.error(f"--{name.replace('_', '-')} is a new run's; --resume has its directory")
-    return Job.resumed(arguments.resume, CHOICES.get(flags.pop("update", ""), []), flags)
+    if flags.pop("update", None) is None:
+        updates = []
+    job = Job.resumed(named if again else arguments.resume, updates, flags)
+    refuse_processes(job.experiment.configuration.compile, list(job.configs))
+    return job
+
+
+def refuse_processes(compiled: bool, updates: list[str]) -> None:
+    """Refuse what several processes cannot share."""
+    if processes() > 1 and (compiled or AFFINE in updates):
+        raise ValueError(f"--compile and --update affine take one process, not {processes()}")
+
+
+@contextmanager
+def process_group(job: Job, stop: Stop) -> Iterator["Group | None"]:
+    """Join the other processes that torchrun started, if there are any."""
+    if processes() == 1:
+        yield None
+        return
+    from torchgd.distributed import Group  # here, for one process does not need it
+
+    with Group(job.experiment.device, stop) as group:
+        yield group
 
 
 def run(
-    job: Job, update: str, writer: RunWriter, arguments: argparse.Namespace, stop: Stop
+    job: Job,
+    update: str,
+    writer: RunWriter | None,
+    arguments: argparse.Namespace,
+    stop: Stop,
+    group: "Group | None",
 ) -> Outcome:
-    """Train with one update, writing as it goes and showing the progress."""
-    experiment, start = job.experiment, job.starts.get(update)
+    """Train with one update, writing as it goes and showing the progress, unless there is none."""
+    experiment, start, predict = job.experiment, job.starts.get(update), arguments.predict
+    if writer is None:
+        return experiment.run(update, predict, stop=stop, start=start, group=group)
     saver = Saver(writer.directory / CHECKPOINT, **arguments.checkpoint_every)
     done = 0 if start is None else start.step
     with tqdm(total=experiment.steps, initial=done, desc=update, unit="step", disable=None,
@@ -170,7 +215,7 @@ def run(
             writer.record(piece)
             bar.update(int(piece.step[-1]) - bar.n)
 
-        outcome = experiment.run(update, arguments.predict, on_block, stop, saver, start)
+        outcome = experiment.run(update, predict, on_block, stop, saver, start, group)
         writer.finish(result_json(experiment, outcome))
     return outcome
 
@@ -194,37 +239,54 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
+    if processes() > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with refusing(parser, ValueError, OSError):
         job = make_job(parser, arguments, argv)
-        if job.over:
-            print(job.over)
-            return 0
-    experiment, directory = job.experiment, job.directory
-    for change in environment_changes(job.configs):
+    if FIRST and job.over:
+        print(job.over)
+    if job.over:
+        return 0
+    for change in environment_changes(job.configs) if FIRST else ():
         print(f"{parser.prog}: {change}", file=sys.stderr)
-    outcomes: list[Outcome] = []
-    writers: list[RunWriter] = []
-    with refusing(parser, ValueError, OSError), ExitStack() as opened:
-        (directory / "comparison.json").unlink(missing_ok=True)
-        with Stop() as stop:
+    with refusing(parser, ValueError, OSError, RankError), ExitStack() as opened:
+        outcomes: list[Outcome] = []
+        writers: list[RunWriter] = []
+        with Stop() as stop, process_group(job, stop) as group:
             for update in job.configs:
-                writers.append(opened.enter_context(job.writer(update)))
-                outcomes.append(run(job, update, writers[-1], arguments, stop))
-                if stop():
+                if FIRST:
+                    writers.append(opened.enter_context(job.writer(update)))
+                writer = writers[-1] if FIRST else None
+                outcomes.append(run(job, update, writer, arguments, stop, group))
+                if outcomes[-1].trajectory.stopped == "interrupted":
                     break
-        comparison = None
-        if len(outcomes) == 2 and not stop():
-            comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)
-            write_json(directory / "comparison.json", comparison.as_dict())
-        print(f"written to {directory}; tensorboard --logdir {directory.parent}", file=sys.stderr)
-        status = report(experiment, outcomes, comparison, arguments.show_steps)
-        if stop():
-            end = int(outcomes[-1].trajectory.step[-1])
-            where = f"{outcomes[-1].update} at step {end}"
-            print(f"{parser.prog}: interrupted, {where}; {job.how_to_go_on}", file=sys.stderr)
-            return 128 + stop.signal
-        if not arguments.no_figures:
-            draw_figures(experiment, outcomes, writers)
+        if not FIRST:
+            return 0
+        return conclude(job, outcomes, writers, arguments, stop)
+
+
+def conclude(
+    job: Job,
+    outcomes: list[Outcome],
+    writers: list[RunWriter],
+    arguments: argparse.Namespace,
+    stop: Stop,
+) -> int:
+    """Compare, print and draw what came out; return the exit status."""
+    last, comparison = outcomes[-1], None
+    interrupted = last.trajectory.stopped == "interrupted"
+    if len(outcomes) == 2 and not interrupted:
+        comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)
+        write_json(job.directory / "comparison.json", comparison.as_dict())
+    log_dir = job.directory.parent
+    print(f"written to {job.directory}; tensorboard --logdir {log_dir}", file=sys.stderr)
+    status = report(job.experiment, outcomes, comparison, arguments.show_steps)
+    if interrupted:
+        where = f"{last.update} at step {int(last.trajectory.step[-1])}"
+        print(f"train.py: interrupted, {where}; {job.how_to_go_on}", file=sys.stderr)
+        return 128 + (stop.signal or signal.SIGTERM)  # or another process was asked to stop
+    if not arguments.no_figures:
+        draw_figures(job.experiment, outcomes, writers)
     return status
 
 
@@ -247,7 +309,9 @@ def report(
     if diverged:
         print(f"train.py: {divergence(experiment, diverged)}", file=sys.stderr)
     # Compiled, each gradient is summed in an order of its own.
-    agree = comparison is None or comparison.identical or experiment.configuration.compile
+    # So do more than two processes: (a + b) + c is not a + (b + c).
+    loose = experiment.configuration.compile or processes() > 2
+    agree = comparison is None or comparison.identical or loose
     return int(bool(diverged) or not agree)
 
 

@@ -16,7 +16,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `message`, of which a user's words may be a part, and exit."""
         shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-        self.exit(2, f"{self.prog}: {shown}\n")
+        first = os.environ.get("LOCAL_RANK", "0") == "0"  # of those that torchrun starts here
+        self.exit(2, f"{self.prog}: {shown}\n" if first else None)
 
 
 def number(rule: str, accepts: Callable[[float], bool]) -> Callable[[str], float]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,8 +24,11 @@ from torchgd.lookup import MODELS, find_device, find_model, guarded, model_sha25
 from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model, scalars
 from torchgd.optim import ManualSGD
-from torchgd.training import Update, count_steps, train
+from torchgd.training import BatchesLike, Update, count_steps, train
 from torchgd.trajectory import Recorder, Trajectory, record_interval
+
+if TYPE_CHECKING:  # one process alone does not load it
+    from torchgd.distributed import Group
 
 UPDATES: dict[str, Update] = {
     "manual": (manual_gradient, ManualSGD),
@@ -331,15 +334,18 @@ class Experiment:
         return self._train(model, gradient, optimizer(model.parameters(), **options))
 
     def _train(
-        self, model: Model, gradient: GradientSource, optimizer: Optimizer, **hooks: Any
+        self,
+        model: Model,
+        gradient: GradientSource,
+        optimizer: Optimizer,
+        batches: BatchesLike | None = None,
+        **hooks: Any,
     ) -> Trajectory:
         c = self.configuration
         if c.compile:
             gradient = compiled(gradient, next(iter(self.batches))[0])
-        every = c.record_every
-        return train(
-            model, self.batches, optimizer, gradient, c.epochs, record_every=every, **hooks
-        )
+        batches, every = batches or self.batches, c.record_every
+        return train(model, batches, optimizer, gradient, c.epochs, record_every=every, **hooks)
 
     def run(
         self,
@@ -349,10 +355,12 @@ class Experiment:
         stop: Callable[[], bool] = lambda: False,
         saver: Saver | None = None,
         start: Checkpoint | None = None,
+        group: "Group | None" = None,
     ) -> Outcome:
         """Train a new model by "manual", "autograd" or "affine"; predict ŷ at x = `predict`.
 
-        With a `saver` it keeps checkpoints, and from one, `start`, it goes on. The affine update
+        With a `saver` it keeps checkpoints, and from one, `start`, it goes on. A `group` of
+        processes shares the work. The affine update
         computes the whole path at once, and so hands it over at once and needs none.
 
         Raises:
@@ -369,7 +377,7 @@ class Experiment:
             trajectory = self._at_once(model)
             on_block(trajectory)
         else:
-            trajectory = self._go_on(update, model, on_block, stop, saver, start, began)
+            trajectory = self._go_on(update, model, on_block, stop, saver, start, group, began)
         seconds = time.perf_counter() - began
         at = self.standardized(torch.tensor([predict], dtype=torch.float64))
         with torch.no_grad():
@@ -395,6 +403,7 @@ class Experiment:
         stop: Callable[[], bool],
         saver: Saver | None,
         start: Checkpoint | None,
+        group: "Group | None",
         began: float,
     ) -> Trajectory:
         gradient, make = UPDATES[update]
@@ -427,10 +436,18 @@ class Experiment:
                     )
                 )
 
+        batches: BatchesLike = self.batches
+        block_rows = None
+        if group is not None:
+            # Ranks find a divergence where they hand over, so all of them must at the same steps.
+            block_rows = min(1000, max(1, 50_000_000 // self.batches.batch_size))
+            batches, gradient = group.part(update, model, self.batches)
         self._train(
             model,
             gradient,
             optimizer,
+            batches,
+            block_rows=block_rows,
             start=0 if start is None else start.step,
             on_block=collect,
             save=save,

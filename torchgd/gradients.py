@@ -36,11 +36,11 @@ def manual_gradient(model: Model, x: Tensor, y: Tensor) -> Tensor:
     partials = model.partials(x)
     for name, w in model.named_parameters():
         same_dtype(name, w, loss)
-        w.grad = (derivative * _partial(partials, name, derivative)).sum()
+        w.grad = (derivative * named_partial(partials, name, derivative)).sum()
     return loss
 
 
-def _partial(partials: Mapping[str, Tensor], name: str, derivative: Tensor) -> Tensor:
+def named_partial(partials: Mapping[str, Tensor], name: str, derivative: Tensor) -> Tensor:
     """Return ∂ŷ/∂`name`, checked."""
     if name not in partials:
         raise ValueError(

@@ -31,9 +31,14 @@ class Job:
 
     @classmethod
     def new(
-        cls, asked: Configuration, updates: Sequence[str], parent: Path, name: str | None
+        cls,
+        asked: Configuration,
+        updates: Sequence[str],
+        parent: Path,
+        name: str | None,
+        writes: bool = True,
     ) -> "Job":
-        """Return a new run, in a directory of its own in `parent`.
+        """Return a new run, in a directory of its own in `parent`, or if it `writes` none without.
 
         Raises:
             ValueError: something in it cannot be had (see `Experiment`), or `name` is taken.
@@ -43,6 +48,8 @@ class Job:
         if AFFINE in updates:
             require_linear(experiment.new_model(), experiment.batches.x)
         configs = {update: config_json(experiment, update, updates) for update in updates}
+        if not writes:
+            return cls(experiment, parent, configs)
         return cls(experiment, new_directory(parent, name, experiment.name), configs)
 
     @classmethod
@@ -112,6 +119,7 @@ class Job:
 
     def writer(self, update: str) -> RunWriter:
         """Return what writes the run of `update`, after the rows that it has already."""
+        (self.directory / "comparison.json").unlink(missing_ok=True)  # of runs that have ended
         names, start = list(self.experiment.configuration.initial), self.starts.get(update)
         done = None if start is None else start.done(self.experiment.steps)
         return RunWriter(self.directory / update, self.configs[update], names, done)

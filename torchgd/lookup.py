@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,11 @@ def find_device(name: str) -> torch.device:
             "machine; use cpu or auto"
         )
     return torch.device(name)
+
+
+def processes() -> int:
+    """Return how many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def find_model(name: str, bias: bool = False) -> Callable[..., Model]:

@@ -18,6 +18,7 @@ from torchgd.affine import (
 )
 from torchgd.checks import Comparison, difference, ulps
 from torchgd.experiment import Experiment, Outcome
+from torchgd.lookup import processes
 from torchgd.loss import mean_squared_error
 from torchgd.trajectory import Trajectory
 from torchgd.version import __version__
@@ -38,6 +39,7 @@ def config_json(experiment: Experiment, update: str, updates: Sequence[str] = ()
         "working_directory": str(experiment.folder.resolve()) if experiment.reads_files else None,
         "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "threads": torch.get_num_threads(),
+        "processes": processes(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -47,7 +49,12 @@ def config_json(experiment: Experiment, update: str, updates: Sequence[str] = ()
 
 def environment_changes(configs: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Yield in what this machine differs from where a run began, of which these are config.json."""
-    here = {"torch": torch.__version__, "numpy": np.__version__, "threads": torch.get_num_threads()}
+    here = {
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "processes": processes(),
+    }
     for name, now in here.items():
         for was in sorted({str(config.get(name)) for config in configs.values()} - {str(now)}):
             yield f"{name} {now}, and the run began with {was}: bits may differ from then on"

@@ -1,5 +1,6 @@
 """The one loop: gradient descent."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -28,6 +29,10 @@ class BatchesLike(Protocol):
         """Start an epoch."""
 
 
+class RankError(RuntimeError):
+    """Processes that should be at the same weights are not."""
+
+
 # min_w loss(w) by going downhill: w ← w − α · ∂loss/∂w, again and again.
 #
 # With the batch in the place of the data, loss is the mean over the batch. Batch size 1 is the
@@ -43,6 +48,7 @@ def train(
     record_every: int | None = None,
     start: int = 0,
     on_block: Callable[[Trajectory], None] | None = None,
+    block_rows: int | None = None,
     save: Callable[[int], None] = lambda step: None,
     save_every: int | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -55,7 +61,8 @@ def train(
 
     Every `record_every`-th step is recorded, and the last one; unless told otherwise as many,
     evenly spaced, as make at most 10,000. On CUDA no step waits for the device; the recorded
-    steps come over in blocks, each of which goes to `on_block` (see `Recorder`).
+    steps come over in blocks, each of which goes to `on_block`: 1000 recorded steps or those of a
+    second or, whatever the clock says, `block_rows` of them (see `Recorder`).
 
     A loss or weight that is not finite stops the descent at the first recorded step that has it:
     the trajectory ends there, and the model's weights stand there. `stop`, asked before each
@@ -86,7 +93,8 @@ def train(
     needs_closure = isinstance(optimizer, torch.optim.LBFGS)
     first, skipped = divmod(start, len(batches))
     step = start
-    with Recorder(model, on_block) as recorder:
+    seconds = 1.0 if block_rows is None else math.inf
+    with Recorder(model, on_block, block_rows or 1000, seconds) as recorder:
         for epoch in range(first, epochs):
             if set_epoch is not None:
                 set_epoch(epoch)

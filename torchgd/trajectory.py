@@ -108,9 +108,9 @@ def record_interval(steps: int, most: int = 10_000) -> int:
 class Recorder:
     """Collects a trajectory without making the device wait for it.
 
-    Rows stay on the model's device, one small tensor each, until their block is full or a second
-    old and so `due`. `hand_over` then brings the block to the CPU in one copy, looks through
-    it for divergence, and hands it to `on_block`, a piece of the trajectory, so that it can be
+    Rows stay on the model's device, one small tensor each, until a block of them is full or too
+    old and so `due`. `hand_over` then brings the block to the CPU in one copy, looks through it
+    for divergence, and hands it to `on_block`, a piece of the trajectory, so that it can be
     written while the descent goes on. Used as a context manager, it hands over what it has also
     when an exception ends the descent.
 
@@ -118,21 +118,23 @@ class Recorder:
         ValueError: the model's parameters are not trainable scalars (see `scalars`).
     """
 
-    BLOCK_ROWS = 1000
-    BLOCK_SECONDS = 1.0
-
     def __init__(
-        self, model: nn.Module, on_block: Callable[[Trajectory], None] | None = None
+        self,
+        model: nn.Module,
+        on_block: Callable[[Trajectory], None] | None = None,
+        rows: int = 1000,
+        seconds: float = 1.0,
     ) -> None:
         self.parameters = scalars(model)
         self.on_block = on_block
+        self.rows, self.seconds = rows, seconds
         self.pieces: list[Trajectory] = []
         self._start_block()
 
     def _start_block(self) -> None:
         self._rows: list[Tensor] = []
         self._index: list[tuple[int, int]] = []
-        self._due = time.monotonic() + self.BLOCK_SECONDS
+        self._due = time.monotonic() + self.seconds
 
     def record(self, step: int, epoch: int, loss: Tensor) -> None:
         """Record the weights before `step`, and the loss and gradients there."""
@@ -144,7 +146,7 @@ class Recorder:
     @property
     def due(self) -> bool:
         """Whether it is time to hand over."""
-        return len(self._rows) >= self.BLOCK_ROWS or time.monotonic() > self._due
+        return len(self._rows) >= self.rows or time.monotonic() > self._due
 
     @property
     def diverged(self) -> bool:
