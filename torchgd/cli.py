@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from torchgd.lookup import processes
+
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line on standard error, with exit status 2."""
@@ -92,7 +94,7 @@ def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
 
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Exit with main's status; end without a word where nobody reads on, as in `… | head`."""
-    if hasattr(signal, "SIGPIPE"):
+    if hasattr(signal, "SIGPIPE") and processes() == 1:  # a peer that is gone is no such reader
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         sys.exit(main())

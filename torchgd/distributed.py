@@ -4,11 +4,14 @@ Each batch is split over the K ranks, in order; every rank takes the step of the
 so all of them stay at the same weights.
 """
 
+import os
 from collections.abc import Callable, Iterator
+from functools import wraps
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from torchgd.gradients import GradientSource, named_partial
@@ -25,7 +28,11 @@ class Group:
     """
 
     def __init__(self, device: torch.device, stop: Callable[[], bool] = lambda: False) -> None:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, rank, size = next(rendezvous("env://"))
+        # Where torchrun starts all again, what the processes before wrote there is not for these.
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
         self.rank, self.size, self.stop = dist.get_rank(), dist.get_world_size(), stop
         self.device = device
         self._wishes, self._asked = torch.zeros(()), 0
@@ -101,7 +108,16 @@ class Group:
         """Return this rank's part of the batches, and the update's gradient over all ranks."""
         by_hand = update == "manual"
         gradient = self.manual_gradient if by_hand else self.autograd_gradient(model)
-        return Shares(batches, model, self), gradient
+
+        @wraps(gradient)
+        def together(model: Model, x: Tensor, y: Tensor) -> Tensor:
+            try:
+                return gradient(model, x, y)
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                raise RankError(f"rank {self.rank}: a process is gone ({reason})") from error
+
+        return Shares(batches, model, self), together
 
     def require_equal(self, model: Model) -> None:
         """Refuse to go on where a rank's weights are not those of rank 0, to the bit.

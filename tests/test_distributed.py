@@ -1,0 +1,233 @@
+"""Several processes take the steps of one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import AUTOGRAD, ENVIRONMENT, MANUAL, SCRIPT, left, same_bits, shown, stacked
+from torch.multiprocessing.spawn import spawn
+
+from torchgd import Batches, Linear, Quadratic, Trajectory, manual_gradient, train
+from torchgd.data import load
+from torchgd.distributed import Group
+from torchgd.training import RankError
+
+ROWS = 47  # a prime: no number of processes divides it, nor does a batch size
+MODELS = {"line": lambda: Linear(bias=True, dtype=torch.float64),
+          "parabola": lambda: Quadratic(dtype=torch.float64)}  # fmt: skip
+CASES = list(product(MODELS, [1, 7, ROWS], ["manual", "autograd"]))
+
+
+def batches(size: int) -> Batches:
+    data = load("cars")
+    x = (data.x - data.x.mean()) / data.x.std()
+    return Batches(x[:ROWS], data.y[:ROWS], size, shuffle=size == 7, seed=3)
+
+
+def descent(case: tuple[str, int, str], group: Group | None = None) -> Trajectory:
+    kind, size, update = case
+    model, some = MODELS[kind](), batches(size)
+    gradient, make = MANUAL if update == "manual" else AUTOGRAD
+    optimizer = make(model.parameters(), lr=0.01, momentum=0.9)
+    if group is None:
+        return train(model, some, optimizer, gradient, epochs=4)
+    shares, gradient = group.part(update, model, some)
+    return train(model, shares, optimizer, gradient, epochs=4, block_rows=10)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def rank(index: int, size: int, port: int, work: Callable[[Group], Any], folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(index),
+                      WORLD_SIZE=str(size))  # fmt: skip
+    with Group(torch.device("cpu")) as group:
+        torch.save(work(group), Path(folder, f"{index}.pt"))
+
+
+def gradients(group: Group) -> list[float]:
+    """The gradient of all rows, and the mean of the ranks' own."""
+    model = Linear(w=3.0, dtype=torch.float64)
+    (x, y), *_ = batches(ROWS)
+    a, b = ROWS * group.rank // group.size, ROWS * (group.rank + 1) // group.size
+    group.manual_gradient(model, x[a:b], y[a:b])
+    assert model.w.grad is not None
+    right = model.w.grad.item()
+    manual_gradient(model, x[a:b], y[a:b])
+    return [right, group.add([model.w.grad])[0].item() / group.size]
+
+
+def apart(group: Group) -> str:
+    """What is said where rank 1 is a bit from the others."""
+    model = Linear(dtype=torch.float64)
+    group.require_equal(model)
+    with torch.no_grad():
+        if group.rank == 1:
+            model.w.copy_(torch.nextafter(model.w, torch.tensor(2.0, dtype=torch.float64)))
+    try:
+        group.require_equal(model)
+    except RankError as error:
+        return str(error)
+    return ""
+
+
+def ended(group: Group, update: str, lr: float) -> tuple[int, str]:
+    """Where a descent of 63 steps ends, and how."""
+    model = Linear(dtype=torch.float64)
+    shares, gradient = group.part(update, model, batches(7))
+    optimizer = MANUAL[1](model.parameters(), lr=lr)
+    t = train(model, shares, optimizer, gradient, epochs=9, block_rows=9, stop=group.agreed)
+    return int(t.step[-1]), t.stopped
+
+
+def everything(group: Group) -> dict[str, Any]:
+    found = {
+        "descents": [descent(case, group) for case in CASES],
+        "gradients": gradients(group),
+        "apart": apart(group),
+        "diverged": [ended(group, update, 1e30) for update in ("manual", "autograd")],
+    }
+    steps = iter(range(5))
+    group.stop = lambda: group.rank == 1 and next(steps, None) is None
+    return {**found, "stopped": [ended(group, update, 0.01) for update in ("manual", "autograd")]}
+
+
+@pytest.fixture(scope="module", params=[2, 3, 4])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What each of so many processes came to."""
+    size, folder = request.param, tmp_path_factory.mktemp("ranks")
+    spawn(rank, (size, free_port(), everything, str(folder)), size)
+    return [torch.load(folder / f"{k}.pt", weights_only=False) for k in range(size)]
+
+
+def test_they_descend_as_one_process_does(ranks: list[Any]) -> None:
+    """At every step within 1e-13 of the largest weight, and on every rank to the same bits.
+
+    A gradient of 47 terms is off by 47ε of Σ|terms|, about 1e-14 of it; with momentum 0.9 errors
+    add up to ten times that, and α = 0.01 makes of it less than 1e-14 of the weights.
+    """
+    found = [one["descents"] for one in ranks]
+    for case, *descents in zip(CASES, *found, strict=True):
+        one, weights = stacked(descent(case)), stacked(descents[0])
+        assert torch.equal(descents[0].step, descent(case).step)
+        assert (weights - one).abs().max() <= 1e-13 * one.abs().max(), case
+        assert all(same_bits(stacked(other), weights) for other in descents[1:])
+    by_hand, usual = (
+        [t for t, case in zip(found[0], CASES, strict=True) if case[2] == update]
+        for update in ("manual", "autograd")
+    )
+    for a, b in zip(by_hand, usual, strict=True):
+        assert (stacked(a) - stacked(b)).abs().max() <= 1e-13 * stacked(a).abs().max()
+        # (a + b)/2 · 2/N is (a + b) · 1/N to the bit; three ranks, or four, add in other orders.
+        same = same_bits(stacked(a), stacked(b)) and same_bits(a.loss, b.loss)
+        assert same or len(ranks) > 2
+
+
+def test_the_mean_of_the_ranks_means_is_not_the_gradient(ranks: list[Any]) -> None:
+    """The classic mistake: of 47 rows, 23 and 24 do not weigh alike, nor do 11, 12, 12 and 12."""
+    model = Linear(w=3.0, dtype=torch.float64)
+    manual_gradient(model, *next(iter(batches(ROWS))))
+    assert model.w.grad is not None
+    exact = model.w.grad.item()
+    for one in ranks:
+        right, mistaken = one["gradients"]
+        assert right == pytest.approx(exact, rel=1e-14)
+        assert abs(mistaken - exact) > 1e-4 * abs(exact)
+
+
+def test_a_rank_that_differs_by_a_bit_is_named_by_all(ranks: list[Any]) -> None:
+    message = "rank 1: the weights are no longer those of rank 0; go on from the last checkpoint"
+    assert [one["apart"] for one in ranks] == [f"{message} with --resume"] * len(ranks)
+
+
+def test_all_stop_where_one_is_asked_to(ranks: list[Any]) -> None:
+    first = ranks[0]["stopped"]
+    assert [stopped for _, stopped in first] == ["interrupted"] * 2
+    assert 5 <= first[0][0] <= 6
+    assert all(one["stopped"] == first for one in ranks)
+
+
+def test_all_stop_where_the_descent_diverges(ranks: list[Any]) -> None:
+    first = ranks[0]["diverged"]
+    assert {stopped for _, stopped in first} == {"diverged"}
+    assert all(one["diverged"] == first for one in ranks)
+
+
+FLAGS = (
+    "--model quadratic --data cars --standardize --momentum 0.9 --batch-size 7 --shuffle "
+    "--no-figures --checkpoint-every 40steps"
+).split()
+
+
+def torchrun(folder: Path, count: int, *words: str, restarts: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count),
+               "--max-restarts", str(restarts), "--standalone"]  # fmt: skip
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command, str(SCRIPT), *words], cwd=folder, text=True, stdout=pipe,
+                            stderr=pipe, env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"})  # fmt: skip
+
+
+def alive(name: str) -> list[int]:
+    """The processes of the run of that name that torchrun started, the first rank first."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"^[^ ]*python[^ ]* .*train.py.* --name {name}( |$)"],
+        capture_output=True, text=True, check=False,
+    ).stdout.split()  # fmt: skip
+    return sorted(int(pid) for pid in found)
+
+
+def test_a_killed_rank_starts_all_again_and_the_run_ends_as_if_it_had_not(tmp_path: Path) -> None:
+    whole = torchrun(tmp_path, 2, *FLAGS, "--epochs", "100", "--name", "whole")
+    out, err = whole.communicate(timeout=120)
+    assert whole.returncode == 0, err
+    assert out.endswith("All 800 steps are identical, bit for bit: weights, gradients and loss.\n")
+    assert out.count("quadratic-cars: ") == 1
+    parts = torchrun(tmp_path, 2, *FLAGS, "--epochs", "100", "--name", "parts", restarts=1)
+    while not (tmp_path / "runs/parts/manual/checkpoint.pt").exists():
+        assert parts.poll() is None, parts.communicate()
+        time.sleep(0.01)
+    *_, last = alive("parts")
+    os.kill(last, signal.SIGKILL)
+    _, err = parts.communicate(timeout=120)
+    assert parts.returncode == 0, err
+    assert "Signal 9 (SIGKILL)" in err
+    assert left(tmp_path / "runs/parts") == left(tmp_path / "runs/whole")
+    for update in ("manual", "autograd"):
+        assert shown(tmp_path / "runs/parts" / update) == shown(tmp_path / "runs/whole" / update)
+        assert json.loads((tmp_path / "runs/parts" / update / "config.json").read_text())[
+            "processes"
+        ] == 2  # fmt: skip
+
+
+def test_what_processes_cannot_share_is_said_once(tmp_path: Path) -> None:
+    process = torchrun(tmp_path, 2, "--update", "affine")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert out == ""
+    line = "train.py: --compile and --update affine take one process, not 2\n"
+    assert err.count(line) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_process_alone_loads_nothing_of_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, train; train.main(['--no-figures']); "
+        "sys.exit('torchgd.distributed' in sys.modules)"
+    )
+    path = f"{SCRIPT.parent}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": path}, check=True)
