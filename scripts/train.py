@@ -94,9 +94,9 @@ def make_parser() -> Parser:
     add("--log-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     add("--name", metavar="NAME", help="of the run's directory; default: MODEL-DATA-TIME")
     add("--resume", type=Path, metavar="RUN", help="go on with the run in this directory, from its "
-        "last checkpoint, to the same bits; --epochs may be more than it had")  # fmt: skip
+        "last checkpoint, to the same bits; --epochs may be more, recorded as before")  # fmt: skip
     add("--checkpoint-every", type=cadence, default={}, metavar="S", help="save the state each S "
-        "seconds (default: 60), or each K steps: Ksteps")  # fmt: skip
+        "seconds (default: 60; asked once a second), or each K steps: Ksteps")  # fmt: skip
     parser.set_defaults(**{**asdict(Configuration()), "initial": []})
     return parser
 
@@ -127,22 +127,29 @@ def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 class Stop:
-    """Whether SIGINT or SIGTERM has come: the first asks the run to end, the second ends it."""
+    """Whether SIGINT, SIGTERM or SIGHUP came: the first asks the run to end, the second ends it."""
 
     def __init__(self) -> None:
         self.signal = 0
 
     def __enter__(self) -> "Stop":
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        self.previous = {s: signal.getsignal(s) for s in heard}
+        for which, handler in self.previous.items():
+            if handler is not signal.SIG_IGN:  # as under nohup
+                signal.signal(which, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         for which, handler in self.previous.items():
             signal.signal(which, handler)
 
     def _note(self, which: int, _: object) -> None:
         self.signal = which
-        self.__exit__()
+        self._restore()
 
     def __call__(self) -> bool:
         """Return whether to stop."""
@@ -243,13 +250,14 @@ def main(argv: list[str] | None = None) -> int:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with refusing(parser, ValueError, OSError):
         job = make_job(parser, arguments, argv)
-    if FIRST and job.over:
-        print(job.over)
-    if job.over:
-        return 0
+        over = job.over
+    if over:
+        if FIRST:
+            print(over)
+        return int("diverged" in over)
     for change in environment_changes(job.configs) if FIRST else ():
         print(f"{parser.prog}: {change}", file=sys.stderr)
-    with refusing(parser, ValueError, OSError, RankError), ExitStack() as opened:
+    with refusing(parser, ValueError, RankError), mending(parser, job), ExitStack() as opened:
         outcomes: list[Outcome] = []
         writers: list[RunWriter] = []
         with Stop() as stop, process_group(job, stop) as group:
@@ -263,6 +271,16 @@ def main(argv: list[str] | None = None) -> int:
         if not FIRST:
             return 0
         return conclude(job, outcomes, writers, arguments, stop)
+
+
+@contextmanager
+def mending(parser: Parser, job: Job) -> Iterator[None]:
+    """Say of a disk that fails what to do then."""
+    try:
+        yield
+    except OSError as error:
+        where = job.directory if error.filename is None else os.fsdecode(error.filename)
+        parser.error(f"{where}: {error.strerror}; mend that and {job.how_to_go_on}")
 
 
 def conclude(

@@ -335,3 +335,9 @@ def test_a_file_too_short_for_its_checksum(tmp_path: Path, length: int) -> None:
     path.write_bytes(bytes(length))
     with pytest.raises(ValueError, match=f"is damaged: its {length} bytes do not fit"):
         Checkpoint.load(path)
+
+
+@pytest.mark.parametrize("every", [{"seconds": -1.0}, {"seconds": float("nan")}, {"steps": 0}])
+def test_what_is_no_cadence(every: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="^every .* seconds, .* steps: give at least 0, or 1 step"):
+        Saver(Path("unused"), **every)

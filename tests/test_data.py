@@ -64,6 +64,7 @@ def test_csv_with_a_header_or_none(tmp_path: Path, text: str) -> None:
 
 
 BAD_CSV = {
+    "a first row that is no header": ("1 000,2\n1,2\n", ", line 1: '1 000' is not a number; give"),
     "empty": ("", ": no data; give two columns, x,y, and at least one row"),
     "header alone": ("x,y\n", ": no data; give two columns, x,y, and at least one row"),
     "word": ("x,y\n1,2\n3,four\n", ", line 3: 'four' is not a number; give two numbers, x,y"),
@@ -260,7 +261,7 @@ def test_what_is_no_number(x: Any, y: Any, more: dict[str, Any], message: str) -
 
 
 def test_what_has_no_deviation() -> None:
-    with pytest.raises(ValueError, match="^x is empty: it has no deviation; give at least two"):
+    with pytest.raises(ValueError, match=r"^x has shape \(0,\): give \(N,\) with at least two"):
         Standardization.of(torch.tensor([]))
     with pytest.raises(TypeError, match=r"^x is torch\.int64: give a tensor of floating-point"):
         Standardization.of(torch.tensor([1, 2]))
@@ -313,3 +314,15 @@ def test_any_npy_is_read_or_refused_in_one_line(
             message = str(path)
         assert message.startswith(str(path))
         assert "\n" not in message
+
+
+@pytest.mark.parametrize("z", [(0.0, 0.0), (math.nan, 1.0), (0.0, -1.0), (0.0, math.inf)])
+def test_what_is_no_standardization(z: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="^mean .* and deviation .*: give finite numbers, the sec"):
+        Standardization(*z)
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.5, "1"])
+def test_what_is_no_epoch(epoch: Any) -> None:
+    with pytest.raises(ValueError, match="^epoch .*: give an integer of at least 0$"):
+        Batches(*values(3)).set_epoch(epoch)

@@ -119,7 +119,7 @@ def test_a_file_that_cannot_grow_is_one_line(tmp_path: Path, kilobytes: int) -> 
     status, err = limited(tmp_path, kilobytes, *ENDLESS)
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith("train.py: ")
-    assert err.endswith("File too large\n")
+    assert "File too large; mend that and go on with --resume " in err
     run = tmp_path / "runs" / "parts"
     assert not list(run.rglob(".*"))
     assert Checkpoint.load(run / "manual" / "checkpoint.pt").step > 0
@@ -147,11 +147,11 @@ def test_a_full_disk_and_then_a_larger_one(tmp_path: Path, disk: Path) -> None:
     status, err = ended(script(tmp_path, *ENDLESS, "--log-dir", str(disk)))
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith("train.py: ")
-    assert err.endswith("No space left on device\n")
+    assert "No space left on device; mend that and go on with --resume " in err
     assert not list(disk.rglob(".*"))
     status, err = ended(script(tmp_path, "--resume", str(disk / "parts"), *QUIET))
     assert (status, err.count("\n")) == (2, 1), err
-    assert err.endswith("No space left on device\n")
+    assert "No space left on device; mend that and go on with --resume " in err
     remount(disk, "size=100m")
     goes_on(tmp_path, disk / "parts")
 
@@ -166,7 +166,7 @@ def test_a_read_only_disk_is_one_line(tmp_path: Path, disk: Path) -> None:
         status, err = ended(script(tmp_path, *words))
         assert (status, err.count("\n")) == (2, 1), err
         assert err.startswith(f"train.py: {where}")
-        assert err.endswith("Read-only file system\n")
+        assert "Read-only file system" in err
 
 
 def started(folder: Path) -> tuple[subprocess.Popen[str], Path]:
@@ -181,7 +181,7 @@ def test_a_directory_that_vanishes_is_one_line(tmp_path: Path) -> None:
     status, err = ended(process)
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith("train.py: runs/parts/manual/")
-    assert err.endswith("No such file or directory\n")
+    assert "No such file or directory; mend that and go on with --resume runs/parts\n" in err
     assert Checkpoint.load(tmp_path / "elsewhere" / "checkpoint.pt").step > 0
 
 
@@ -191,7 +191,11 @@ def test_events_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
     file.rename(tmp_path / "elsewhere")
     file.mkdir()
     status, err = ended(process)
-    assert (status, err) == (2, f"train.py: runs/parts/manual/{file.name}: Is a directory\n")
+    assert (status, err) == (
+        2,
+        f"train.py: runs/parts/manual/{file.name}: Is a directory; mend that and go on with "
+        "--resume runs/parts\n",
+    )
     file.rmdir()
     (tmp_path / "elsewhere").rename(file)
     goes_on(tmp_path, run.parent)

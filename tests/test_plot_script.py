@@ -145,9 +145,9 @@ RUN = "runs/lesson/autograd"
 SPOILT = {
     "cut within the last number": (
         lambda: cut(5),
-        f"{RUN} holds a damaged run (trajectory.csv, line 152: 4 columns of 5); run it again",
+        f"{RUN} holds a damaged run (the last line of trajectory.csv is cut off); run it again",
     ),
-    "cut within a row": (lambda: cut(60), f"{RUN} holds a damaged run (trajectory.csv, line 151: "),
+    "cut within a row": (lambda: cut(60), f"{RUN} holds a damaged run (the last line of "),
     "cut after a row": (
         cut,
         f"{RUN}: trajectory.csv ends at step 149, and the run did at 150: the file is truncated",
@@ -167,7 +167,7 @@ SPOILT = {
     ),
     "a result without its steps": (
         lambda: edit("result.json", '"steps"', '"step"'),
-        f"{RUN}/result.json is damaged ('steps' is missing); run it again",
+        f"{RUN}/result.json is damaged (no 'steps'); run it again",
     ),
     "half a configuration": (
         lambda: Path(RUN, "config.json").write_text("{"),

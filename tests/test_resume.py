@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -94,8 +95,13 @@ def test_a_finished_run_says_so(shell: Shell) -> None:
         assert shell.out.endswith("runs/a is finished, after 96 steps; --epochs can be raised\n")
     assert left(Path("runs/a")) == before
     assert shell("--lr", "1", "--epochs", "200", "--no-figures", "--name", "b") == 1
-    assert shell("--resume", "runs/b", "--epochs", "300") == 0
+    assert shell("--resume", "runs/b") == 1
     assert shell.out == "runs/b diverged, and nothing goes on from there; start a new run\n"
+    assert shell("--resume", "runs/b", "--epochs", "300") == 2
+    assert shell.err == (
+        "train.py: --epochs 300: manual diverged at step 224 of runs/b, and more epochs change "
+        "nothing; leave it out\n"
+    )
 
 
 def test_what_had_not_begun_begins(shell: Shell) -> None:
@@ -174,9 +180,14 @@ def test_data_of_ones_own_must_be_what_they_were(shell: Shell, tmp_path: Path) -
         "train.py: data 'mine.csv' is not the one that the run in ../runs/parts was trained with "
         "(SHA-256); give that one back or start a new run\n"
     )
-    Path("../mine.csv").write_text("1,3\n2,5\n4.0,8\n")
-    assert shell("--resume", "../runs/parts", "--no-figures") == 0
-    assert left(tmp_path / "runs/parts") == left(tmp_path / "runs/whole")
+    Path("../mine.csv").rename("moved.csv")
+    assert shell("--resume", "../runs/parts") == 2
+    assert shell.err.startswith(f"train.py: ../runs/parts/manual: data '{tmp_path}/mine.csv': no ")
+    Path("moved.csv").write_text("1,3\n2,5\n4.0,8\n")
+    assert shell("--resume", "../runs/parts", "--data", "moved.csv", "--no-figures") == 0
+    ours, whole = (left(tmp_path / "runs" / name) for name in ("parts", "whole"))
+    assert ours["manual/trajectory.csv"] == whole["manual/trajectory.csv"]
+    assert ours["manual/result.json"] == whole["manual/result.json"] | {"data": "moved.csv"}
 
 
 def damage(path: str, change: Callable[[str], str]) -> None:
@@ -210,13 +221,13 @@ REFUSED = {
     "--resume runs/parts --lr 0.02": f"--lr 0.02: the run has 0.01, {OTHERS} run",
     "--resume runs/parts --epochs 11": f"--epochs 11: the run has 12, {OTHERS} run",
     "--resume runs/parts --seed 4": f"--seed 4: the run has 3, {OTHERS} run",
-    "--resume runs/parts --nesterov": f"--nesterov True: the run has False, {OTHERS} run",
+    "--resume runs/parts --nesterov": f"--nesterov: the run has False, {OTHERS} run",
     "--resume runs/parts --batch-size full": f"--batch-size 50: the run has 7, {OTHERS} run",
     "--resume runs/parts --initial b=1": "--initial {'w2': 1.0, 'w1': 1.0, 'b': 1.0}: the run has ",
     "--resume runs/parts --record-every 2": f"--record-every 2: the run has 1, {OTHERS} run",
     "--resume runs/parts --model linear": f"--model linear: the run has quadratic, {OTHERS} run",
-    "--resume runs/parts --data co2": f"--data co2: the run has cars, {OTHERS} run",
-    "--resume runs/parts --update manual": "--update ['manual']: the run has ['manual', 'au",
+    "--resume runs/parts --data co2": "data 'co2' is not the one that the run in runs/parts was ",
+    "--resume runs/parts --update manual": f"--update manual: the run has both, {OTHERS} run",
     "--resume runs/parts --name other": "--name is a new run's; --resume has its directory",
     "--resume runs/parts --log-dir x": "--log-dir is a new run's; --resume has its directory",
     "--checkpoint-every never": "argument --checkpoint-every: 'never' is neither seconds, such as "
@@ -295,3 +306,107 @@ def test_another_torch_is_said(shell: Shell) -> None:
     assert shell("--resume", "runs/parts", "--no-figures") == 0
     assert "and the run began with 0" in shell.err.splitlines()[0]
     assert shell.err.splitlines()[0].endswith(": bits may differ from then on")
+
+
+STATEFUL = """
+import torch
+from torchgd import Linear
+
+class Buffered(Linear):
+    def __init__(self, device=None, dtype=None):
+        super().__init__(device=device, dtype=dtype)
+        self.register_buffer("scale", torch.tensor(2.0, device=device, dtype=dtype))
+        self.register_buffer("count", torch.tensor([3]))
+        self.twin = self.w
+
+    def forward(self, x):
+        return self.scale * self.w * x
+
+    def partials(self, x):
+        return {"w": self.scale * x}
+
+class Late(Linear):
+    calls = 0
+
+    def partials(self, x):
+        Late.calls += 1
+        if Late.calls > 100:
+            raise SystemExit(0)
+        return super().partials(x)
+
+class Noisy(Linear):
+    def forward(self, x):
+        return self.w * x + torch.rand_like(x)
+"""
+
+
+def test_buffers_and_shared_parameters_are_kept(shell: Shell) -> None:
+    Path("own.py").write_text(STATEFUL)
+    own = ["--model", "own.py:Buffered", "--no-figures", "--momentum", "0.5", "--lr", "0.001"]
+    assert shell(*own, "--name", "whole") == 0
+    assert shell.stopped(70, *own, "--name", "parts") == 143
+    assert shell("--resume", "runs/parts", *own[:3]) == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
+def test_a_model_that_fails_on_the_way_is_one_line_and_keeps_the_way(shell: Shell) -> None:
+    Path("own.py").write_text(STATEFUL)
+    assert shell("--model", "own.py:Late", "--no-figures", "--name", "a") == 2
+    assert shell.err == "train.py: model 'own.py:Late' fails with SystemExit: 0\n"
+    assert len(read_csv(Path("runs/a/manual/trajectory.csv"))[1]) > 50
+
+
+def test_a_model_that_draws_lots_is_refused(shell: Shell) -> None:
+    Path("own.py").write_text(STATEFUL)
+    assert shell("--model", "own.py:Noisy") == 2
+    assert re.fullmatch(
+        r"train\.py: model 'own\.py:Noisy' gives the loss \S+ and then \S+ at the same weights: "
+        r"let it depend on x and its parameters alone\n", shell.err
+    )  # fmt: skip
+
+
+def test_a_checkpoint_beyond_the_end_is_refused_and_nothing_is_touched(shell: Shell) -> None:
+    assert shell(*SHUFFLED, "--name", "a") == 0
+    damage("runs/a/manual/config.json", lambda t: t.replace('"epochs": 12', '"epochs": 5'))
+    before = left(Path("runs/a"))
+    assert shell("--resume", "runs/a") == 2
+    assert shell.err == (
+        "train.py: runs/a/manual/checkpoint.pt is 96 steps on, and this run has 40; give it its "
+        "own, or remove it and the run starts again\n"
+    )
+    assert left(Path("runs/a")) == before
+
+
+def test_a_second_process_touches_nothing(shell: Shell) -> None:
+    assert shell(*SHUFFLED, "--name", "a") == 0
+    before = left(Path("runs/a"))
+    config = json.loads(Path("runs/a/manual/config.json").read_text())
+    done = Checkpoint.load(Path("runs/a/manual/checkpoint.pt")).done(96)
+    with RunWriter(Path("runs/a/manual"), config, ["w2", "w1", "b"], done):
+        assert shell("--resume", "runs/a", "--epochs", "20") == 2
+    assert Path("runs/a/comparison.json").read_bytes() == before["comparison.json"]
+
+
+def test_a_run_without_checkpoints_or_without_sense(shell: Shell) -> None:
+    assert shell(*SHUFFLED, "--name", "a") == 0
+    config, result = Path("runs/a/manual/config.json"), Path("runs/a/manual/result.json")
+    texts = config.read_text(), result.read_text()
+    result.write_text('{"steps": [1], "stopped": {}}')
+    assert shell("--resume", "runs/a") == 2
+    assert shell.err == f"train.py: {result} is damaged (no 'steps'); run it again\n"
+    config.write_text(texts[0].replace('"updates"', '"ups"'))
+    assert shell("--resume", "runs/a") == 2
+    assert shell.err == (
+        f"train.py: {config} is of a torchgd that kept no checkpoints; start a new run\n"
+    )
+
+
+def test_names_that_tensorboard_cannot_write(shell: Shell) -> None:
+    assert shell("--log-dir", "caf\udce9") == 2
+    assert shell.err == "train.py: 'caf\\udce9': TensorBoard needs names that are UTF-8\n"
+    assert os.listdir() == []
+
+
+def test_how_to_go_on_can_be_pasted(shell: Shell) -> None:
+    assert shell.stopped(3, "--name", "my run") == 143
+    assert shell.err.endswith("; go on with --resume 'runs/my run'\n")

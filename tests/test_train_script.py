@@ -399,7 +399,10 @@ def test_a_disk_that_fails_is_one_line_and_keeps_what_was_written(
 
     monkeypatch.setattr(RunWriter, "record", full)
     assert shell("--epochs", "600") == 2
-    assert shell.err == "train.py: trajectory.csv: No space left on device\n"
+    assert shell.err == (
+        "train.py: trajectory.csv: No space left on device; mend that and go on with "
+        f"--resume runs/{shell.run.name}\n"
+    )
     assert len(read_csv(shell.run / "manual" / "trajectory.csv")[1]) == 1000
 
 

@@ -24,7 +24,11 @@ def lesson(**options: Any) -> Batches:
 
 def descend(update: Any, model: Model, batches: Any, epochs: int, **options: Any) -> Trajectory:
     gradient, optimizer = update
-    keywords = {k: options.pop(k) for k in ("record_every", "on_block", "stop") if k in options}
+    keywords = {
+        k: options.pop(k)
+        for k in ("record_every", "on_block", "block_rows", "stop")
+        if k in options
+    }
     options.setdefault("lr", 0.01)
     return train(
         model, batches, optimizer(model.parameters(), **options), gradient, epochs, **keywords
@@ -181,10 +185,17 @@ class CountingBatches:
 
 
 def test_a_block_does_not_wait_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Recorder, "BLOCK_SECONDS", 0.0)
+    clock = iter(range(10_000))
+    monkeypatch.setattr("torchgd.trajectory.time.monotonic", lambda: 2.0 * next(clock))
     pieces: list[int] = []
     descend(MANUAL, Linear(), lists(), 2, on_block=lambda piece: pieces.append(len(piece.step)))
     assert pieces == [1] * 7
+    pieces.clear()
+    descend(
+        MANUAL, Linear(), lists(), 2, on_block=lambda piece: pieces.append(len(piece.step)),
+        block_rows=4,
+    )  # fmt: skip
+    assert pieces == [4, 3]
 
 
 def lists() -> list[tuple[Tensor, Tensor]]:

@@ -395,7 +395,7 @@ def affine_trajectory(
             in its parameters.
     """
     ManualSGD(model.parameters(), lr, **options)  # refuses what no descent can have
-    steps = count_steps(epochs, len(batches), record_every)
+    steps = count_steps(epochs, len(batches), record_every=record_every)
     row = torch.arange(0, steps, record_every or record_interval(steps))
     row = torch.cat([row, torch.arange(max(int(row[-1]) + 1, steps - 1), steps + 1)])
     recorded = row[:-1]

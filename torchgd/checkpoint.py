@@ -86,20 +86,21 @@ class Checkpoint:
         Raises:
             ValueError: they are not the ones that this is of.
         """
-        if not self._fits(dict(model.state_dict()), optimizer.state_dict()):
+        if not self._fits(model, optimizer):
             raise ValueError(f"the checkpoint is not of this model and optimizer; {WAY_OUT}")
         model.load_state_dict(self.model)
         optimizer.load_state_dict(self.optimizer)
 
-    def _fits(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> bool:
+    def _fits(self, model: nn.Module, optimizer: Optimizer) -> bool:
+        weights, groups = dict(model.named_parameters()), optimizer.state_dict()["param_groups"]
         path, column = self.trajectory, {name: w[None] for name, w in weights.items()}
         index, loss = torch.zeros(1, dtype=torch.int64), next(iter(column.values()))
         velocities = {k: {"momentum_buffer": w} for k, w in enumerate(weights.values())}
         alike = (
-            _alike([self.step, self.seconds, self.model], [0, 0.0, weights])
+            _alike([self.step, self.seconds, self.model], [0, 0.0, dict(model.state_dict())])
             and _alike(vars(path), vars(Trajectory(index, index, column, loss, column)))
             and isinstance(self.optimizer, dict)
-            and repr(self.optimizer.get("param_groups")) == repr(optimizer["param_groups"])
+            and repr(self.optimizer.get("param_groups")) == repr(groups)
             and any(_alike(self.optimizer.get("state"), state) for state in ({}, velocities))
         )
         if not alike or path.stopped not in ("", "finished", "diverged", "interrupted"):
@@ -122,9 +123,15 @@ def _alike(found: object, expected: object) -> bool:
 
 
 class Saver:
-    """Where and how often to save a checkpoint: every so many seconds or, if given, steps."""
+    """Where and how often to save a checkpoint: every so many seconds or, if given, steps.
+
+    Raises:
+        ValueError: seconds are below 0, or steps below 1.
+    """
 
     def __init__(self, path: Path, seconds: float = 60.0, steps: int | None = None) -> None:
+        if not (seconds >= 0 and (steps is None or steps >= 1)):
+            raise ValueError(f"every {seconds} seconds, {steps} steps: give at least 0, or 1 step")
         self.path, self.seconds, self.steps = path, seconds, steps
         self._last = time.monotonic()
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import math
 import os
+import re
 import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -83,11 +84,10 @@ def load(name: str, folder: Path = Path()) -> DataSet:
         return DataSet(name, x, y, *FILES[name])
     path = folder / name
     if not path.is_file():
-        there = os.path.lexists(path)
+        if os.path.lexists(path):
+            raise ValueError(f"data {str(path)!r} is no regular file; give a .csv or .npy file")
         raise ValueError(
-            f"data {name!r} is no regular file; give a .csv or .npy file"
-            if there
-            else f"data {name!r}: no such file and no built-in data set; "
+            f"data {str(path)!r}: no such file and no built-in data set; "
             f"choose {', '.join(NAMES)}, or give a .csv or .npy file"
         )
     x, y = _read_npy(path) if path.suffix == ".npy" else _read_csv(path)
@@ -131,7 +131,7 @@ def _number(text: str) -> float | None:
 
 
 def _is_header(row: list[str]) -> bool:
-    return all(_number(cell) is None for cell in row)
+    return not any(re.match(r"\s*[-+.]?\d|\s*[-+]?(nan|inf)", cell, re.I) for cell in row)
 
 
 def _pair(row: list[str], where: str) -> tuple[float, float]:
@@ -181,6 +181,13 @@ def _read_npy(path: Path) -> tuple[Tensor, Tensor]:
     return table[:, 0].contiguous(), table[:, 1].contiguous()
 
 
+def require_floats(name: str, t: Tensor) -> None:
+    """Refuse what is no tensor of floating-point numbers."""
+    if not (isinstance(t, Tensor) and t.is_floating_point()):
+        kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
+        raise TypeError(f"{name} is {kind}: give a tensor of floating-point numbers")
+
+
 class Batches:
     """The data in batches of (x, y): iterable again each epoch, in order or shuffled.
 
@@ -199,10 +206,8 @@ class Batches:
     def __init__(
         self, x: Tensor, y: Tensor, batch_size: int = 1, shuffle: bool = False, seed: int = 0
     ) -> None:
-        for name, t in (("x", x), ("y", y)):
-            if not (isinstance(t, Tensor) and t.is_floating_point()):
-                kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
-                raise TypeError(f"{name} is {kind}: give a tensor of floating-point numbers")
+        require_floats("x", x)
+        require_floats("y", y)
         if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
             raise ValueError(
                 f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: "
@@ -232,7 +237,9 @@ class Batches:
         return math.ceil(len(self.x) / self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is."""
+        """Say which epoch the next iteration is, counted from 0."""
+        if type(epoch) is not int or epoch < 0:
+            raise ValueError(f"epoch {epoch!r}: give an integer of at least 0")
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -274,6 +281,13 @@ class Standardization:
     mean: float
     deviation: float
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 < self.deviation < math.inf):
+            raise ValueError(
+                f"mean {self.mean} and deviation {self.deviation}: give finite numbers, the second "
+                "above 0"
+            )
+
     @classmethod
     def of(cls, x: Tensor, center: bool = True) -> "Standardization":
         """mean = (1/N) Σ xₙ and deviation = √((1/N) Σ (xₙ − mean)²), of x (N,).
@@ -282,13 +296,12 @@ class Standardization:
         the root mean square.
 
         Raises:
-            ValueError: the deviation is 0, to the rounding of x, or not finite, or x is empty.
+            ValueError: the deviation is 0, to the rounding of x, or not finite, or x is not (N,).
             TypeError: x has no floating-point numbers.
         """
-        if not x.is_floating_point():
-            raise TypeError(f"x is {x.dtype}: give a tensor of floating-point numbers")
-        if len(x) == 0:
-            raise ValueError("x is empty: it has no deviation; give at least two samples")
+        require_floats("x", x)
+        if x.ndim != 1 or len(x) == 0:
+            raise ValueError(f"x has shape {tuple(x.shape)}: give (N,) with at least two samples")
         mean = x.mean().item() if center else 0.0
         deviation = (x - mean).square().mean().sqrt().item()
         rounding = 4 * torch.finfo(x.dtype).eps * x.abs().max().item()

@@ -30,7 +30,9 @@ class Group:
     def __init__(self, device: torch.device, stop: Callable[[], bool] = lambda: False) -> None:
         store, rank, size = next(rendezvous("env://"))
         # Where torchrun starts all again, what the processes before wrote there is not for these.
-        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        store = dist.PrefixStore(  # type: ignore[attr-defined]
+            os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store
+        )
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
         self.rank, self.size, self.stop = dist.get_rank(), dist.get_world_size(), stop

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ AFFINE = "affine"  # the update that takes all steps at once, and has no gradien
 
 
 def _is_number(value: Any, least: float = -math.inf) -> bool:
-    return isinstance(value, (int, float)) and least <= value <= sys.float_info.max
+    return type(value) in (int, float) and least <= value <= sys.float_info.max
 
 
 def _is_count(value: Any, least: int = 1) -> bool:
@@ -155,7 +156,7 @@ class Experiment:
         x, y = self._tensor(self.standardized(self.data.x)), self._tensor(self.data.y)
         size = len(x) if isinstance(asked.batch_size, str) else asked.batch_size
         self.batches = Batches(x, y, size, asked.shuffle, asked.seed)
-        count_steps(asked.epochs, len(self.batches), asked.record_every)
+        count_steps(asked.epochs, len(self.batches))
         self._rehearse()
         self.configuration = replace(
             asked,
@@ -170,11 +171,16 @@ class Experiment:
 
     @classmethod
     def of_run(
-        cls, config: Mapping[str, Any], model: str | None = None, **changes: Any
+        cls,
+        config: Mapping[str, Any],
+        model: str | None = None,
+        data: str | None = None,
+        **changes: Any,
     ) -> "Experiment":
         """Return what a run's config.json says, but for `changes`, ready to run again.
 
         Code in a file runs where the caller names it, as `model`: config.json may be anyone's.
+        A data file is where it was, seen from where the run was started, or at `data`.
 
         Raises:
             ValueError: it is damaged, or as above.
@@ -187,6 +193,8 @@ class Experiment:
                     "name it with --model FILE.py:CLASS"
                 )
             changes["model"] = model
+        if data is not None:
+            folder, changes["data"] = None, data
         return cls(replace(asked, **changes), Path(folder) if isinstance(folder, str) else Path())
 
     @property
@@ -248,6 +256,11 @@ class Experiment:
                     f"{path} is of another run: {name} is {theirs} there, and {ours} here; give "
                     "this run its own, or remove it and the run starts again"
                 )
+        if isinstance(found.step, int) and found.step > self.steps:
+            raise ValueError(
+                f"{path} is {found.step} steps on, and this run has {self.steps}; give it its own, "
+                "or remove it and the run starts again"
+            )
         try:
             found.restore(model, UPDATES[update][1](model.parameters(), **self.options))
         except ValueError as error:
@@ -317,7 +330,14 @@ class Experiment:
         refuse_model(self.configuration.model, model, few)
         for gradient, _ in UPDATES.values():
             model = self.new_model()
-            guarded(self.configuration.model, gradient, model, x, y)
+            once, again = (
+                guarded(self.configuration.model, gradient, model, x, y).item() for _ in range(2)
+            )
+            if once != again and not math.isnan(once):
+                raise ValueError(
+                    f"model {self.configuration.model!r} gives the loss {once:g} and then "
+                    f"{again:g} at the same weights: let it depend on x and its parameters alone"
+                )
         if self.configuration.compile:
             try:
                 compiled(manual_gradient, x)(model, x, y)
@@ -381,8 +401,9 @@ class Experiment:
         seconds = time.perf_counter() - began
         at = self.standardized(torch.tensor([predict], dtype=torch.float64))
         with torch.no_grad():
-            loss = mean_squared_error(model(self.batches.x), self.batches.y)
-            prediction = model(at.to(self.device, self.dtype))[0]
+            predict_all = partial(guarded, self.configuration.model, model)
+            loss = mean_squared_error(predict_all(self.batches.x), self.batches.y)
+            prediction = predict_all(at.to(self.device, self.dtype))[0]
         if trajectory.stopped == "finished" and not loss.isfinite():
             trajectory = replace(trajectory, stopped="diverged")  # in a sample not seen since
         return Outcome(
@@ -442,6 +463,8 @@ class Experiment:
             # Ranks find a divergence where they hand over, so all of them must at the same steps.
             block_rows = min(1000, max(1, 50_000_000 // self.batches.batch_size))
             batches, gradient = group.part(update, model, self.batches)
+        if self.configuration.model not in MODELS:
+            gradient = partial(guarded, self.configuration.model, gradient)
         self._train(
             model,
             gradient,

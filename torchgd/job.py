@@ -1,5 +1,6 @@
 """What a command line starts, or goes on with: a run, its directory, and where each update is."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,6 +73,10 @@ class Job:
         if not files:
             raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
         config = read_json(files[0])
+        if "updates" not in config:
+            raise ValueError(
+                f"{files[0]} is of a torchgd that kept no checkpoints; start a new run"
+            )
         try:
             own = Configuration.of_run(config)
             experiment = Experiment.of_run(config, **flags)
@@ -82,12 +87,14 @@ class Job:
         if own.model in MODELS and flags.get("model", own.model) != own.model:
             refuse("model", flags["model"], own.model)
         if updates and updates != config["updates"]:
-            refuse("update", updates, config["updates"])
+            words = {tuple(made): word for word, made in CHOICES.items()}
+            refuse("update", words[tuple(updates)], words[tuple(config["updates"])])
         for name, value in asdict(experiment.configuration).items():
             was = getattr(own, name)
-            if value != was and name != "model" and not (name == "epochs" and value > was):
+            free = name in ("model", "data") or (name == "epochs" and value > was)
+            if value != was and not free:
                 refuse(name, value, was)
-        identity = experiment.identity(config["update"])
+        identity = experiment.identity(files[0].parent.name)
         for what in ("model", "data"):
             if config.get(f"{what}_sha256") != identity[f"{what}_sha256"]:
                 raise ValueError(
@@ -98,6 +105,12 @@ class Job:
         configs = {update: {**config, "update": update, **asked} for update in config["updates"]}
         found = {u: experiment.checkpoint(u, directory / u / CHECKPOINT) for u in configs}
         starts = {update: start for update, start in found.items() if start is not None}
+        for update, start in starts.items():
+            if start.trajectory.stopped == "diverged" and asked["epochs"] > own.epochs:
+                raise ValueError(
+                    f"--epochs {asked['epochs']}: {update} diverged at step {start.step} of "
+                    f"{directory}, and more epochs change nothing; leave it out"
+                )
         return cls(experiment, directory, configs, starts)
 
     @property
@@ -119,22 +132,24 @@ class Job:
 
     def writer(self, update: str) -> RunWriter:
         """Return what writes the run of `update`, after the rows that it has already."""
-        (self.directory / "comparison.json").unlink(missing_ok=True)  # of runs that have ended
         names, start = list(self.experiment.configuration.initial), self.starts.get(update)
         done = None if start is None else start.done(self.experiment.steps)
-        return RunWriter(self.directory / update, self.configs[update], names, done)
+        writer = RunWriter(self.directory / update, self.configs[update], names, done)
+        (self.directory / "comparison.json").unlink(missing_ok=True)  # of updates that have ended
+        return writer
 
     @property
     def how_to_go_on(self) -> str:
         """How to go on with a run that was interrupted."""
         model = self.experiment.configuration.model
-        again = "" if model in MODELS else f" --model {model}"
-        return f"go on with --resume {self.directory}{again}"
+        again = [] if model in MODELS else ["--model", model]
+        return f"go on with {shlex.join(['--resume', str(self.directory), *again])}"
 
 
 def refuse(name: str, value: object, own: object) -> NoReturn:
     """Refuse to make a run another."""
+    given = "" if value is True else f" {value}"
     raise ValueError(
-        f"--{name.replace('_', '-')} {value}: the run has {own}, and of what it has only --epochs "
+        f"--{name.replace('_', '-')}{given}: the run has {own}, and of what it has only --epochs "
         "can change, and only grow; leave it out or start a new run"
     )

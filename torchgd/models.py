@@ -16,7 +16,8 @@ class Model(nn.Module):
     """ŷ = f(x; w) with hand-derived ∂ŷ/∂w: the base class of every model here.
 
     A model of your own is a subclass with `forward` and `partials`, made as
-    `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape ().
+    `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape (). What it
+    returns depends on x, parameters and buffers alone, so that a run can go on where it stopped.
 
     Example: ŷ = w·x³ and its only partial derivative, ∂ŷ/∂w = x³.
 

@@ -39,9 +39,13 @@ def new_directory(parent: Path, name: str | None, default: str) -> Path:
     Where two runs take the same time, the second becomes default-TIME-2, and so on.
 
     Raises:
-        ValueError: `name` exists, or is no directory's name.
+        ValueError: `name` exists, or is no directory's name, or the path is not UTF-8.
         OSError: the directory cannot be created.
     """
+    try:
+        os.fspath(parent.absolute() / (name or default)).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{str(parent)!a}: TensorBoard needs names that are UTF-8") from None
     if name is not None and (
         name in ("", "..") or name != Path(name).name or not name.isprintable()
     ):
@@ -78,8 +82,10 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
         )
     config = read_json(directory / "config.json")
     try:
-        with (directory / "trajectory.csv").open(newline="", encoding="utf-8") as file:
-            head, *rows = csv.reader(file)
+        text = (directory / "trajectory.csv").read_text(encoding="utf-8")
+        if text and not text.endswith("\n"):
+            raise ValueError("the last line of trajectory.csv is cut off")
+        head, *rows = csv.reader(text.splitlines())
         for line, row in enumerate(rows, start=2):
             if len(row) != len(head):
                 count = f"{len(row)} columns of {len(head)}"
@@ -112,8 +118,9 @@ def read_result(directory: Path) -> dict[str, Any]:
             "wait for its end, or go on with it: train.py --resume"
         )
     result = read_json(file)
-    if lacking := {"steps", "stopped"} - result.keys():
-        raise ValueError(f"{file} is damaged ({min(lacking)!r} is missing); run it again")
+    for name, kind in (("steps", int), ("stopped", str)):
+        if not isinstance(result.get(name), kind):
+            raise ValueError(f"{file} is damaged (no {name!r}); run it again")
     return result
 
 

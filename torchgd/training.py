@@ -74,16 +74,14 @@ def train(
     has the rest. (Where an epoch ended with that step, the scheduler's is then still to be taken.)
 
     Raises:
-        TypeError: epochs or record_every is no integer.
+        TypeError: epochs, record_every or save_every is no integer.
         ValueError: epochs, record_every or save_every is below 1, or start beyond the end, or
             there is no batch, or model, optimizer, shapes or gradients do not fit (see `gradient`
             and `Recorder`).
     """
-    steps = count_steps(epochs, len(batches), record_every)
+    steps = count_steps(epochs, len(batches), record_every=record_every, save_every=save_every)
     if not 0 <= start <= steps:
         raise ValueError(f"start is {start}: the descent has {steps} steps; give 0 to {steps}")
-    if save_every is not None and save_every < 1:
-        raise ValueError(f"save_every is {save_every}: it must be at least 1")
     every = record_every or record_interval(steps)
     held = {id(w) for group in optimizer.param_groups for w in group["params"]}
     if held.isdisjoint(map(id, model.parameters())):
@@ -119,9 +117,9 @@ def train(
         return recorder.finish(step, epochs)
 
 
-def count_steps(epochs: int, batches: int, record_every: int | None) -> int:
+def count_steps(epochs: int, batches: int, **every: int | None) -> int:
     """Return the number of steps; refuse what makes none, or more than 64 bits count."""
-    for name, value in (("epochs", epochs), ("record_every", record_every)):
+    for name, value in {"epochs": epochs, **every}.items():
         if value is not None and type(value) is not int:
             raise TypeError(f"{name} is {value!r}: give an integer")
         if value is not None and value < 1:
