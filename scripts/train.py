@@ -251,10 +251,11 @@ def main(argv: list[str] | None = None) -> int:
     with refusing(parser, ValueError, OSError):
         job = make_job(parser, arguments, argv)
         over = job.over
-    if over:
+    if over is not None:
+        text, status = over
         if FIRST:
-            print(over)
-        return int("diverged" in over)
+            print(text)
+        return status
     for change in environment_changes(job.configs) if FIRST else ():
         print(f"{parser.prog}: {change}", file=sys.stderr)
     with refusing(parser, ValueError, RankError), mending(parser, job), ExitStack() as opened:

@@ -91,7 +91,7 @@ def test_the_readme_shows_what_the_commands_print(
 
 
 def test_the_readme_has_those_examples() -> None:
-    assert len(CONSOLE) == 4
+    assert len(CONSOLE) == 2
 
 
 def test_the_readmes_python_runs() -> None:

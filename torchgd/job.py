@@ -114,21 +114,21 @@ class Job:
         return cls(experiment, directory, configs, starts)
 
     @property
-    def over(self) -> str:
-        """What to say of a run that has nothing left to do; "" of one that has."""
+    def over(self) -> tuple[str, int] | None:
+        """What to say of a run that has nothing left to do, and the exit status."""
         folders = [self.directory / update for update in self.configs]
         left = [folder / "result.json" for folder in folders]
         if len(folders) > 1:
             left.append(self.directory / "comparison.json")
         if not all(path.is_file() for path in left):
-            return ""
+            return None
         results, steps = map(read_result, folders), self.experiment.steps
         ends = {(result["stopped"], result["steps"]) for result in results}
         if ends == {("finished", steps)}:
-            return f"{self.directory} is finished, after {steps} steps; --epochs can be raised"
+            return f"{self.directory} is finished, after {steps} steps; --epochs can be raised", 0
         if {stopped for stopped, _ in ends} == {"diverged"}:
-            return f"{self.directory} diverged, and nothing goes on from there; start a new run"
-        return ""
+            return f"{self.directory} diverged, and nothing goes on from there; start a new run", 1
+        return None
 
     def writer(self, update: str) -> RunWriter:
         """Return what writes the run of `update`, after the rows that it has already."""
