@@ -8,7 +8,7 @@ import torch
 from torchgd.answers import judge, parse
 from torchgd.checks import ORACLES, Finding, GradientCheck, check_gradient
 from torchgd.cli import Parser, refusing, run_script
-from torchgd.data import NAMES, load
+from torchgd.data import NAMES, Column, load
 from torchgd.lookup import find_device, find_model, guarded
 from torchgd.report import aligned
 from torchgd.symbols import Derivation, derive, latex, notation
@@ -114,6 +114,8 @@ def main(argv: list[str] | None = None) -> int:
             print(*formulas(derivation, False, arguments.latex), sep="\n")
             print(*(line for _, line in judged), sep="\n")
             return int(not all(right for right, _ in judged))
+        if isinstance(data.x, Column):
+            raise ValueError(f"data {arguments.data!r} does not fit into memory; give fewer rows")
         x, y = data.x.to(device), data.y.to(device)
         check = guarded(arguments.model, check_gradient, model, x, y)
     try:

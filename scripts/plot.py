@@ -55,6 +55,8 @@ def load(directory: Path, label: str, model: str | None) -> Run:
             f"{result['steps']}: the file is truncated; run it again"
         )
     experiment = Experiment.of_run(config, model, device="cpu", compile=False)
+    if experiment.streams:
+        raise ValueError(f"{directory}: its data were read in chunks, and are too many to draw")
     refuse_changes(directory, experiment, trajectory)
     return Run(label, experiment, replace(trajectory, stopped=result["stopped"]))
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
 from torchgd.checkpoint import CHECKPOINT, Saver
 from torchgd.checks import Comparison, compare
+from torchgd.chunks import Process
 from torchgd.cli import (
     Parser,
     cadence,
@@ -43,10 +43,6 @@ from torchgd.tracking import RunWriter
 from torchgd.training import RankError
 from torchgd.trajectory import Trajectory
 
-if TYPE_CHECKING:
-    from torchgd.distributed import Group
-
-
 # Of the processes that torchrun starts, the first one alone writes, and speaks.
 FIRST = os.environ.get("RANK", "0") == "0"
 
@@ -56,8 +52,9 @@ def make_parser() -> Parser:
     parser = Parser(prog="train.py", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--model", metavar="M", help="linear (default), quadratic, or FILE.py:CLASS, your own")
-    add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file; "
-        "default: lesson, for quadratic parabola")  # fmt: skip
+    add("--data", metavar="D", help=f"{', '.join(NAMES)}, a .csv or .npy file, or "
+        "synthetic:N, rows made when they are needed; default: lesson, for quadratic parabola"
+    )  # fmt: skip
     add("--update", choices=[*CHOICES], default="both", help="default: both; "
         "affine takes all steps of a model linear in its parameters at once")  # fmt: skip
     add("--device", metavar="D", help="auto (default: cuda where there is one), cpu, cuda, cuda:N")
@@ -90,6 +87,9 @@ def make_parser() -> Parser:
         "default: the least that makes at most 10,000")  # fmt: skip
     add("--compile", action="store_true", help="torch.compile the gradients: fast on much data; "
         "they then agree to rounding, not to the bit, which is no failure")  # fmt: skip
+    add("--chunk-size", type=integer(1), metavar="R", help="go through the data R rows at a "
+        "time, so that they need not fit into memory; default: all, above 1 GiB 1048576"
+    )  # fmt: skip
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")
     add("--log-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     add("--name", metavar="NAME", help="of the run's directory; default: MODEL-DATA-TIME")
@@ -166,6 +166,8 @@ def make_job(parser: Parser, arguments: argparse.Namespace, argv: list[str] | No
         if arguments.nesterov and (arguments.momentum == 0 or arguments.dampening != 0):
             parser.error("--nesterov needs --momentum above 0 and --dampening 0")
         refuse_processes(arguments.compile, updates)
+        if arguments.chunk_size is not None and AFFINE in updates:
+            parser.error("--update affine needs the data in memory; leave --chunk-size out")
         return Job.new(configuration(arguments), updates, arguments.log_dir, arguments.name, FIRST)
     # argparse gives no default to what is there, and so leaves what was not asked for as it is.
     names = [*(field.name for field in fields(Configuration)), "update", "log_dir", "name"]
@@ -190,14 +192,15 @@ def refuse_processes(compiled: bool, updates: list[str]) -> None:
 
 
 @contextmanager
-def process_group(job: Job, stop: Stop) -> Iterator["Group | None"]:
-    """Join the other processes that torchrun started, if there are any."""
+def joined(job: Job, stop: Stop) -> Iterator[Process | None]:
+    """Join the other processes that torchrun started, or cut the data up, if either is asked."""
+    chunk_size = job.experiment.configuration.chunk_size
     if processes() == 1:
-        yield None
+        yield Process(chunk_size) if job.experiment.streams else None
         return
     from torchgd.distributed import Group  # here, for one process does not need it
 
-    with Group(job.experiment.device, stop) as group:
+    with Group(job.experiment.device, stop, chunk_size) as group:
         yield group
 
 
@@ -207,28 +210,36 @@ def run(
     writer: RunWriter | None,
     arguments: argparse.Namespace,
     stop: Stop,
-    group: "Group | None",
+    process: Process | None,
 ) -> Outcome:
     """Train with one update, writing as it goes and showing the progress, unless there is none."""
     experiment, start, predict = job.experiment, job.starts.get(update), arguments.predict
     if writer is None:
-        return experiment.run(update, predict, stop=stop, start=start, group=group)
+        return experiment.run(update, predict, stop=stop, start=start, process=process)
     saver = Saver(writer.directory / CHECKPOINT, **arguments.checkpoint_every)
     done = 0 if start is None else start.step
-    with tqdm(total=experiment.steps, initial=done, desc=update, unit="step", disable=None,
-              delay=1) as bar:  # fmt: skip
+    rows = len(experiment.data.x) if experiment.streams else 0  # else the bar shows steps
+    unit, of_one = ("row", rows / len(experiment.batches)) if rows else ("step", 1)
+    with tqdm(total=int(experiment.steps * of_one) + rows, initial=int(done * of_one), desc=update,
+              unit=unit, unit_scale=rows > 0, disable=None, delay=1) as bar:  # fmt: skip
 
         def on_block(piece: Trajectory) -> None:
             writer.record(piece)
-            bar.update(int(piece.step[-1]) - bar.n)
+            if not rows:
+                bar.update(int(piece.step[-1]) - bar.n)
 
-        outcome = experiment.run(update, predict, on_block, stop, saver, start, group)
+        if rows and process is not None:
+            process.on_rows = lambda count: bar.update(count * process.size)
+        outcome = experiment.run(update, predict, on_block, stop, saver, start, process)
         writer.finish(result_json(experiment, outcome))
     return outcome
 
 
 def draw_figures(experiment: Experiment, outcomes: list[Outcome], writers: list[RunWriter]) -> None:
     """Show the figures of scripts/plot.py, the updates laid over each other, in TensorBoard."""
+    if experiment.streams:
+        print("no figures: the data are read in chunks", file=sys.stderr)
+        return
     from torchgd.plots import draw  # here, so that a run without figures does not load matplotlib
     from torchgd.scene import Run, Scene
 
@@ -261,12 +272,12 @@ def main(argv: list[str] | None = None) -> int:
     with refusing(parser, ValueError, RankError), mending(parser, job), ExitStack() as opened:
         outcomes: list[Outcome] = []
         writers: list[RunWriter] = []
-        with Stop() as stop, process_group(job, stop) as group:
+        with Stop() as stop, joined(job, stop) as process:
             for update in job.configs:
                 if FIRST:
                     writers.append(opened.enter_context(job.writer(update)))
                 writer = writers[-1] if FIRST else None
-                outcomes.append(run(job, update, writer, arguments, stop, group))
+                outcomes.append(run(job, update, writer, arguments, stop, process))
                 if outcomes[-1].trajectory.stopped == "interrupted":
                     break
         if not FIRST:

@@ -32,6 +32,7 @@ def test_the_sides_per_sample_agree() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_the_sides_of_many_samples_agree() -> None:
+    pytest.importorskip("sklearn")
     for work in benchmark.many_samples(CPU, 300):
         if "--compile" not in work.name:
             benchmark.agree(work)

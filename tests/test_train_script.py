@@ -151,6 +151,7 @@ def test_every_flag_reaches_the_run(shell: Shell) -> None:
         "weight_decay": 0.125, "nesterov": False, "maximize": True, "epochs": 3, "batch_size": 7,
         "shuffle": True, "seed": 5, "standardize": True, "bias": False,
         "initial": {"w2": 2.0, "w1": 1.0, "b": -1.0}, "record_every": 4, "compile": True,
+        "chunk_size": None,
     }  # fmt: skip
     assert {key: config[key] for key in expected} == expected
     assert set(Configuration.__dataclass_fields__) <= set(expected)

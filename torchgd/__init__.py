@@ -1,9 +1,9 @@
 """Gradient descent by hand, proven against PyTorch.
 
 The files in reading order, each of which imports only those before it: version, models, loss,
-gradients, optim, data, trajectory, training, distributed, scan, affine, symbols, checks, answers,
-mistakes, files, tracking, checkpoint, lookup, experiment, report, job, landscape, scene, plots,
-cli.
+gradients, optim, data, trajectory, training, chunks, distributed, scan, affine, symbols, checks,
+answers, mistakes, files, tracking, checkpoint, lookup, experiment, report, job, landscape, scene,
+plots, cli.
 """
 
 from torchgd.checks import check_gradient, compare

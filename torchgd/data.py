@@ -6,37 +6,67 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
+class Column:
+    """Numbers that are read, or made, when they are asked for: it has a length, slices, and `to`.
+
+    `read(a, b)` returns those from a up to b, (b − a,) in float64 on the CPU.
+    """
+
+    def __init__(self, read: Callable[[int, int], Tensor], start: int, stop: int) -> None:
+        self.read, self.start, self.stop = read, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, part: slice) -> "Column":
+        start, stop, _ = part.indices(len(self))
+        return Column(self.read, self.start + start, self.start + max(start, stop))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Read it all."""
+        return self.read(self.start, self.stop).to(device, dtype)
+
+
+Rows = Tensor | Column
+
+
 @dataclass(frozen=True)
 class DataSet:
     """N pairs (xₙ, yₙ) in float64 on the CPU, and the units that they are in.
 
-    Shapes: x and y (N,).
+    Shapes: x and y (N,). They are tensors or, where those would fill more than LARGE bytes,
+    Columns, which leave the numbers where they are.
     """
 
     name: str
-    x: Tensor
-    y: Tensor
+    x: Any
+    y: Any
     x_unit: str = ""
     y_unit: str = ""
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of all x and then all y, their 8 bytes each as they are in memory."""
-        digest = hashlib.sha256()
-        for values in (self.x, self.y):
-            digest.update(values.contiguous().numpy().data)
+        """The SHA-256 of all x and then all y; of Columns their length and 1000 stretches."""
+        digest = hashlib.sha256(str(len(self.x)).encode())
+        for column in (self.x, self.y):
+            every = -(-len(column) // 1000) if isinstance(column, Column) else len(column)
+            long = 8 if isinstance(column, Column) else len(column)
+            for k in range(0, len(column), every):
+                piece = column[k : k + long].to(torch.device("cpu"), torch.float64)
+                digest.update(piece.contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -50,6 +80,8 @@ FILES = {
     "co2": ("months", "ppm"),
 }
 FEW = 1000  # batches
+LARGE = 2**30  # bytes
+BLOCK = 2**16  # synthetic points
 LONGEST_LINE = 10_000  # characters, in a CSV file
 NAMES = ("lesson", "parabola", *FILES)
 
@@ -66,8 +98,41 @@ def parabola() -> DataSet:
     return DataSet("parabola", x, 3 * x**2 + 2 * x + 1)
 
 
-def load(name: str, folder: Path = Path()) -> DataSet:
+def synthetic(count: int, seed: int, curved: bool) -> DataSet:
+    """N points on y = 2x, or y = 3x² + 2x + 1 if `curved`, with noise of deviation 0.1.
+
+    Block b of 2¹⁶ points is drawn from the seed and b alone, x evenly on [−1, 1], so that any part
+    of them can be made without the rest.
+    """
+
+    @lru_cache(maxsize=32)
+    def block(b: int) -> tuple[Tensor, Tensor]:
+        random = np.random.default_rng([seed, b])
+        x = torch.from_numpy(random.uniform(-1, 1, BLOCK))
+        noise = torch.from_numpy(random.normal(0, 0.1, BLOCK))
+        return x, (3 * x**2 + 2 * x + 1 if curved else 2 * x) + noise
+
+    def part(column: int, a: int, b: int) -> Tensor:
+        first, last = a // BLOCK, -(-b // BLOCK)
+        some = [block(k)[column] for k in range(first, last)]
+        return torch.cat([*some, torch.empty(0, dtype=torch.float64)])[a - first * BLOCK :][: b - a]
+
+    x, y = (Column(partial(part, k), 0, count) for k in range(2))
+    return held("synthetic", x, y)
+
+
+def held(name: str, x: Column, y: Column) -> DataSet:
+    """Return the data set of two columns, read into memory unless they are LARGE."""
+    if 8 * (len(x) + len(y)) > LARGE:
+        return DataSet(name, x, y)
+    cpu = torch.device("cpu")
+    return DataSet(name, x.to(cpu, torch.float64), y.to(cpu, torch.float64))
+
+
+def load(name: str, folder: Path = Path(), seed: int = 0, curved: bool = False) -> DataSet:
     """Return a built-in data set by its name, else what the .csv or .npy file in `folder` holds.
+
+    synthetic:N are N points of a line or, if `curved`, a parabola (see `synthetic`).
 
     Raises:
         ValueError: there is no such data set or file, or the file does not hold N ≥ 1 pairs of
@@ -82,6 +147,11 @@ def load(name: str, folder: Path = Path()) -> DataSet:
         with as_file(files("torchgd.datasets") / f"{name}.csv") as path:
             x, y = _read_csv(path)
         return DataSet(name, x, y, *FILES[name])
+    if name.startswith("synthetic:"):
+        count = name.removeprefix("synthetic:")
+        if not (count.isascii() and count.isdecimal() and 0 < int(count[:19]) < 2**60):
+            raise ValueError(f"data {name!r}: give a number of rows, such as synthetic:1000000")
+        return synthetic(int(count), seed, curved)
     path = folder / name
     if not path.is_file():
         if os.path.lexists(path):
@@ -90,8 +160,9 @@ def load(name: str, folder: Path = Path()) -> DataSet:
             f"data {str(path)!r}: no such file and no built-in data set; "
             f"choose {', '.join(NAMES)}, or give a .csv or .npy file"
         )
-    x, y = _read_npy(path) if path.suffix == ".npy" else _read_csv(path)
-    return DataSet(path.stem, x, y)
+    if path.suffix == ".npy":
+        return held(path.stem, *_map_npy(path))
+    return DataSet(path.stem, *_read_csv(path))
 
 
 def _read_csv(path: Path) -> tuple[Tensor, Tensor]:
@@ -150,10 +221,9 @@ def _pair(row: list[str], where: str) -> tuple[float, float]:
     return values[0], values[1]
 
 
-def _read_npy(path: Path) -> tuple[Tensor, Tensor]:
-    """Read an array of shape (N, 2): x and y in columns."""
+def _map_npy(path: Path) -> tuple[Column, Column]:
+    """Map an array of shape (N, 2), x and y in columns, of which a row is read when it is asked."""
     try:
-        # Mapped, so that a shape that the file does not have is noticed before it is made room for.
         array = np.lib.format.open_memmap(path, mode="r")
     except OSError:
         raise
@@ -166,19 +236,21 @@ def _read_npy(path: Path) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{path}: no data; give at least one row")
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: dtype {array.dtype}; give real numbers")
-    with np.errstate(over="ignore"):  # what is beyond float64 becomes infinite, and is refused
-        table = torch.from_numpy(array.astype(np.float64))
-    bad = (~table.isfinite()).any(dim=1).nonzero()
-    if len(bad):
-        row = int(bad[0])
-        raise ValueError(f"{path}, row {row}: {array[row].tolist()} is not finite; remove the row")
-    if array.dtype.kind in "iu" and len(bad := (table.abs() > 2**53).any(dim=1).nonzero()):
-        row = int(bad[0])
-        raise ValueError(
-            f"{path}, row {row}: {array[row].tolist()} is beyond 2⁵³, where float64 no longer has "
-            "every integer; scale it or give floats"
-        )
-    return table[:, 0].contiguous(), table[:, 1].contiguous()
+
+    def read(column: int, a: int, b: int) -> Tensor:
+        with np.errstate(over="ignore"):  # what is beyond float64 becomes infinite, and is refused
+            values = torch.from_numpy(array[a:b, column].astype(np.float64))
+        exact = values.abs() <= (2**53 if array.dtype.kind in "iu" else sys.float_info.max)
+        if not exact.all():
+            row = a + int((~exact).nonzero()[0])
+            what = "is not finite; remove the row"
+            if array.dtype.kind != "f":
+                what = "is beyond 2⁵³, where float64 lacks some integers; scale it or give floats"
+            raise ValueError(f"{path}, row {row}: {array[row].tolist()} {what}")
+        return values
+
+    x, y = (Column(partial(read, k), 0, len(array)) for k in range(2))
+    return x, y
 
 
 def require_floats(name: str, t: Tensor) -> None:
@@ -267,6 +339,22 @@ class Batches:
     def _order(self) -> Tensor:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.x))
         return torch.from_numpy(order).to(self.x.device, non_blocking=True)
+
+
+class StreamedBatches(Batches):
+    """Batches in order of rows that are read when they are asked for: parts of x and y, unread."""
+
+    def __init__(self, x: Any, y: Any, batch_size: int) -> None:
+        if not 1 <= batch_size <= len(x):
+            raise ValueError(
+                f"batch size {batch_size}: it must be between 1 and the number of samples, {len(x)}"
+            )
+        self.x, self.y, self.batch_size = x, y, batch_size
+        self.shuffle, self.seed, self.epoch = False, 0, 0
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for k in range(0, len(self.x), self.batch_size):
+            yield self.x[k : k + self.batch_size], self.y[k : k + self.batch_size]
 
 
 @dataclass(frozen=True)

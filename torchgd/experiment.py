@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from torch.optim.optimizer import Optimizer
 from torchgd.affine import affine_trajectory, best_learning_rate
 from torchgd.checkpoint import Checkpoint, Saver
 from torchgd.checks import compare
-from torchgd.data import NAMES, Batches, Standardization, load
+from torchgd.chunks import Process
+from torchgd.data import NAMES, Batches, Column, Standardization, StreamedBatches, load
 from torchgd.gradients import GradientSource, autograd_gradient, compiled, manual_gradient
 from torchgd.lookup import MODELS, find_device, find_model, guarded, model_sha256
 from torchgd.loss import mean_squared_error
@@ -28,8 +29,7 @@ from torchgd.optim import ManualSGD
 from torchgd.training import BatchesLike, Update, count_steps, train
 from torchgd.trajectory import Recorder, Trajectory, record_interval
 
-if TYPE_CHECKING:  # one process alone does not load it
-    from torchgd.distributed import Group
+CHUNK = 2**20  # rows of data that are not in memory
 
 UPDATES: dict[str, Update] = {
     "manual": (manual_gradient, ManualSGD),
@@ -70,6 +70,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "record_every": (lambda v: v is None or _is_count(v), "an integer from 1 to 2⁶³ − 1"),
     "compile": (lambda v: isinstance(v, bool), "true or false"),
+    "chunk_size": (lambda v: v is None or _is_count(v), "an integer from 1 to 2⁶³ − 1"),
 }
 
 
@@ -96,6 +97,7 @@ class Configuration:
     initial: dict[str, float] = field(default_factory=dict)
     record_every: int | None = None
     compile: bool = False
+    chunk_size: int | None = None
 
     def __post_init__(self) -> None:
         for name, (accepts, rule) in RULES.items():
@@ -150,12 +152,20 @@ class Experiment:
         self.device, self.dtype = find_device(asked.device), DTYPES[asked.dtype]
         self._make = find_model(asked.model, asked.bias)
         default = "parabola" if asked.model == "quadratic" else "lesson"
-        self.data = load(default if asked.data is None else asked.data, folder)
+        name = default if asked.data is None else asked.data
+        self.data = load(name, folder, asked.seed, curved=asked.model == "quadratic")
+        self.streams = asked.chunk_size is not None or isinstance(self.data.x, Column)
+        if self.streams:
+            refuse_in_chunks(asked)
         model = self.new_model()
         self.standardization = self._standardization(model) if asked.standardize else None
-        x, y = self._tensor(self.standardized(self.data.x)), self._tensor(self.data.y)
-        size = len(x) if isinstance(asked.batch_size, str) else asked.batch_size
-        self.batches = Batches(x, y, size, asked.shuffle, asked.seed)
+        size = len(self.data.x) if isinstance(asked.batch_size, str) else asked.batch_size
+        self.batches: Batches
+        if self.streams:
+            self.batches = StreamedBatches(self.data.x, self.data.y, size)
+        else:
+            x, y = self._tensor(self.standardized(self.data.x)), self._tensor(self.data.y)
+            self.batches = Batches(x, y, size, asked.shuffle, asked.seed)
         count_steps(asked.epochs, len(self.batches))
         self._rehearse()
         self.configuration = replace(
@@ -166,6 +176,7 @@ class Experiment:
             batch_size=size,
             initial={name: w.item() for name, w in model.named_parameters()},
             record_every=asked.record_every or record_interval(self.steps),
+            chunk_size=(asked.chunk_size or CHUNK) if self.streams else None,
         )
         ManualSGD(model.parameters(), **self.options)  # refuses all that torch.optim.SGD does
 
@@ -324,9 +335,17 @@ class Experiment:
 
     def _rehearse(self) -> None:
         """Take each update's first gradient, so that a model that cannot is refused now."""
-        x, y = next(iter(self.batches))
-        few, model = self.batches.x[:: 1 + len(self.batches.x) // 4096], self.new_model()
+        model = self.new_model()
         scalars(model)
+        if isinstance(self.batches, Batches):
+            x, y = next(iter(self.batches))
+            few = self.batches.x[:: 1 + len(self.batches.x) // 4096]
+        else:
+            first = (
+                rows[: min(4096, self.batches.batch_size)] for rows in next(iter(self.batches))
+            )
+            x, y = (rows.to(self.device, self.dtype) for rows in first)
+            few = x
         refuse_model(self.configuration.model, model, few)
         for gradient, _ in UPDATES.values():
             model = self.new_model()
@@ -375,12 +394,12 @@ class Experiment:
         stop: Callable[[], bool] = lambda: False,
         saver: Saver | None = None,
         start: Checkpoint | None = None,
-        group: "Group | None" = None,
+        process: Process | None = None,
     ) -> Outcome:
         """Train a new model by "manual", "autograd" or "affine"; predict ŷ at x = `predict`.
 
-        With a `saver` it keeps checkpoints, and from one, `start`, it goes on. A `group` of
-        processes shares the work. The affine update
+        With a `saver` it keeps checkpoints, and from one, `start`, it goes on. A `process` that is
+        one of several, or takes chunks, shares the work or cuts it up. The affine update
         computes the whole path at once, and so hands it over at once and needs none.
 
         Raises:
@@ -397,12 +416,15 @@ class Experiment:
             trajectory = self._at_once(model)
             on_block(trajectory)
         else:
-            trajectory = self._go_on(update, model, on_block, stop, saver, start, group, began)
+            trajectory = self._go_on(update, model, on_block, stop, saver, start, process, began)
         seconds = time.perf_counter() - began
         at = self.standardized(torch.tensor([predict], dtype=torch.float64))
         with torch.no_grad():
             predict_all = partial(guarded, self.configuration.model, model)
-            loss = mean_squared_error(predict_all(self.batches.x), self.batches.y)
+            if self.streams:
+                loss = (process or self._alone()).loss(model, self.batches.x, self.batches.y)
+            else:
+                loss = mean_squared_error(predict_all(self.batches.x), self.batches.y)
             prediction = predict_all(at.to(self.device, self.dtype))[0]
         if trajectory.stopped == "finished" and not loss.isfinite():
             trajectory = replace(trajectory, stopped="diverged")  # in a sample not seen since
@@ -424,7 +446,7 @@ class Experiment:
         stop: Callable[[], bool],
         saver: Saver | None,
         start: Checkpoint | None,
-        group: "Group | None",
+        process: Process | None,
         began: float,
     ) -> Trajectory:
         gradient, make = UPDATES[update]
@@ -459,10 +481,12 @@ class Experiment:
 
         batches: BatchesLike = self.batches
         block_rows = None
-        if group is not None:
+        if self.streams and process is None:
+            process = self._alone()
+        if process is not None:
             # Ranks find a divergence where they hand over, so all of them must at the same steps.
             block_rows = min(1000, max(1, 50_000_000 // self.batches.batch_size))
-            batches, gradient = group.part(update, model, self.batches)
+            batches, gradient = process.part(update, model, self.batches)
         if self.configuration.model not in MODELS:
             gradient = partial(guarded, self.configuration.model, gradient)
         self._train(
@@ -481,6 +505,9 @@ class Experiment:
         save(int(trajectory.step[-1]), now=True)
         return trajectory
 
+    def _alone(self) -> Process:
+        return Process(self.configuration.chunk_size)
+
     def _at_once(self, model: Model) -> Trajectory:
         c = self.configuration
         asked = {"epochs": c.epochs, "record_every": c.record_every, **self.options}
@@ -492,6 +519,15 @@ class Experiment:
             return {name: w.detach().cpu() for name, w in model.named_parameters()}
         values = model.in_original_units(z.mean, z.deviation)
         return {name: torch.tensor(value, dtype=self.dtype) for name, value in values.items()}
+
+
+def refuse_in_chunks(asked: Configuration) -> None:
+    """Refuse what needs all of the data in memory, or at once."""
+    for name in ("shuffle", "standardize", "compile"):
+        if getattr(asked, name):
+            raise ValueError(f"{name} needs the data in memory, not in chunks; leave it out")
+    if asked.lr == "auto":
+        raise ValueError("lr auto needs the data in memory, not in chunks; give a number")
 
 
 def refuse_model(name: str, model: Model, x: Tensor) -> None:

@@ -213,7 +213,7 @@ def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:
     if maximize:
         return f"{text}; maximising has no end: this loss has no top"
     model, batches = experiment.new_model(), experiment.batches
-    if not is_linear_in_parameters(model, batches.x):
+    if experiment.streams or not is_linear_in_parameters(model, batches.x):
         return f"{text}; try a smaller one"
     batches.set_epoch(0)
     hessians = torch.stack([hessian(phi) for phi in jacobians(model, batches)])
