@@ -1,5 +1,6 @@
 """Data larger than memory, a chunk at a time."""
 
+import json
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from torchgd.chunks import Process
 from torchgd.data import BLOCK, Column, DataSet, StreamedBatches, load, synthetic
 from torchgd.experiment import Configuration, Experiment
 from torchgd.models import Model
+from torchgd.tracking import read_run
 
 F64 = torch.float64
 CPU = torch.device("cpu")
@@ -170,6 +172,24 @@ def test_what_cannot_be_had_in_chunks(shell: Shell, words: str, message: str) ->
 def test_a_run_in_chunks_that_diverges(shell: Shell) -> None:
     assert shell(*STREAM, "--lr", "1e200", "--epochs", "9") == 1
     assert shell.err.endswith("the learning rate is 1e+200; try a smaller one\n")
+
+
+def test_a_large_file_is_trained_on_where_it_is(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = synthetic(5000, 1, curved=False)
+    np.save("mine.npy", torch.stack([points.x, points.y], dim=1).numpy())
+    words = "--data mine.npy --batch-size 999 --lr 0.1 --epochs 3".split()
+    assert shell(*words, "--name", "held") == 0
+    monkeypatch.setattr("torchgd.data.LARGE", 100)
+    monkeypatch.setattr("torchgd.experiment.CHUNK", 700)
+    assert shell(*words, "--name", "mapped") == 0
+    assert "All 18 steps are identical, bit for bit" in shell.out
+    config = json.loads(Path("runs/mapped/manual/config.json").read_text())
+    assert config["chunk_size"] == 700
+    a, b = (read_run(Path("runs", name, "manual"))[1] for name in ("held", "mapped"))
+    assert (stacked(a) - stacked(b)).abs().max() < 1e-13
+    assert shell("--resume", "runs/mapped", "--epochs", "4") == 0
 
 
 def peak(process: subprocess.Popen[Any]) -> float:

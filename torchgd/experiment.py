@@ -337,15 +337,10 @@ class Experiment:
         """Take each update's first gradient, so that a model that cannot is refused now."""
         model = self.new_model()
         scalars(model)
-        if isinstance(self.batches, Batches):
-            x, y = next(iter(self.batches))
-            few = self.batches.x[:: 1 + len(self.batches.x) // 4096]
-        else:
-            first = (
-                rows[: min(4096, self.batches.batch_size)] for rows in next(iter(self.batches))
-            )
-            x, y = (rows.to(self.device, self.dtype) for rows in first)
-            few = x
+        x, y = next(iter(self.batches))
+        if self.streams:
+            x, y = (rows[:4096].to(self.device, self.dtype) for rows in (x, y))
+        few = x if self.streams else self.batches.x[:: 1 + len(self.batches.x) // 4096]
         refuse_model(self.configuration.model, model, few)
         for gradient, _ in UPDATES.values():
             model = self.new_model()
