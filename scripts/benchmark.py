@@ -202,6 +202,24 @@ def process(command: list[str], _: int) -> list[float]:
     return [float(text) for text in values[0][1:3]]
 
 
+def seconds(processes: int, rows: int) -> float:
+    """Return how long so many processes, of one thread each, take for 100 full batches by hand."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{Path(__file__).parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+            str(processes), str(Path(__file__).parent / "train.py"), "--device", "cpu", "--data",
+            f"synthetic:{rows}", "--batch-size", "full", "--epochs", "100", "--chunk-size",
+            "262144", "--update", "manual", "--no-figures", "--name", "run",
+        ]  # fmt: skip
+        subprocess.run(
+            command, cwd=folder, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            capture_output=True, check=True,
+        )  # fmt: skip
+        result = Path(folder, "runs", "run", "manual", "result.json").read_text(encoding="utf-8")
+    return float(json.loads(result)["seconds"])
+
+
 def log_by_writer(trajectory: torchgd.Trajectory, config: dict[str, Any], _: int) -> list[float]:
     """Write a trajectory as torchgd does, CSV file and all."""
     with (
@@ -416,20 +434,25 @@ def main(argv: list[str] | None = None) -> int:
         # First, for a process starts with the peak of the one that it comes from.
         count = 1_000_000 if arguments.quick else 10_000_000
         (memory,) = process(["-c", MEMORY.format(count=count)], 1)
-        rows = []
+        table = []
         for work in works(device, arguments.quick):
             print(f"{work.name} beside {work.peer_name}", file=sys.stderr, flush=True)
-            rows.append(measure(work, 2 if arguments.quick else 7))
+            table.append(measure(work, 2 if arguments.quick else 7))
         head = ["work", "torchgd", "peer", "peer's time", "ratio (range)", "goal"]
-        print(*aligned([head, *map(cells, rows)]), sep="\n")
+        print(*aligned([head, *map(cells, table)]), sep="\n")
         print(f"affine, one sample a step, {count} points, 3 parameters, only the ends kept: "
               f"{memory:.2g} GB above the data (goal: 1)")  # fmt: skip
+        if device.type == "cpu":
+            turns, rows = (2, 1_000_000) if arguments.quick else (5, 8_000_000)
+            shares = [seconds(2, rows) / seconds(1, rows) for _ in range(turns)]
+            spread = f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
+            print(f"full batch of {rows} by hand, 2 processes beside 1, one thread each: {spread}")
         print(", ".join(f"{name} {value}" for name, value in machine(device).items()))
         if arguments.json is not None:
             content = {
                 **machine(device),
                 "memory_gb": memory,
-                "rows": [asdict(row) for row in rows],
+                "rows": [asdict(row) for row in table],
             }
             arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0

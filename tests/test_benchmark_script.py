@@ -38,6 +38,7 @@ def test_the_sides_of_many_samples_agree() -> None:
             benchmark.agree(work)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_the_sides_of_the_full_batch_agree() -> None:
     for work in benchmark.full_batch(CPU, 1000):
         if "--compile" not in work.name:
@@ -68,10 +69,12 @@ def test_a_table_of_one_work(
     one = benchmark.Work("this", lambda _: [1.0], "that", lambda _: [1.0], (1, 1), goal="2")
     monkeypatch.setattr(benchmark, "works", lambda device, quick: [one])
     monkeypatch.setattr(benchmark, "process", lambda command, _: [0.5])
+    monkeypatch.setattr(benchmark, "seconds", lambda processes, rows: 3.0 / processes)
     shell = Shell(benchmark.main, tmp_path, capsys)
     assert shell("--quick", "--json", str(tmp_path / "found.json")) == 0
     assert shell.out.splitlines()[0].split()[:2] == ["work", "torchgd"]
     assert shell.out.splitlines()[1].startswith("this ")
+    assert "2 processes beside 1, one thread each: 0.50 (0.50 to 0.50)" in shell.out
     assert '"memory_gb": 0.5' in (tmp_path / "found.json").read_text()
     assert shell("--device", "tpu") == 2
 

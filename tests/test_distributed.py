@@ -101,6 +101,9 @@ def everything(group: Group) -> dict[str, Any]:
         "apart": apart(group),
         "diverged": [ended(group, update, 1e30) for update in ("manual", "autograd")],
     }
+    group.chunk_size = 5
+    found["in chunks"] = [descent(case, group) for case in CASES]
+    group.chunk_size = None
     steps = iter(range(5))
     group.stop = lambda: group.rank == 1 and next(steps, None) is None
     return {**found, "stopped": [ended(group, update, 0.01) for update in ("manual", "autograd")]}
@@ -121,6 +124,9 @@ def test_they_descend_as_one_process_does(ranks: list[Any]) -> None:
     add up to ten times that, and α = 0.01 makes of it less than 1e-14 of the weights.
     """
     found = [one["descents"] for one in ranks]
+    for case, whole, parts in zip(CASES, found[0], ranks[0]["in chunks"], strict=True):
+        apart = (stacked(parts) - stacked(whole)).abs().max()
+        assert apart <= 1e-13 * stacked(whole).abs().max(), case
     for case, *descents in zip(CASES, *found, strict=True):
         one, weights = stacked(descent(case)), stacked(descents[0])
         assert torch.equal(descents[0].step, descent(case).step)
