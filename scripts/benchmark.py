@@ -210,7 +210,7 @@ def seconds(processes: int, rows: int) -> float:
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
             str(processes), str(Path(__file__).parent / "train.py"), "--device", "cpu", "--data",
             f"synthetic:{rows}", "--batch-size", "full", "--epochs", "100", "--chunk-size",
-            "262144", "--update", "manual", "--no-figures", "--name", "run",
+            "65536", "--update", "manual", "--no-figures", "--name", "run",
         ]  # fmt: skip
         subprocess.run(
             command, cwd=folder, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

@@ -88,7 +88,7 @@ def make_parser() -> Parser:
     add("--compile", action="store_true", help="torch.compile the gradients: fast on much data; "
         "they then agree to rounding, not to the bit, which is no failure")  # fmt: skip
     add("--chunk-size", type=integer(1), metavar="R", help="go through the data R rows at a "
-        "time, so that they need not fit into memory; default: all, above 1 GiB 1048576"
+        "time, so that they need not fit into memory; default: all, above 1 GiB 65536, on CUDA 2²²"
     )  # fmt: skip
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")
     add("--log-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")

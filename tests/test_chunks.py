@@ -17,7 +17,7 @@ from helpers import ENVIRONMENT, SCRIPT, left, same_bits, stacked
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgd import Batches, Linear, Quadratic, manual_gradient
+from torchgd import Batches, Linear, Quadratic, experiment, manual_gradient
 from torchgd.chunks import Process
 from torchgd.data import BLOCK, Column, DataSet, StreamedBatches, load, synthetic
 from torchgd.experiment import Configuration, Experiment
@@ -182,7 +182,7 @@ def test_a_large_file_is_trained_on_where_it_is(
     words = "--data mine.npy --batch-size 999 --lr 0.1 --epochs 3".split()
     assert shell(*words, "--name", "held") == 0
     monkeypatch.setattr("torchgd.data.LARGE", 100)
-    monkeypatch.setattr("torchgd.experiment.CHUNK", 700)
+    monkeypatch.setitem(experiment.CHUNK, "cpu", 700)
     assert shell(*words, "--name", "mapped") == 0
     assert "All 18 steps are identical, bit for bit" in shell.out
     config = json.loads(Path("runs/mapped/manual/config.json").read_text())

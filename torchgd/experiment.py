@@ -29,7 +29,8 @@ from torchgd.optim import ManualSGD
 from torchgd.training import BatchesLike, Update, count_steps, train
 from torchgd.trajectory import Recorder, Trajectory, record_interval
 
-CHUNK = 2**20  # rows of data that are not in memory
+# Rows at a time of data that are not in memory: what fits into a CPU's cache, or fills a GPU.
+CHUNK = {"cpu": 2**16, "cuda": 2**22}
 
 UPDATES: dict[str, Update] = {
     "manual": (manual_gradient, ManualSGD),
@@ -176,7 +177,7 @@ class Experiment:
             batch_size=size,
             initial={name: w.item() for name, w in model.named_parameters()},
             record_every=asked.record_every or record_interval(self.steps),
-            chunk_size=(asked.chunk_size or CHUNK) if self.streams else None,
+            chunk_size=(asked.chunk_size or CHUNK[self.device.type]) if self.streams else None,
         )
         ManualSGD(model.parameters(), **self.options)  # refuses all that torch.optim.SGD does
 
