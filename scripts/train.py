@@ -192,7 +192,7 @@ def refuse_processes(compiled: bool, updates: list[str]) -> None:
 
 
 @contextmanager
-def joined(job: Job, stop: Stop) -> Iterator[Process | None]:
+def joined(job: Job) -> Iterator[Process | None]:
     """Join the other processes that torchrun started, or cut the data up, if either is asked."""
     chunk_size = job.experiment.configuration.chunk_size
     if processes() == 1:
@@ -200,7 +200,7 @@ def joined(job: Job, stop: Stop) -> Iterator[Process | None]:
         return
     from torchgd.distributed import Group  # here, for one process does not need it
 
-    with Group(job.experiment.device, stop, chunk_size) as group:
+    with Group(job.experiment.device, chunk_size) as group:
         yield group
 
 
@@ -272,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     with refusing(parser, ValueError, RankError), mending(parser, job), ExitStack() as opened:
         outcomes: list[Outcome] = []
         writers: list[RunWriter] = []
-        with Stop() as stop, joined(job, stop) as process:
+        with Stop() as stop, joined(job) as process:
             for update in job.configs:
                 if FIRST:
                     writers.append(opened.enter_context(job.writer(update)))

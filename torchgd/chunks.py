@@ -28,6 +28,10 @@ class Process:
         """Return each value's sum over the ranks."""
         return values
 
+    def agree(self, stop: Callable[[], bool]) -> Callable[[], bool]:
+        """Return what to ask whether any rank wishes to stop, where this one's wish is `stop`."""
+        return stop
+
     # A row lies in one chunk, of one rank. So the loss of all N rows is a sum of sums:
     #
     #   loss     = (1/N) Σ_ranks Σ_chunks Σ_{n in the chunk} (ŷₙ − yₙ)²

@@ -25,17 +25,11 @@ from torchgd.training import RankError
 class Group(Process):
     """The processes that torchrun started: this one's `rank` of `size`; a context manager.
 
-    On a CPU they talk through gloo, on CUDA through NCCL. `stop` is this process's wish to stop;
-    `agreed` is whether any had it at the last step, the same for all, so that all stop together.
-    On CUDA, where to ask is to wait, only each 64th step is asked.
+    On a CPU they talk through gloo, on CUDA through NCCL. Each step's all-reduce also says whether
+    any process wishes to stop, so that all do so at the same step (see `agree`).
     """
 
-    def __init__(
-        self,
-        device: torch.device,
-        stop: Callable[[], bool] = lambda: False,
-        chunk_size: int | None = None,
-    ) -> None:
+    def __init__(self, device: torch.device, chunk_size: int | None = None) -> None:
         super().__init__(chunk_size)
         store, self.rank, self.size = next(rendezvous("env://"))
         # Where torchrun starts all again, what the processes before wrote there is not for these.
@@ -43,8 +37,7 @@ class Group(Process):
         store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
-        self.stop = stop
-        self._wishes, self._asked = torch.zeros(()), 0
+        self.agree(lambda: False)
 
     def __enter__(self) -> "Group":
         return self
@@ -52,8 +45,15 @@ class Group(Process):
     def __exit__(self, *exception: object) -> None:
         dist.destroy_process_group()
 
-    def agreed(self) -> bool:
-        """Whether a process wished to stop."""
+    def agree(self, stop: Callable[[], bool]) -> Callable[[], bool]:
+        """Return whether any rank wished to stop at the last step, where this one's wish is `stop`.
+
+        On CUDA, where to ask is to wait for the device, only each 64th step is asked.
+        """
+        self.stop, self._wishes, self._asked = stop, torch.zeros(()), 0
+        return self._agreed
+
+    def _agreed(self) -> bool:
         self._asked += 1
         if self._wishes.is_cuda and self._asked % 64:
             return False

@@ -152,6 +152,7 @@ class Experiment:
         self.configuration, self.folder = asked, folder  # until it is resolved, at the end
         self.device, self.dtype = find_device(asked.device), DTYPES[asked.dtype]
         self._make = find_model(asked.model, asked.bias)
+        self.model_sha256 = model_sha256(asked.model)
         default = "parabola" if asked.model == "quadratic" else "lesson"
         name = default if asked.data is None else asked.data
         self.data = load(name, folder, asked.seed, curved=asked.model == "quadratic")
@@ -245,7 +246,7 @@ class Experiment:
         return {
             "update": update,
             **asdict(self.configuration),
-            "model_sha256": model_sha256(self.configuration.model),
+            "model_sha256": self.model_sha256,
             "data_sha256": self.data.sha256,
         }
 
@@ -483,6 +484,7 @@ class Experiment:
             # Ranks find a divergence where they hand over, so all of them must at the same steps.
             block_rows = min(1000, max(1, 50_000_000 // self.batches.batch_size))
             batches, gradient = process.part(update, model, self.batches)
+            stop = process.agree(stop)
         if self.configuration.model not in MODELS:
             gradient = partial(guarded, self.configuration.model, gradient)
         self._train(
