@@ -19,6 +19,7 @@ settings.register_profile("torchgd", derandomize=True, deadline=None)
 settings.register_profile("many", max_examples=3000, deadline=None)  # --hypothesis-profile=many
 settings.load_profile("torchgd")
 
+collect_ignore = ["fuzz.py"]  # a script of its own
 DTYPES = [torch.float32, torch.float64]
 
 
