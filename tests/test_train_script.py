@@ -654,7 +654,7 @@ def test_progress_shows_on_a_terminal_alone(tmp_path: Path) -> None:
 
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    words = "--no-figures --epochs 20000 --record-every 100 --update manual --name t".split()
+    words = "--no-figures --epochs 12000 --record-every 100 --update manual --name t".split()
     with (tmp_path / "out").open("w") as out:
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), *words],

@@ -280,6 +280,9 @@ def _event_writer(directory: Path, purge_step: int) -> SummaryWriter:
     TensorBoard takes the first session's start for no restart, so that one is written, too.
     """
     found = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
-    if str(int(time.time())) in found:
-        time.sleep(1)  # TensorBoard reads event files by name, and those begin with the second
+    now = time.time()
+    if (
+        str(int(now)) in found
+    ):  # TensorBoard reads event files by name, which begins with the second
+        time.sleep(1 - now % 1)
     return SummaryWriter(directory, purge_step=purge_step, max_queue=1000)
