@@ -41,9 +41,9 @@ def descent(case: tuple[str, int, str], group: Group | None = None) -> Trajector
     gradient, make = MANUAL if update == "manual" else AUTOGRAD
     optimizer = make(model.parameters(), lr=0.01, momentum=0.9)
     if group is None:
-        return train(model, some, optimizer, gradient, epochs=4)
+        return train(model, some, optimizer, gradient, epochs=2)
     shares, gradient = group.part(update, model, some)
-    return train(model, shares, optimizer, gradient, epochs=4, block_rows=10)
+    return train(model, shares, optimizer, gradient, epochs=2, block_rows=10)
 
 
 def free_port() -> int:
@@ -105,7 +105,7 @@ def everything(group: Group) -> dict[str, Any]:
         "diverged": [ended(group, update, 1e30) for update in ("manual", "autograd")],
     }
     group.chunk_size = 5
-    found["in chunks"] = [descent(case, group) for case in CASES]
+    found["in chunks"] = {case: descent(case, group) for case in CASES if case[1] == 7}
     group.chunk_size = None
     found["stopped"] = []
     for update in ("manual", "autograd"):
@@ -130,7 +130,8 @@ def test_they_descend_as_one_process_does(ranks: list[Any]) -> None:
     add up to ten times that, and α = 0.01 makes of it less than 1e-14 of the weights.
     """
     found = [one["descents"] for one in ranks]
-    for case, whole, parts in zip(CASES, found[0], ranks[0]["in chunks"], strict=True):
+    for case, parts in ranks[0]["in chunks"].items():
+        whole = found[0][CASES.index(case)]
         apart = (stacked(parts) - stacked(whole)).abs().max()
         assert apart <= 1e-13 * stacked(whole).abs().max(), case
     for case, *descents in zip(CASES, *found, strict=True):

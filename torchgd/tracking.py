@@ -281,8 +281,6 @@ def _event_writer(directory: Path, purge_step: int) -> SummaryWriter:
     """
     found = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
     now = time.time()
-    if (
-        str(int(now)) in found
-    ):  # TensorBoard reads event files by name, which begins with the second
+    if str(int(now)) in found:  # TensorBoard reads event files by name, and so by the second
         time.sleep(1 - now % 1)
     return SummaryWriter(directory, purge_step=purge_step, max_queue=1000)
