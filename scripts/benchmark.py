@@ -87,10 +87,10 @@ def bare_loop(make: Any, batches: Batches, epochs: int) -> list[float]:
     """Autograd and torch.optim.SGD in a hand-written loop that records nothing."""
     model = make(device=batches.x.device, dtype=batches.x.dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    split = (t.split(batches.batch_size) for t in (batches.x, batches.y))
+    pairs = list(zip(*split, strict=True))
     for _ in range(epochs):
-        for x, y in zip(
-            batches.x.split(batches.batch_size), batches.y.split(batches.batch_size), strict=True
-        ):
+        for x, y in pairs:
             optimizer.zero_grad()
             loss = ((model(x) - y) ** 2).mean()
             loss.backward()  # type: ignore[no-untyped-call]

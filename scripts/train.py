@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from torchgd.checkpoint import CHECKPOINT, Saver
 from torchgd.checks import Comparison, compare
-from torchgd.chunks import Process
+from torchgd.chunks import Process, RankError
 from torchgd.cli import (
     Parser,
     cadence,
@@ -29,7 +29,7 @@ from torchgd.data import NAMES
 from torchgd.experiment import AFFINE, Configuration, Experiment, Outcome
 from torchgd.files import write_json
 from torchgd.job import CHOICES, Job
-from torchgd.lookup import processes
+from torchgd.lookup import processes, torchrun
 from torchgd.models import DTYPES
 from torchgd.report import (
     divergence,
@@ -40,11 +40,10 @@ from torchgd.report import (
     verdict,
 )
 from torchgd.tracking import RunWriter
-from torchgd.training import RankError
 from torchgd.trajectory import Trajectory
 
 # Of the processes that torchrun starts, the first one alone writes, and speaks.
-FIRST = os.environ.get("RANK", "0") == "0"
+FIRST = torchrun("RANK", 0) == 0
 
 
 def make_parser() -> Parser:
@@ -160,7 +159,7 @@ def make_job(parser: Parser, arguments: argparse.Namespace, argv: list[str] | No
     """Return what the command line asks for: a new run, or one to go on with."""
     updates, named = CHOICES[arguments.update], arguments.log_dir / (arguments.name or "")
     # torchrun starts all processes again where one was killed; with --name they know their run.
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    again = torchrun("TORCHELASTIC_RESTART_COUNT", 0) > 0
     again = again and arguments.name is not None and named.is_dir()
     if arguments.resume is None and not again:
         if arguments.nesterov and (arguments.momentum == 0 or arguments.dampening != 0):
@@ -258,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if processes() > 1 and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
     with refusing(parser, ValueError, OSError):
         job = make_job(parser, arguments, argv)
         over = job.over
@@ -267,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
         if FIRST:
             print(text)
         return status
-    for change in environment_changes(job.configs) if FIRST else ():
+    for change in environment_changes(next(iter(job.configs.values()))) if FIRST else ():
         print(f"{parser.prog}: {change}", file=sys.stderr)
     with refusing(parser, ValueError, RankError), mending(parser, job), ExitStack() as opened:
         outcomes: list[Outcome] = []

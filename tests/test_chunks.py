@@ -109,7 +109,8 @@ def test_the_synthetic_points_are_of_the_model_and_its_seed() -> None:
 
 
 @pytest.mark.parametrize("name", ["synthetic:", "synthetic:0", "synthetic:-1", "synthetic:1e3",
-                                  "synthetic:9999999999999999999", "synthetic:٣"])  # fmt: skip
+                                  "synthetic:9999999999999999999", "synthetic:10000000000000000000",
+                                  "synthetic:٣"])  # fmt: skip
 def test_what_is_no_number_of_rows(name: str) -> None:
     with pytest.raises(ValueError, match="give a number of rows, such as synthetic:1000000$"):
         load(name)

@@ -19,9 +19,9 @@ from torch.multiprocessing.spawn import spawn
 
 from torchgd import Batches, Linear, Quadratic, Trajectory, manual_gradient, train
 from torchgd.checkpoint import Checkpoint
+from torchgd.chunks import RankError
 from torchgd.data import load
 from torchgd.distributed import Group
-from torchgd.training import RankError
 
 ROWS = 47  # a prime: no number of processes divides it, nor does a batch size
 MODELS = {"line": lambda: Linear(bias=True, dtype=torch.float64),
@@ -249,6 +249,14 @@ def test_what_processes_cannot_share_is_said_once(tmp_path: Path) -> None:
     line = "train.py: --compile and --update affine take one process, not 2\n"
     assert err.count(line) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_rank_that_torchrun_did_not_give_is_none(tmp_path: Path) -> None:
+    """Some clusters leave RANK and WORLD_SIZE in the environment of every process."""
+    command = [sys.executable, str(SCRIPT), "--no-figures", "--name", "alone"]
+    others = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8"}
+    subprocess.run(command, cwd=tmp_path, env={**ENVIRONMENT, **others}, check=True)
+    assert (tmp_path / "runs" / "alone" / "comparison.json").exists()
 
 
 def test_one_process_alone_loads_nothing_of_it(tmp_path: Path) -> None:

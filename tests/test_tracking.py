@@ -175,6 +175,8 @@ def test_a_directory_is_never_used_twice(tmp_path: Path, monkeypatch: pytest.Mon
     assert new_directory(parent, "mine", "linear-lesson") == parent / "mine"
     with pytest.raises(ValueError, match="mine exists, and no run is overwritten; name another$"):
         new_directory(parent, "mine", "linear-lesson")
+    with pytest.raises(FileExistsError):
+        RunWriter(parent / "mine", {"dtype": "float64"}, ["w"])
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", ".", "/"])

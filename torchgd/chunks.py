@@ -11,6 +11,10 @@ from torchgd.gradients import GradientSource, named_partial
 from torchgd.models import Model
 
 
+class RankError(RuntimeError):
+    """A process is gone, or no longer at the weights of the others."""
+
+
 class Process:
     """One process alone, which takes a batch in chunks of `chunk_size` rows, or all at once.
 
@@ -88,7 +92,7 @@ class Process:
                 left -= len(xs)
                 with self._reducing(forward, last=left == 0):
                     total = (forward(xs) - ys).square().sum()
-                    total.backward()  # type: ignore[no-untyped-call]
+                    self._backward(total)
                 loss += total.detach()
             count, loss = self.add([torch.full_like(loss, len(x)), loss])
             for w in model.parameters():
@@ -103,6 +107,9 @@ class Process:
 
     def _reducing(self, forward: nn.Module, last: bool) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def _backward(self, total: Tensor) -> None:
+        total.backward()  # type: ignore[no-untyped-call]
 
     def _chunks(self, model: Model, x: Rows, y: Rows) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the rows on the model's device; of none, one empty chunk."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from torchgd.lookup import processes
+from torchgd.lookup import processes, torchrun
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `message`, of which a user's words may be a part, and exit."""
         shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-        first = os.environ.get("LOCAL_RANK", "0") == "0"  # of those that torchrun starts here
+        first = torchrun("LOCAL_RANK", 0) == 0  # of the processes on this machine
         self.exit(2, f"{self.prog}: {shown}\n" if first else None)
 
 

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import reprlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -61,11 +60,13 @@ class DataSet:
     def sha256(self) -> str:
         """The SHA-256 of all x and then all y; of Columns their length and 1000 stretches."""
         digest = hashlib.sha256(str(len(self.x)).encode())
+        parts = [slice(0, len(self.x))]
+        if isinstance(self.x, Column):
+            every = -(-len(self.x) // 1000)
+            parts = [slice(k, k + 8) for k in range(0, len(self.x), every)]
         for column in (self.x, self.y):
-            every = -(-len(column) // 1000) if isinstance(column, Column) else len(column)
-            long = 8 if isinstance(column, Column) else len(column)
-            for k in range(0, len(column), every):
-                piece = column[k : k + long].to(torch.device("cpu"), torch.float64)
+            for part in parts:
+                piece = column[part].to(torch.device("cpu"), torch.float64)
                 digest.update(piece.contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -149,7 +150,7 @@ def load(name: str, folder: Path = Path(), seed: int = 0, curved: bool = False) 
         return DataSet(name, x, y, *FILES[name])
     if name.startswith("synthetic:"):
         count = name.removeprefix("synthetic:")
-        if not (count.isascii() and count.isdecimal() and 0 < int(count[:19]) < 2**60):
+        if not (count.isascii() and count.isdecimal() and len(count) <= 18 and int(count) > 0):
             raise ValueError(f"data {name!r}: give a number of rows, such as synthetic:1000000")
         return synthetic(int(count), seed, curved)
     path = folder / name
@@ -240,9 +241,9 @@ def _map_npy(path: Path) -> tuple[Column, Column]:
     def read(column: int, a: int, b: int) -> Tensor:
         with np.errstate(over="ignore"):  # what is beyond float64 becomes infinite, and is refused
             values = torch.from_numpy(array[a:b, column].astype(np.float64))
-        exact = values.abs() <= (2**53 if array.dtype.kind in "iu" else sys.float_info.max)
-        if not exact.all():
-            row = a + int((~exact).nonzero()[0])
+        good = values.isfinite() if array.dtype.kind == "f" else values.abs() <= 2**53
+        if not good.all():
+            row = a + int((~good).nonzero()[0])
             what = "is not finite; remove the row"
             if array.dtype.kind != "f":
                 what = "is beyond 2⁵³, where float64 lacks some integers; scale it or give floats"
@@ -302,7 +303,6 @@ class Batches:
         self.x, self.y = x, y
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.epoch = 0
-        self._pairs: list[tuple[Tensor, Tensor]] = []  # kept where few are the same each epoch
 
     def __len__(self) -> int:
         """The number of batches, and so of steps, in an epoch."""
@@ -315,16 +315,17 @@ class Batches:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self._pairs:
+        if len(self) <= FEW and not self.shuffle:
             yield from self._pairs
             return
         x, y = self.in_order()
         most = FEW * self.batch_size  # to split is faster than to slice, but all at once is much
         for k in range(0, len(x), most):
-            pairs = self._split(x[k : k + most], y[k : k + most])
-            if most >= len(x) and not self.shuffle:
-                self._pairs = pairs = list(pairs)
-            yield from pairs
+            yield from self._split(x[k : k + most], y[k : k + most])
+
+    @cached_property
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        return list(self._split(self.x, self.y))
 
     def _split(self, x: Tensor, y: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
         return zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)

@@ -5,9 +5,8 @@ so all of them stay at the same weights. `torchgd.chunks` has the sums.
 """
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -15,11 +14,8 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from torchgd.chunks import Process, Shares
-from torchgd.data import Batches
-from torchgd.gradients import GradientSource
+from torchgd.chunks import Process, RankError
 from torchgd.models import Model
-from torchgd.training import RankError
 
 
 class Group(Process):
@@ -63,7 +59,8 @@ class Group(Process):
         """Return each value's sum over the ranks, and see who wishes to stop."""
         wish = torch.full_like(values[0], float(self.stop()))
         sums = torch.stack([*values, wish])
-        dist.all_reduce(sums)
+        with self._others():
+            dist.all_reduce(sums)
         *totals, self._wishes = sums.unbind()
         return totals
 
@@ -74,19 +71,18 @@ class Group(Process):
         assert isinstance(forward, DistributedDataParallel)
         return nullcontext() if last else forward.no_sync()
 
-    def part(self, update: str, model: Model, batches: Batches) -> tuple[Shares, GradientSource]:
-        """Return this rank's part of the batches, and the update's gradient over all ranks."""
-        shares, gradient = super().part(update, model, batches)
+    def _backward(self, total: Tensor) -> None:
+        with self._others():
+            super()._backward(total)
 
-        @wraps(gradient)
-        def together(model: Model, x: Tensor, y: Tensor) -> Tensor:
-            try:
-                return gradient(model, x, y)
-            except RuntimeError as error:
-                reason = str(error).partition("\n")[0]
-                raise RankError(f"rank {self.rank}: a process is gone ({reason})") from error
-
-        return shares, together
+    @contextmanager
+    def _others(self) -> Iterator[None]:
+        """Talk to the other processes, which may be gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise RankError(f"rank {self.rank}: another process is gone ({reason})") from error
 
     def require_equal(self, model: Model) -> None:
         """Refuse to go on where a rank's weights are not those of rank 0, to the bit.
@@ -96,10 +92,11 @@ class Group(Process):
         """
         own = torch.stack([w.detach() for w in model.parameters()])
         first = own.clone()
-        dist.broadcast(first, 0)
         apart = torch.zeros(self.size, dtype=own.dtype, device=own.device)
-        apart[self.rank] = float(not torch.equal(bits(own), bits(first)))
-        dist.all_reduce(apart)
+        with self._others():
+            dist.broadcast(first, 0)
+            apart[self.rank] = float(not torch.equal(bits(own), bits(first)))
+            dist.all_reduce(apart)
         if apart.any():
             ranks = ", ".join(str(k) for k in apart.nonzero().flatten().tolist())
             raise RankError(

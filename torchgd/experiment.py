@@ -346,14 +346,7 @@ class Experiment:
         refuse_model(self.configuration.model, model, few)
         for gradient, _ in UPDATES.values():
             model = self.new_model()
-            once, again = (
-                guarded(self.configuration.model, gradient, model, x, y).item() for _ in range(2)
-            )
-            if once != again and not math.isnan(once):
-                raise ValueError(
-                    f"model {self.configuration.model!r} gives the loss {once:g} and then "
-                    f"{again:g} at the same weights: let it depend on x and its parameters alone"
-                )
+            guarded(self.configuration.model, gradient, model, x, y)
         if self.configuration.compile:
             try:
                 compiled(manual_gradient, x)(model, x, y)
@@ -380,6 +373,8 @@ class Experiment:
         c = self.configuration
         if c.compile:
             gradient = compiled(gradient, next(iter(self.batches))[0])
+        if c.model not in MODELS:
+            gradient = partial(guarded, c.model, gradient)
         batches, every = batches or self.batches, c.record_every
         return train(model, batches, optimizer, gradient, c.epochs, record_every=every, **hooks)
 
@@ -407,6 +402,8 @@ class Experiment:
             raise ValueError(f"update {update!r}: choose {', '.join((*UPDATES, AFFINE))}")
         if not math.isfinite(predict):
             raise ValueError(f"predict {predict}: give a finite number")
+        if self.streams and process is None:
+            process = Process(self.configuration.chunk_size)
         model = self.new_model()
         began = time.perf_counter() - (0.0 if start is None else start.seconds)
         if update == AFFINE:
@@ -418,8 +415,8 @@ class Experiment:
         at = self.standardized(torch.tensor([predict], dtype=torch.float64))
         with torch.no_grad():
             predict_all = partial(guarded, self.configuration.model, model)
-            if self.streams:
-                loss = (process or self._alone()).loss(model, self.batches.x, self.batches.y)
+            if self.streams and process is not None:
+                loss = process.loss(model, self.batches.x, self.batches.y)
             else:
                 loss = mean_squared_error(predict_all(self.batches.x), self.batches.y)
             prediction = predict_all(at.to(self.device, self.dtype))[0]
@@ -469,7 +466,7 @@ class Experiment:
                         self.identity(update),
                         step,
                         dict(model.state_dict()),
-                        # Unwrapped, for what ManualSGD.add_param_group is.
+                        # Without torch's wrapper, as in ManualSGD.add_param_group.
                         inspect.unwrap(type(optimizer).state_dict)(optimizer),
                         Trajectory.join(pieces),
                         time.perf_counter() - began,
@@ -478,15 +475,11 @@ class Experiment:
 
         batches: BatchesLike = self.batches
         block_rows = None
-        if self.streams and process is None:
-            process = self._alone()
         if process is not None:
             # Ranks find a divergence where they hand over, so all of them must at the same steps.
             block_rows = min(1000, max(1, 50_000_000 // self.batches.batch_size))
             batches, gradient = process.part(update, model, self.batches)
             stop = process.agree(stop)
-        if self.configuration.model not in MODELS:
-            gradient = partial(guarded, self.configuration.model, gradient)
         self._train(
             model,
             gradient,
@@ -502,9 +495,6 @@ class Experiment:
         trajectory = Trajectory.join(pieces)
         save(int(trajectory.step[-1]), now=True)
         return trajectory
-
-    def _alone(self) -> Process:
-        return Process(self.configuration.chunk_size)
 
     def _at_once(self, model: Model) -> Trajectory:
         c = self.configuration
@@ -529,19 +519,31 @@ def refuse_in_chunks(asked: Configuration) -> None:
 
 
 def refuse_model(name: str, model: Model, x: Tensor) -> None:
-    """Refuse a user's model whose prediction or derivatives are no tensors, or NaN at some x."""
-    partials = guarded(name, model.partials, x)
-    if not isinstance(partials, dict):
-        kind = type(partials).__name__
-        raise ValueError(f"model {name!r}: partials(x) is a {kind}; give a dict of ∂ŷ/∂w by name")
-    derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
-    for what, value in {"forward(x)": guarded(name, model, x), **derivatives}.items():
+    """Refuse a user's model whose ŷ or ∂ŷ/∂w are no tensors, NaN, or others each time."""
+
+    def returned() -> dict[str, Any]:
+        partials = guarded(name, model.partials, x)
+        if not isinstance(partials, dict):
+            kind = type(partials).__name__
+            raise ValueError(
+                f"model {name!r}: partials(x) is a {kind}; give a dict of ∂ŷ/∂w by name"
+            )
+        derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
+        return {"forward(x)": guarded(name, model, x), **derivatives}
+
+    again = returned()
+    for what, value in returned().items():
         if not isinstance(value, Tensor):
             kind = type(value).__name__
             raise ValueError(f"model {name!r}: {what} is a {kind}; give a tensor of x's shape")
         if value.shape == x.shape and value.isnan().any():
             at = x[value.isnan()][0].item()
             raise ValueError(f"model {name!r}: {what} is NaN at x = {at:g}; give a number")
+        if not torch.equal(value, again[what]):
+            raise ValueError(
+                f"model {name!r}: {what} is another each time; let it depend on x, parameters and "
+                "buffers alone"
+            )
 
 
 def cause(experiment: Experiment, options: Mapping[str, Any], a: Update, b: Update) -> str:

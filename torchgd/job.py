@@ -12,7 +12,7 @@ from torchgd.experiment import AFFINE, UPDATES, Configuration, Experiment
 from torchgd.files import read_json
 from torchgd.lookup import MODELS
 from torchgd.report import config_json
-from torchgd.tracking import RunWriter, new_directory, read_result
+from torchgd.tracking import Row, RunWriter, new_directory, read_result
 
 # What --update can be: each alone, or both by hand and by autograd.
 CHOICES = {"both": [*UPDATES], **{update: [update] for update in (*UPDATES, AFFINE)}}
@@ -22,13 +22,15 @@ CHOICES = {"both": [*UPDATES], **{update: [update] for update in (*UPDATES, AFFI
 class Job:
     """A run to be made or gone on with, by each of its updates in turn.
 
-    `configs` is each update's config.json; `starts` the checkpoints of those that have one.
+    `configs` is each update's config.json; `starts` the checkpoints of those that have one; `again`
+    whether the run was begun before.
     """
 
     experiment: Experiment
     directory: Path
     configs: dict[str, dict[str, Any]]
     starts: dict[str, Checkpoint] = field(default_factory=dict)
+    again: bool = False
 
     @classmethod
     def new(
@@ -111,7 +113,7 @@ class Job:
                     f"--epochs {asked['epochs']}: {update} diverged at step {start.step} of "
                     f"{directory}, and more epochs change nothing; leave it out"
                 )
-        return cls(experiment, directory, configs, starts)
+        return cls(experiment, directory, configs, starts, again=True)
 
     @property
     def over(self) -> tuple[str, int] | None:
@@ -133,7 +135,9 @@ class Job:
     def writer(self, update: str) -> RunWriter:
         """Return what writes the run of `update`, after the rows that it has already."""
         names, start = list(self.experiment.configuration.initial), self.starts.get(update)
-        done = None if start is None else start.done(self.experiment.steps)
+        done: list[Row] | None = [] if self.again else None
+        if start is not None:
+            done = list(start.done(self.experiment.steps).rows())
         writer = RunWriter(self.directory / update, self.configs[update], names, done)
         (self.directory / "comparison.json").unlink(missing_ok=True)  # of updates that have ended
         return writer

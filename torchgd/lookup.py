@@ -36,9 +36,14 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def torchrun(name: str, alone: int) -> int:
+    """Return what torchrun tells this process, by name, as RANK; without torchrun, `alone`."""
+    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
+
+
 def processes() -> int:
     """Return how many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return torchrun("WORLD_SIZE", 1)
 
 
 def find_model(name: str, bias: bool = False) -> Callable[..., Model]:

@@ -38,6 +38,13 @@ def config_json(experiment: Experiment, update: str, updates: Sequence[str] = ()
         "y_unit": experiment.data.y_unit,
         "working_directory": str(experiment.folder.resolve()) if experiment.reads_files else None,
         "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return what beside the configuration may decide a run's bits."""
+    return {
         "threads": torch.get_num_threads(),
         "processes": processes(),
         "torch": torch.__version__,
@@ -47,16 +54,10 @@ def config_json(experiment: Experiment, update: str, updates: Sequence[str] = ()
     }
 
 
-def environment_changes(configs: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Yield in what this machine differs from where a run began, of which these are config.json."""
-    here = {
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "threads": torch.get_num_threads(),
-        "processes": processes(),
-    }
-    for name, now in here.items():
-        for was in sorted({str(config.get(name)) for config in configs.values()} - {str(now)}):
+def environment_changes(config: dict[str, Any]) -> Iterator[str]:
+    """Yield in what the environment differs from the one in which this run's config.json began."""
+    for name, now in environment().items():
+        if (was := config.get(name)) != now:
             yield f"{name} {now}, and the run began with {was}: bits may differ from then on"
 
 

@@ -143,12 +143,13 @@ class RunWriter:
     weight/NAME, gradient/NAME; result/loss and result/NAME are result.json's numbers. TensorBoard
     keeps single precision; trajectory.csv keeps every bit.
 
-    A run that is there already goes on after the rows `done`. What it wrote of later steps goes:
-    trajectory.csv is written anew, and TensorBoard is told to forget (`purge_step`).
+    With `done`, a run that is there already goes on after those rows or, with none of them, starts
+    again. What it wrote of later steps goes: trajectory.csv is written anew, and TensorBoard told to
+    forget (`purge_step`).
 
     Raises:
         ValueError: another process is writing there.
-        OSError: the directory, or a file in it, cannot be written.
+        OSError: the directory is there, without `done`, or it or a file in it cannot be written.
     """
 
     def __init__(
@@ -156,15 +157,15 @@ class RunWriter:
         directory: Path,
         config: dict[str, Any],
         names: list[str],
-        done: Trajectory | None = None,
+        done: list[Row] | None = None,
     ) -> None:
         self.directory = directory
         self.digits = DIGITS[DTYPES[config["dtype"]]]
         self.tags = ["loss", *(f"{kind}/{n}" for kind in ("weight", "gradient") for n in names)]
-        rows = [] if done is None else list(done.rows())
+        rows = done or []
         settled = directory / "config.json"
         known = bool(rows) and read_json(settled) == config  # and so TensorBoard knows it too
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(exist_ok=done is not None)
         with ExitStack() as opened:
             opened.enter_context(_only_writer(directory))
             opened.enter_context(_quiet_threads())

@@ -29,10 +29,6 @@ class BatchesLike(Protocol):
         """Start an epoch."""
 
 
-class RankError(RuntimeError):
-    """Processes that should be at the same weights are not."""
-
-
 # min_w loss(w) by going downhill: w ← w − α · ∂loss/∂w, again and again.
 #
 # With the batch in the place of the data, loss is the mean over the batch. Batch size 1 is the
