@@ -144,8 +144,8 @@ class RunWriter:
     keeps single precision; trajectory.csv keeps every bit.
 
     With `done`, a run that is there already goes on after those rows or, with none of them, starts
-    again. What it wrote of later steps goes: trajectory.csv is written anew, and TensorBoard told to
-    forget (`purge_step`).
+    again. What it wrote of later steps goes: trajectory.csv is written anew, and TensorBoard told
+    to forget (`purge_step`).
 
     Raises:
         ValueError: another process is writing there.
