@@ -195,7 +195,7 @@ def process(command: list[str], _: int) -> list[float]:
         path = f"{Path(__file__).parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         done = subprocess.run(
             [sys.executable, *command], cwd=folder, env={**os.environ, "PYTHONPATH": path},
-            capture_output=True, text=True, check=True,
+            capture_output=True, encoding="utf-8", check=True,
         )  # fmt: skip
     rows = [line.split() for line in done.stdout.splitlines()]
     values = [row for row in rows if row[0] == "w"] or [["w", *(row[0] for row in rows)]]

@@ -126,13 +126,13 @@ def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 class Stop:
-    """Whether SIGINT, SIGTERM or SIGHUP came: the first asks the run to end, the second ends it."""
+    """Whether SIGINT or SIGTERM came: the first asks the run to end, the second ends it."""
 
     def __init__(self) -> None:
         self.signal = 0
 
     def __enter__(self) -> "Stop":
-        heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        heard = (signal.SIGINT, signal.SIGTERM)
         self.previous = {s: signal.getsignal(s) for s in heard}
         for which, handler in self.previous.items():
             if handler is not signal.SIG_IGN:  # as under nohup

@@ -23,6 +23,18 @@ collect_ignore = ["fuzz.py"]  # a script of its own
 DTYPES = [torch.float32, torch.float64]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "run each test marked processes N times: none may depend on the clock"
+    parser.addoption("--times", type=int, default=1, metavar="N", help=help)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    times = metafunc.config.getoption("--times")
+    if times > 1 and metafunc.definition.get_closest_marker("processes"):
+        metafunc.fixturenames.append("time")
+        metafunc.parametrize("time", range(times))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return
@@ -48,13 +60,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--port", "0",
                "--host", "127.0.0.1", "--samples_per_plugin", "scalars=10001"]  # fmt: skip
     log = runs.with_suffix(".log")
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(command, stderr=file, stdout=file)
     try:
         deadline = time.monotonic() + 60
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8"))):
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
             time.sleep(0.1)
         yield found.group(), runs
     finally:

@@ -23,7 +23,9 @@ from torchgd.trajectory import Trajectory
 ROOT = Path(__file__).parent.parent
 
 # NIST's certified answers, and others computed in rational arithmetic, with their sources.
-CERTIFIED = json.loads((Path(__file__).parent / "data" / "certified.json").read_text())
+CERTIFIED = json.loads(
+    (Path(__file__).parent / "data" / "certified.json").read_text(encoding="utf-8")
+)
 
 MANUAL: tuple[GradientSource, Callable[..., Optimizer]] = (manual_gradient, ManualSGD)
 AUTOGRAD: tuple[GradientSource, Callable[..., Optimizer]] = (autograd_gradient, torch.optim.SGD)
@@ -118,7 +120,7 @@ def events(directory: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    head, *rows = [line.split(",") for line in path.read_text().splitlines()]
+    head, *rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
     return head, rows
 
 
@@ -128,25 +130,40 @@ def stacked(trajectory: Trajectory) -> Tensor:
 
 
 SCRIPT = ROOT / "scripts" / "train.py"
+KILLED = ROOT / "tests" / "killed.py"
 # The package need not be installed to be tested.
-PATHS = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS}
+PATHS = os.pathsep.join(filter(None, [str(ROOT), str(SCRIPT.parent), os.environ.get("PYTHONPATH")]))
+# What a child prints is read as UTF-8, whatever the terminal's own encoding may be.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "PYTHONIOENCODING": "utf-8"}
 
 
-def script(folder: Path, *words: str) -> subprocess.Popen[str]:
-    command, pipe = [sys.executable, "-W", "error", str(SCRIPT), *words], subprocess.PIPE
+def script(folder: Path, *words: str, file: Path = SCRIPT) -> subprocess.Popen[str]:
+    command, pipe = [sys.executable, "-W", "error", str(file), *words], subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=folder, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True
+        command, cwd=folder, env=ENVIRONMENT, stdout=pipe, stderr=pipe, encoding="utf-8"
     )
+
+
+def killed(folder: Path, sent: int, what: str, count: int, *words: str) -> subprocess.Popen[str]:
+    """Start train.py in a process that sends itself a signal (see tests/killed.py)."""
+    return script(folder, str(int(sent)), what, str(count), *words, file=KILLED)
+
+
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    """Wait until a process that runs on has done something."""
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def wait_for_rows(process: subprocess.Popen[str], path: Path, count: int = 3) -> None:
     """Wait until a run's trajectory.csv has a few rows."""
-    deadline = time.monotonic() + 120
-    while not (path.exists() and path.read_text().count("\n") > count):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(
+        process,
+        lambda: path.exists() and path.read_text(encoding="utf-8").count("\n") > count,
+    )
 
 
 def left(run: Path) -> dict[str, Any]:

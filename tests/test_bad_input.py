@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import resource
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -183,6 +182,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def files_in(folder: Path) -> list[Path]:
+    """What lies there, but for the bytecode that Python keeps of the models' files."""
+    return sorted(path for path in folder.iterdir() if path.name != "__pycache__")
+
+
 def test_the_table_is_long() -> None:
     assert len(REFUSED) == len(ROWS) / 2 >= 80
 
@@ -192,7 +196,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: str
 ) -> None:
     monkeypatch.chdir(folder)
-    shell, before = Shell(train.main, folder, capsys), sorted(folder.iterdir())
+    shell, before = Shell(train.main, folder, capsys), files_in(folder)
     assert shell(*flags.split()) == 2
     assert shell.out == ""
     message = f"train.py: {REFUSED[flags].removeprefix('    ')}"
@@ -201,13 +205,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         assert shell.err.count("\n") == 1
     else:
         assert shell.err == f"{message}\n"
-    assert [p for p in sorted(folder.iterdir()) if p.name != "__pycache__"] == before
+    assert files_in(folder) == before
 
 
 def test_a_line_of_2_gb_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file of 2 GB of zeros, none of which take room; reading it all would raise the peak."""
+    resource = pytest.importorskip("resource", reason="only POSIX tells a process's memory so")
     monkeypatch.chdir(tmp_path)
     with Path("zeros.csv").open("wb") as file:
         file.truncate(2 * 2**30)
@@ -253,4 +258,4 @@ def test_any_command_line_runs_or_is_refused_in_one_line(
         assert not any(runs.iterdir())
     elif "-h" not in words and "--help" not in words:
         assert out.getvalue()
-        assert json.loads(next(runs.rglob("result.json")).read_text())["steps"] > 0
+        assert json.loads(next(runs.rglob("result.json")).read_text(encoding="utf-8"))["steps"] > 0

@@ -75,7 +75,7 @@ def test_a_table_of_one_work(
     assert shell.out.splitlines()[0].split()[:2] == ["work", "torchgd"]
     assert shell.out.splitlines()[1].startswith("this ")
     assert "2 processes beside 1, one thread each: 0.50 (0.50 to 0.50)" in shell.out
-    assert '"memory_gb": 0.5' in (tmp_path / "found.json").read_text()
+    assert '"memory_gb": 0.5' in (tmp_path / "found.json").read_text(encoding="utf-8")
     assert shell("--device", "tpu") == 2
 
 

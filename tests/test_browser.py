@@ -14,9 +14,12 @@ from selenium.webdriver.chrome.service import Service
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason=f"no chromedriver with one of {', '.join(BROWSERS)}"
-)
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(
+        not (BROWSER and DRIVER), reason=f"no chromedriver with one of {', '.join(BROWSERS)}"
+    ),
+]
 
 # TensorBoard's pages are made of web components, whose text innerText does not reach.
 VISIBLE = """

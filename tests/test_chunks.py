@@ -186,7 +186,7 @@ def test_a_large_file_is_trained_on_where_it_is(
     monkeypatch.setitem(experiment.CHUNK, "cpu", 700)
     assert shell(*words, "--name", "mapped") == 0
     assert "All 18 steps are identical, bit for bit" in shell.out
-    config = json.loads(Path("runs/mapped/manual/config.json").read_text())
+    config = json.loads(Path("runs/mapped/manual/config.json").read_text(encoding="utf-8"))
     assert config["chunk_size"] == 700
     a, b = (read_run(Path("runs", name, "manual"))[1] for name in ("held", "mapped"))
     assert (stacked(a) - stacked(b)).abs().max() < 1e-13
@@ -198,7 +198,7 @@ def peak(process: subprocess.Popen[Any]) -> float:
     most = 0
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("RssAnon:"):
                 most = max(most, int(line.split()[1]))
         time.sleep(0.02)
@@ -222,7 +222,7 @@ def test_4_gb_of_data_take_1_gb_of_memory(tmp_path: Path, update: str) -> None:
         words = ["--data", str(path), "--batch-size", "full", "--epochs", "3", "--lr", "0.3"]
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), *words, "--update", update, "--no-figures"],
-            cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True,
+            cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, encoding="utf-8",
         )  # fmt: skip
         memory = peak(process)
         assert process.stdout is not None

@@ -25,7 +25,7 @@ def shell(
     monkeypatch.chdir(tmp_path)
     # The machine's own devices are for the test marked cuda.
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    (tmp_path / "mine.py").write_text(EXPONENTIAL)
+    (tmp_path / "mine.py").write_text(EXPONENTIAL, encoding="utf-8")
     return Shell(compare.main, tmp_path, capsys)
 
 
@@ -73,7 +73,7 @@ def test_the_matrix_on_every_device(
 
 
 def test_data_and_epochs_are_as_asked(shell: Shell) -> None:
-    (shell.folder / "two.csv").write_text("1,2\n2,4\n")
+    (shell.folder / "two.csv").write_text("1,2\n2,4\n", encoding="utf-8")
     assert shell("--model", "linear", "--data", "two.csv", "--epochs", "3") == 0
     rows = [cells(row) for row in shell.out.splitlines()[1:-1]]
     assert {(row[1], row[2], row[6]) for row in rows} == {
@@ -83,7 +83,7 @@ def test_data_and_epochs_are_as_asked(shell: Shell) -> None:
 
 
 def test_diverging_together_is_said(shell: Shell) -> None:
-    (shell.folder / "steep.csv").write_text("1e5,1\n")
+    (shell.folder / "steep.csv").write_text("1e5,1\n", encoding="utf-8")
     assert shell("--model", "linear", "--data", "steep.csv") == 0
     assert "identical, diverged\n" in shell.out
 
@@ -170,8 +170,8 @@ def test_a_run_that_was_cut_off_is_compared_as_far_as_it_goes(shell: Shell) -> N
     a = record("--name", "a") / "manual"
     cut = shell.folder / "cut"
     shutil.copytree(a, cut)
-    lines = (cut / "trajectory.csv").read_text().splitlines(keepends=True)
-    (cut / "trajectory.csv").write_text("".join(lines[:31]))
+    lines = (cut / "trajectory.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (cut / "trajectory.csv").write_text("".join(lines[:31]), encoding="utf-8")
     shell.capsys.readouterr()
     assert shell(str(a), str(cut)) == 1
     assert cells(shell.out.splitlines()[1])[6:] == ["30", "0", "0", "30 end", "differ"]
@@ -214,7 +214,7 @@ def test_a_last_bit_may_be_allowed(shell: Shell) -> None:
 def damaged(folder: Path, file: str, content: str) -> str:
     run = folder / "damaged"
     shutil.copytree(folder / "runs" / "a" / "manual", run)
-    (run / file).write_text(content)
+    (run / file).write_text(content, encoding="utf-8")
     return str(run)
 
 

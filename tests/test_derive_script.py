@@ -17,7 +17,7 @@ def shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Shell:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(EXPONENTIAL)
+    (tmp_path / "mine.py").write_text(EXPONENTIAL, encoding="utf-8")
     return Shell(derive.main, tmp_path, capsys)
 
 
@@ -68,7 +68,9 @@ def test_a_model_of_ones_own(shell: Shell) -> None:
 
 
 def test_one_that_is_wrong_says_where_and_how(shell: Shell) -> None:
-    (shell.folder / "mine.py").write_text(EXPONENTIAL.replace("self.a * x * e", "self.a * e"))
+    (shell.folder / "mine.py").write_text(
+        EXPONENTIAL.replace("self.a * x * e", "self.a * e"), encoding="utf-8"
+    )
     assert shell("mine.py:Exponential") == 1
     lines = shell.out.splitlines()
     assert re.match("k +no +no, ", next(line for line in lines if line.startswith("k  ")))
@@ -83,7 +85,9 @@ def test_one_that_is_wrong_says_where_and_how(shell: Shell) -> None:
 
 def test_one_that_cannot_run_on_symbols_is_checked_without(shell: Shell) -> None:
     branch = "        assert x.sum() < 1e99 or x.sum() >= 1e99\n        e ="
-    (shell.folder / "mine.py").write_text(EXPONENTIAL.replace("        e =", branch))
+    (shell.folder / "mine.py").write_text(
+        EXPONENTIAL.replace("        e =", branch), encoding="utf-8"
+    )
     assert shell("mine.py:Exponential") == 0
     unable = "Exponential cannot run on symbols: symbolically traced variables"
     assert shell.out.startswith(f"∂loss/∂w = 2(ŷ − y)·∂ŷ/∂w, and no formula: {unable}")
@@ -96,9 +100,10 @@ def test_one_that_cannot_run_on_symbols_is_checked_without(shell: Shell) -> None
 def test_at_ones_own_data(shell: Shell) -> None:
     """A fault at x = 0.7 alone is seen where there is such a sample."""
     (shell.folder / "mine.py").write_text(
-        EXPONENTIAL.replace('"a": e', '"a": torch.where((x - 0.7).abs() < 1e-6, 2 * e, e)')
+        EXPONENTIAL.replace('"a": e', '"a": torch.where((x - 0.7).abs() < 1e-6, 2 * e, e)'),
+        encoding="utf-8",
     )
-    (shell.folder / "data.csv").write_text("0.5,1\n0.7,2\n")
+    (shell.folder / "data.csv").write_text("0.5,1\n0.7,2\n", encoding="utf-8")
     assert shell("mine.py:Exponential") == 0
     assert shell("mine.py:Exponential", "--data", "data.csv") == 1
 
@@ -137,7 +142,9 @@ REFUSED = {
 
 @pytest.mark.parametrize(("words", "message"), REFUSED.items(), ids=str)
 def test_bad_requests_end_in_one_line(shell: Shell, words: tuple[str, ...], message: str) -> None:
-    (shell.folder / "lacks.py").write_text(EXPONENTIAL.replace('"k": self.a * x * e', ""))
+    (shell.folder / "lacks.py").write_text(
+        EXPONENTIAL.replace('"k": self.a * x * e', ""), encoding="utf-8"
+    )
     assert shell(*words) == 2
     assert shell.out == ""
     assert shell.err.startswith(f"derive.py: {message}")
@@ -145,8 +152,9 @@ def test_bad_requests_end_in_one_line(shell: Shell, words: tuple[str, ...], mess
     assert len(shell.err) < 300
 
 
+@pytest.mark.processes
 def test_as_a_process() -> None:
     command = [sys.executable, "scripts/derive.py", "linear", "--answer", "w=x(xw-y)"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, check=False)
     assert (result.returncode, result.stderr) == (1, "")
     assert result.stdout.endswith("∂loss/∂w: wrong: a factor 2 is missing\n")

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -14,7 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import AUTOGRAD, ENVIRONMENT, MANUAL, SCRIPT, left, same_bits, shown, stacked
+from helpers import (
+    AUTOGRAD,
+    ENVIRONMENT,
+    KILLED,
+    MANUAL,
+    SCRIPT,
+    left,
+    same_bits,
+    shown,
+    stacked,
+    wait_for,
+)
 from torch.multiprocessing.spawn import spawn
 
 from torchgd import Batches, Linear, Quadratic, Trajectory, manual_gradient, train
@@ -23,6 +33,10 @@ from torchgd.chunks import RankError
 from torchgd.data import load
 from torchgd.distributed import Group
 
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signals"),
+]
 ROWS = 47  # a prime: no number of processes divides it, nor does a batch size
 MODELS = {"line": lambda: Linear(bias=True, dtype=torch.float64),
           "parabola": lambda: Quadratic(dtype=torch.float64)}  # fmt: skip
@@ -186,56 +200,49 @@ FLAGS = (
 ).split()
 
 
-def torchrun(folder: Path, count: int, *words: str, restarts: int = 0) -> subprocess.Popen[str]:
+def torchrun(
+    folder: Path, count: int, *words: str, restarts: int = 0, file: Path = SCRIPT
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count),
                "--max-restarts", str(restarts), "--standalone"]  # fmt: skip
-    pipe = subprocess.PIPE
-    return subprocess.Popen([*command, str(SCRIPT), *words], cwd=folder, text=True, stdout=pipe,
-                            stderr=pipe, env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"})  # fmt: skip
-
-
-def alive(name: str) -> list[int]:
-    """The processes of the run of that name that torchrun started, the first rank first."""
-    found = subprocess.run(
-        ["pgrep", "-f", f"^[^ ]*python[^ ]* .*train.py.* --name {name}( |$)"],
-        capture_output=True, text=True, check=False,
-    ).stdout.split()  # fmt: skip
-    return sorted(int(pid) for pid in found)
+    return subprocess.Popen(
+        [*command, str(file), *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", "KILLED_RANK": str(count - 1)},
+    )
 
 
 def test_a_killed_rank_starts_all_again_and_the_run_ends_as_if_it_had_not(tmp_path: Path) -> None:
-    whole = torchrun(tmp_path, 2, *FLAGS, "--epochs", "60", "--name", "whole")
+    """The last rank is killed in its 101st step, when the first has kept the 80th."""
+    words = [*FLAGS, "--epochs", "60"]
+    whole = torchrun(tmp_path, 2, *words, "--name", "whole")
     out, err = whole.communicate(timeout=120)
     assert whole.returncode == 0, err
     assert out.endswith("All 480 steps are identical, bit for bit: weights, gradients and loss.\n")
     assert out.count("quadratic-cars: ") == 1
-    parts = torchrun(tmp_path, 2, *FLAGS, "--epochs", "60", "--name", "parts", restarts=1)
-    while not (tmp_path / "runs/parts/manual/checkpoint.pt").exists():
-        assert parts.poll() is None, parts.communicate()
-        time.sleep(0.01)
-    *_, last = alive("parts")
-    os.kill(last, signal.SIGKILL)
+    kill = [str(int(signal.SIGKILL)), "step", "101", *words, "--name", "parts"]
+    parts = torchrun(tmp_path, 2, *kill, restarts=1, file=KILLED)
     _, err = parts.communicate(timeout=120)
     assert parts.returncode == 0, err
     assert "failed (exitcode: -9)" in err
     assert left(tmp_path / "runs/parts") == left(tmp_path / "runs/whole")
     for update in ("manual", "autograd"):
         assert shown(tmp_path / "runs/parts" / update) == shown(tmp_path / "runs/whole" / update)
-        assert json.loads((tmp_path / "runs/parts" / update / "config.json").read_text())[
-            "processes"
-        ] == 2  # fmt: skip
+        config = (tmp_path / "runs/parts" / update / "config.json").read_text(encoding="utf-8")
+        assert json.loads(config)["processes"] == 2
 
 
 def test_a_signal_stops_all_and_the_run_goes_on(tmp_path: Path) -> None:
     words = [*FLAGS, "--epochs", "1000000", "--record-every", "1", "--name", "parts"]
     process = torchrun(tmp_path, 2, *words)
     manual = tmp_path / "runs" / "parts" / "manual"
-    while not (manual / "checkpoint.pt").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    wait_for(process, (manual / "checkpoint.pt").exists)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
-    result = json.loads((manual / "result.json").read_text())
+    result = json.loads((manual / "result.json").read_text(encoding="utf-8"))
     assert result["stopped"] == "interrupted"
     assert "; go on with --resume runs/parts\n" in err
     assert Checkpoint.load(manual / "checkpoint.pt").step == result["steps"]

@@ -4,15 +4,18 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT, SCRIPT, left, script, shown, wait_for_rows
+from helpers import ENVIRONMENT, SCRIPT, killed, left, script, shown, wait_for_rows
 
 from torchgd.checkpoint import Checkpoint
 
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signals"),
+]
 QUIET = "--no-figures --checkpoint-every 100steps".split()
 # 117 batches of 4 samples an epoch, in another order each.
 LONG = (
@@ -25,39 +28,25 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, err
 
 
-def killed(folder: Path, flags: list[str], signals: Sequence[int], chance: random.Random) -> int:
-    """Start a run named parts, stop it at random moments, resume each time; count the stops.
+# Where a run is stopped: in a step; when a checkpoint is begun and the rows before it are written;
+# when it is whole but has not taken its place; when the rows that stay have not taken theirs.
+POINTS = ("step", "open:.checkpoint.tmp.pt", "os.rename:checkpoint.pt", "os.rename:trajectory.csv")
 
-    A fifth of the moments are any since the process began, the others soon after it has gone on.
-    """
-    run, words = folder / "runs" / "parts", [*flags, "--name", "parts"]
-    for count, sent in enumerate(signals):
-        files = len(list(run.rglob("events.*")))
-        process = script(folder, *words, *QUIET)
-        if count == 0 or chance.random() < 0.8:
-            while process.poll() is None and len(list(run.rglob("events.*"))) == files:
-                time.sleep(0.01)
-            time.sleep(chance.random() * 0.5)
-        else:
-            time.sleep(chance.random() * 4)
-        process.send_signal(sent)
-        status, err = ended(process)
-        if status == 0:
-            return count
-        # Before Stop is in place, SIGTERM ends the process as it ends any.
-        assert status in (-sent, 128 + sent), err
+Stop = tuple[int, str, int]
+
+
+def same_bits_though_killed(folder: Path, flags: list[str], stops: Sequence[Stop]) -> None:
+    """A run that is stopped so often, and resumed each time, ends as one that is not."""
+    assert ended(script(folder, *flags, "--name", "whole", *QUIET))[0] == 0
+    words = [*flags, "--name", "parts"]
+    for sent, what, count in stops:
+        status, err = ended(killed(folder, sent, what, count, *words, *QUIET))
+        # SIGTERM is heard and answered by exit status 143.
+        assert status == (143 if sent == signal.SIGTERM else -sent), err
         words = ["--resume", "runs/parts"]
     assert ended(script(folder, *words, *QUIET)) == (
         0, "written to runs/parts; tensorboard --logdir runs\n"
     )  # fmt: skip
-    return len(signals)
-
-
-def same_bits_though_killed(
-    folder: Path, flags: list[str], signals: Sequence[int], seed: int
-) -> None:
-    assert ended(script(folder, *flags, "--name", "whole", *QUIET))[0] == 0
-    assert killed(folder, flags, signals, random.Random(seed)) == len(signals)
     parts, whole = (folder / "runs" / name for name in ("parts", "whole"))
     assert left(parts) == left(whole)
     for update in ("manual", "autograd"):
@@ -70,18 +59,28 @@ def same_bits_though_killed(
 
 
 def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path: Path) -> None:
-    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]
-    same_bits_though_killed(tmp_path, [*LONG, "--epochs", "20"], signals, seed=1)
+    """1,170 steps by each update, a checkpoint after each 100; the last stop is in the second."""
+    stops = [
+        (signal.SIGKILL, "step", 250),
+        (signal.SIGTERM, "open:.checkpoint.tmp.pt", 3),
+        (signal.SIGKILL, "os.rename:checkpoint.pt", 9),
+    ]
+    same_bits_though_killed(tmp_path, [*LONG, "--epochs", "10"], stops)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_killed_25_times(tmp_path: Path, dtype: str) -> None:
-    """46,800 steps by each update."""
-    flags = [*LONG, "--epochs", "400", "--dtype", dtype]
-    same_bits_though_killed(tmp_path, flags, [signal.SIGKILL] * 25, seed=2)
+    """23,400 steps by each update, of which the 25 starts take 25 × 1,200 at the most."""
+    chance = random.Random(2)
+    stops = []
+    for what in chance.choices(POINTS, k=25):
+        highest = {"step": 1200, "os.rename:trajectory.csv": 1}.get(what, 12)
+        stops.append((signal.SIGKILL, what, chance.randint(1, highest)))
+    same_bits_though_killed(tmp_path, [*LONG, "--epochs", "200", "--dtype", dtype], stops)
 
 
+# It ends by the signal that follows its rows, never by itself.
 ENDLESS = [*LONG, "--epochs", "1000000", "--record-every", "1", "--name", "parts", *QUIET]
 
 
@@ -89,7 +88,7 @@ def limited(folder: Path, kilobytes: int, *words: str) -> tuple[int, str]:
     """Run train.py where no file can grow beyond so many kilobytes."""
     command = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", sys.executable]
     process = subprocess.Popen(
-        [*command, str(SCRIPT), *words], cwd=folder, env=ENVIRONMENT, text=True,
+        [*command, str(SCRIPT), *words], cwd=folder, env=ENVIRONMENT, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     return ended(process)
@@ -111,7 +110,10 @@ def goes_on(folder: Path, run: Path) -> None:
     process.kill()
     process.communicate()
     count = before.step + 300
-    assert csv.read_text().splitlines()[:count] == again.read_text().splitlines()[:count]
+    assert (
+        csv.read_text(encoding="utf-8").splitlines()[:count]
+        == again.read_text(encoding="utf-8").splitlines()[:count]
+    )
 
 
 @pytest.mark.parametrize("kilobytes", [60, 300])
@@ -132,7 +134,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "disk"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    done = subprocess.run(mount, capture_output=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         pytest.skip(f"no file system can be mounted here ({done.stderr.strip()})")
     yield path
@@ -188,8 +190,10 @@ def test_a_directory_that_vanishes_is_one_line(tmp_path: Path) -> None:
 def test_events_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
     process, run = started(tmp_path)
     (file,) = run.glob("events.*")
+    process.send_signal(signal.SIGSTOP)  # so that the two changes are one to it
     file.rename(tmp_path / "elsewhere")
     file.mkdir()
+    process.send_signal(signal.SIGCONT)
     status, err = ended(process)
     assert (status, err) == (
         2,

@@ -40,7 +40,7 @@ def test_both_updates_of_a_run(shell: Shell) -> None:
     assert shell.out.splitlines() == [f"runs/lesson/{name}.png" for name in NAMES]
     assert shell.err == ""
     for name in NAMES:
-        with Image.open(run / f"{name}.png") as image:
+        with Image.open(run / f"{name}.png", encoding="utf-8") as image:
             assert image.size[0] >= 1500  # a slide's width
             assert len(image.convert("RGB").getcolors(2**24) or []) > 100
 
@@ -88,7 +88,7 @@ def test_the_plane_is_chosen(shell: Shell) -> None:
 
 
 def test_data_are_found_from_another_folder(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("points.csv").write_text("1,2\n2,4.5\n3,6\n")
+    Path("points.csv").write_text("1,2\n2,4.5\n3,6\n", encoding="utf-8")
     run = trained("own", "--data", "points.csv", "--epochs", "2").resolve()
     (shell.folder / "elsewhere").mkdir()
     monkeypatch.chdir(shell.folder / "elsewhere")
@@ -96,7 +96,7 @@ def test_data_are_found_from_another_folder(shell: Shell, monkeypatch: pytest.Mo
 
 
 def test_a_users_model_runs_only_when_it_is_named(shell: Shell) -> None:
-    Path("own.py").write_text(EXPONENTIAL + "\nopen('canary', 'w').close()\n")
+    Path("own.py").write_text(EXPONENTIAL + "\nopen('canary', 'w').close()\n", encoding="utf-8")
     run = trained("own", "--model", "own.py:Exponential", "--lr", "0.002", "--epochs", "2")
     Path("canary").unlink()
     assert shell(str(run)) == 2
@@ -129,9 +129,9 @@ def test_a_window_needs_a_display(shell: Shell, monkeypatch: pytest.MonkeyPatch)
 
 def edit(name: str, before: str, after: str) -> None:
     path = Path("runs/lesson/autograd") / name
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert before in text
-    path.write_text(text.replace(before, after))
+    path.write_text(text.replace(before, after), encoding="utf-8")
 
 
 def cut(count: int | None = None) -> None:
@@ -152,7 +152,10 @@ SPOILT = {
         cut,
         f"{RUN}: trajectory.csv ends at step 149, and the run did at 150: the file is truncated",
     ),
-    "cut to nothing": (lambda: Path(RUN, "trajectory.csv").write_text(""), f"{RUN} holds a dam"),
+    "cut to nothing": (
+        lambda: Path(RUN, "trajectory.csv").write_text("", encoding="utf-8"),
+        f"{RUN} holds a dam",
+    ),
     "no trajectory": (
         lambda: Path(RUN, "trajectory.csv").unlink(),
         f"{RUN} holds no trajectory.csv: give a run's directory, such as runs/NAME/manual",
@@ -162,7 +165,7 @@ SPOILT = {
         f"{RUN} has no result.json: the run is still being written, or was killed; wait for",
     ),
     "half a result": (
-        lambda: Path(RUN, "result.json").write_text('{"steps": 1'),
+        lambda: Path(RUN, "result.json").write_text('{"steps": 1', encoding="utf-8"),
         f"{RUN}/result.json is damaged (",
     ),
     "a result without its steps": (
@@ -170,7 +173,7 @@ SPOILT = {
         f"{RUN}/result.json is damaged (no 'steps'); run it again",
     ),
     "half a configuration": (
-        lambda: Path(RUN, "config.json").write_text("{"),
+        lambda: Path(RUN, "config.json").write_text("{", encoding="utf-8"),
         f"{RUN}/config.json is damaged (Expecting property name",
     ),
     "a configuration without its rate": (
@@ -206,7 +209,7 @@ def test_a_spoilt_run_is_one_line_and_nothing_is_overwritten(
     shell: Shell, pristine: Path, how: str
 ) -> None:
     shutil.copytree(pristine, "runs/lesson")
-    Path("runs/lesson/loss.png").write_text("an older picture")
+    Path("runs/lesson/loss.png").write_text("an older picture", encoding="utf-8")
     spoil, message = SPOILT[how]
     spoil()
     before = contents(Path("runs"))
@@ -220,7 +223,7 @@ def test_a_spoilt_run_is_one_line_and_nothing_is_overwritten(
 @pytest.mark.parametrize("path", ["nowhere", "empty", "file"])
 def test_what_is_no_run(shell: Shell, path: str) -> None:
     Path("empty").mkdir()
-    Path("file").write_text("text")
+    Path("file").write_text("text", encoding="utf-8")
     assert shell(path) == 2
     assert shell.err == (
         f"plot.py: {path} holds no trajectory.csv: give a run's directory, such as "
@@ -230,7 +233,7 @@ def test_what_is_no_run(shell: Shell, path: str) -> None:
 
 
 def test_a_folder_that_cannot_be_written(shell: Shell, pristine: Path) -> None:
-    Path("taken").write_text("a file")
+    Path("taken").write_text("a file", encoding="utf-8")
     assert shell(str(pristine), "--output", "taken") == 2
     assert shell.err == "plot.py: taken: File exists\n"
     Path("full").mkdir()
@@ -243,7 +246,10 @@ def test_a_folder_that_cannot_be_written(shell: Shell, pristine: Path) -> None:
 
 def test_a_diverged_and_an_interrupted_run(shell: Shell, pristine: Path) -> None:
     run = trained("far", "--lr", "1", "--epochs", "100")
-    assert json.loads((run / "manual/result.json").read_text())["stopped"] == "diverged"
+    assert (
+        json.loads((run / "manual/result.json").read_text(encoding="utf-8"))["stopped"]
+        == "diverged"
+    )
     assert shell(str(run)) == 0
     shutil.copytree(pristine, "runs/lesson")
     edit("result.json", '"finished"', '"interrupted"')

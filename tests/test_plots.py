@@ -48,7 +48,7 @@ def equal(a: Any, b: Any) -> bool:
 
 @pytest.fixture
 def exponential(tmp_path: Path) -> str:
-    (tmp_path / "own.py").write_text(EXPONENTIAL)
+    (tmp_path / "own.py").write_text(EXPONENTIAL, encoding="utf-8")
     return f"{tmp_path}/own.py:Exponential"
 
 
@@ -351,7 +351,7 @@ def test_shuffled_batches_are_those_of_the_first_epoch() -> None:
 
 
 def test_where_every_rate_is_stable_there_is_no_sweep(tmp_path: Path) -> None:
-    (tmp_path / "zero.csv").write_text("0,1\n0,2\n")
+    (tmp_path / "zero.csv").write_text("0,1\n0,2\n", encoding="utf-8")
     assert "rates" not in draw(scene("manual", data=str(tmp_path / "zero.csv")))
     assert "rates" not in draw(scene("manual", maximize=True))
 
@@ -437,7 +437,7 @@ def test_the_animation(asked: dict[str, Any], tmp_path: Path) -> None:
     animate(found, tmp_path / "descent.gif")
     assert [path.name for path in tmp_path.iterdir()] == ["descent.gif"]
     assert (tmp_path / "descent.gif").stat().st_size < 5e6
-    with Image.open(tmp_path / "descent.gif") as gif:
+    with Image.open(tmp_path / "descent.gif", encoding="utf-8") as gif:
         frames: list[NDArray[Any]] = []
         seconds = 0.0
         for n in range(gif.n_frames):  # type: ignore[attr-defined]
@@ -450,8 +450,8 @@ def test_the_animation(asked: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_an_animation_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
-    (tmp_path / "descent.gif").write_text("the old one")
+    (tmp_path / "descent.gif").write_text("the old one", encoding="utf-8")
     with pytest.raises(ValueError, match="^plane 'x'"):
         animate(scene("manual", **{**FULL, "epochs": 2}), tmp_path / "descent.gif", ["x"])
     assert [path.name for path in tmp_path.iterdir()] == ["descent.gif"]
-    assert (tmp_path / "descent.gif").read_text() == "the old one"
+    assert (tmp_path / "descent.gif").read_text(encoding="utf-8") == "the old one"

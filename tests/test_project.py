@@ -46,7 +46,9 @@ def test_a_library_has_one_owner(library: str, owner: str | None) -> None:
     users = [
         path.stem
         for path in (ROOT / "torchgd").glob("*.py")
-        if re.search(rf"^\s*(from|import) \S*\b{library}\b", path.read_text(), re.MULTILINE)
+        if re.search(
+            rf"^\s*(from|import) \S*\b{library}\b", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
     ]
     assert users == ([owner] if owner else [])
 

@@ -25,14 +25,16 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_lesson_gives_the_committed_bits(again: Path, update: str) -> None:
     committed, new = (run / update for run in (REFERENCE, again))
     assert (committed / "trajectory.csv").read_bytes() == (new / "trajectory.csv").read_bytes()
-    results = [json.loads((run / "result.json").read_text()) for run in (committed, new)]
+    results = [
+        json.loads((run / "result.json").read_text(encoding="utf-8")) for run in (committed, new)
+    ]
     assert results[0].pop("seconds") > 0
     assert results[1].pop("seconds") > 0
     assert results[0] == results[1]
 
 
 def test_the_comparison_is_the_committed_one(again: Path) -> None:
-    texts = [(run / "comparison.json").read_text() for run in (REFERENCE, again)]
+    texts = [(run / "comparison.json").read_text(encoding="utf-8") for run in (REFERENCE, again)]
     assert texts[0] == texts[1]
     assert json.loads(texts[0])["identical"]
 
@@ -57,5 +59,5 @@ def test_it_is_small_and_whole_and_speaks_of_no_machine() -> None:
             "checkpoint.pt", "config.json", f"events.out.tfevents.0.lesson.{update}", "result.json",
             "trajectory.csv",
         ]  # fmt: skip
-        config = json.loads((REFERENCE / update / "config.json").read_text())
+        config = json.loads((REFERENCE / update / "config.json").read_text(encoding="utf-8"))
         assert config["working_directory"] is None

@@ -142,7 +142,7 @@ def test_an_affine_run_is_taken_at_once_again(shell: Shell) -> None:
 def test_a_model_of_ones_own_is_named_again(shell: Shell) -> None:
     """config.json runs no code; the file must be what it was, wherever it lies now."""
     canary = "\nopen('canary', 'w').close()\n"
-    Path("own.py").write_text(EXPONENTIAL + canary)
+    Path("own.py").write_text(EXPONENTIAL + canary, encoding="utf-8")
     flags = "--update manual --lr 0.002 --no-figures --epochs 9".split()
     assert shell("--model", "own.py:Exponential", *flags, "--name", "whole") == 0
     assert shell.stopped(9, "--model", "own.py:Exponential", *flags, "--name", "parts") == 143
@@ -154,7 +154,7 @@ def test_a_model_of_ones_own_is_named_again(shell: Shell) -> None:
         "run unasked: name it with --model FILE.py:CLASS\n"
     )
     assert not Path("canary").exists()
-    Path("other.py").write_text(EXPONENTIAL)
+    Path("other.py").write_text(EXPONENTIAL, encoding="utf-8")
     assert shell("--resume", "runs/parts", "--model", "other.py:Exponential") == 2
     assert shell.err == (
         "train.py: model 'other.py:Exponential' is not the one that the run in runs/parts was "
@@ -166,14 +166,14 @@ def test_a_model_of_ones_own_is_named_again(shell: Shell) -> None:
 
 def test_data_of_ones_own_must_be_what_they_were(shell: Shell, tmp_path: Path) -> None:
     """They are found from where the run was started, wherever it goes on."""
-    Path("mine.csv").write_text("x,y\n1,3\n2,5\n4,8\n")
+    Path("mine.csv").write_text("x,y\n1,3\n2,5\n4,8\n", encoding="utf-8")
     flags = "--data mine.csv --update manual --no-figures --epochs 9".split()
     assert shell(*flags, "--name", "whole") == 0
     assert shell.stopped(9, *flags, "--name", "parts") == 143
     Path("elsewhere").mkdir()
     os.chdir("elsewhere")
-    Path("mine.csv").write_text("x,y\n9,9\n")
-    Path("../mine.csv").write_text("x,y\n1,3\n2,5\n4,9\n")
+    Path("mine.csv").write_text("x,y\n9,9\n", encoding="utf-8")
+    Path("../mine.csv").write_text("x,y\n1,3\n2,5\n4,9\n", encoding="utf-8")
     assert shell("--resume", "../runs/parts") == 2
     assert shell.err == (
         "train.py: data 'mine.csv' is not the one that the run in ../runs/parts was trained with "
@@ -182,7 +182,7 @@ def test_data_of_ones_own_must_be_what_they_were(shell: Shell, tmp_path: Path) -
     Path("../mine.csv").rename("moved.csv")
     assert shell("--resume", "../runs/parts") == 2
     assert shell.err.startswith(f"train.py: ../runs/parts/manual: data '{tmp_path}/mine.csv': no ")
-    Path("moved.csv").write_text("1,3\n2,5\n4.0,8\n")
+    Path("moved.csv").write_text("1,3\n2,5\n4.0,8\n", encoding="utf-8")
     assert shell("--resume", "../runs/parts", "--data", "moved.csv", "--no-figures") == 0
     ours, whole = (left(tmp_path / "runs" / name) for name in ("parts", "whole"))
     assert ours["manual/trajectory.csv"] == whole["manual/trajectory.csv"]
@@ -191,7 +191,7 @@ def test_data_of_ones_own_must_be_what_they_were(shell: Shell, tmp_path: Path) -
 
 def damage(path: str, change: Callable[[str], str]) -> None:
     file = Path(path)
-    file.write_text(change(file.read_text()))
+    file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def test_a_damaged_checkpoint_is_named_and_a_removed_one_is_a_start(shell: Shell) -> None:
@@ -273,21 +273,21 @@ SPOILT: dict[str, tuple[str, str]] = {
 def test_a_damaged_configuration_is_one_line_and_changes_nothing(shell: Shell) -> None:
     assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
     path = Path("runs/parts/manual/config.json")
-    whole, before = path.read_text(), left(Path("runs/parts"))
+    whole, before = path.read_text(encoding="utf-8"), left(Path("runs/parts"))
     for text, (other, message) in SPOILT.items():
         assert text in whole
-        path.write_text(whole.replace(text, other, 1))
+        path.write_text(whole.replace(text, other, 1), encoding="utf-8")
         assert shell("--resume", "runs/parts") == 2, text
         assert message in shell.err
         assert (shell.out, shell.err.count("\n")) == ("", 1)
-    path.write_text(whole)
+    path.write_text(whole, encoding="utf-8")
     assert left(Path("runs/parts")) == before
 
 
 def test_a_run_has_one_writer(shell: Shell) -> None:
     assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
     before = left(Path("runs/parts"))
-    config = json.loads(Path("runs/parts/manual/config.json").read_text())
+    config = json.loads(Path("runs/parts/manual/config.json").read_text(encoding="utf-8"))
     done = Checkpoint.load(Path("runs/parts/manual/checkpoint.pt")).done(96).rows()
     with RunWriter(Path("runs/parts/manual"), config, ["w2", "w1", "b"], list(done)):
         assert shell("--resume", "runs/parts") == 2
@@ -340,7 +340,7 @@ class Noisy(Linear):
 
 
 def test_buffers_and_shared_parameters_are_kept(shell: Shell) -> None:
-    Path("own.py").write_text(STATEFUL)
+    Path("own.py").write_text(STATEFUL, encoding="utf-8")
     own = ["--model", "own.py:Buffered", "--no-figures", "--momentum", "0.5", "--lr", "0.001"]
     assert shell(*own, "--name", "whole") == 0
     assert shell.stopped(70, *own, "--name", "parts") == 143
@@ -349,14 +349,14 @@ def test_buffers_and_shared_parameters_are_kept(shell: Shell) -> None:
 
 
 def test_a_model_that_fails_on_the_way_is_one_line_and_keeps_the_way(shell: Shell) -> None:
-    Path("own.py").write_text(STATEFUL)
+    Path("own.py").write_text(STATEFUL, encoding="utf-8")
     assert shell("--model", "own.py:Late", "--no-figures", "--name", "a") == 2
     assert shell.err == "train.py: model 'own.py:Late' fails with SystemExit: 0\n"
     assert len(read_csv(Path("runs/a/manual/trajectory.csv"))[1]) > 50
 
 
 def test_a_model_that_draws_lots_is_refused(shell: Shell) -> None:
-    Path("own.py").write_text(STATEFUL)
+    Path("own.py").write_text(STATEFUL, encoding="utf-8")
     assert shell("--model", "own.py:Noisy") == 2
     assert shell.err == (
         "train.py: model 'own.py:Noisy': forward(x) is another each time; let it depend on x, "
@@ -379,7 +379,7 @@ def test_a_checkpoint_beyond_the_end_is_refused_and_nothing_is_touched(shell: Sh
 def test_a_second_process_touches_nothing(shell: Shell) -> None:
     assert shell(*SHUFFLED, "--name", "a") == 0
     before = left(Path("runs/a"))
-    config = json.loads(Path("runs/a/manual/config.json").read_text())
+    config = json.loads(Path("runs/a/manual/config.json").read_text(encoding="utf-8"))
     done = Checkpoint.load(Path("runs/a/manual/checkpoint.pt")).done(96).rows()
     with RunWriter(Path("runs/a/manual"), config, ["w2", "w1", "b"], list(done)):
         assert shell("--resume", "runs/a", "--epochs", "20") == 2
@@ -389,11 +389,11 @@ def test_a_second_process_touches_nothing(shell: Shell) -> None:
 def test_a_run_without_checkpoints_or_without_sense(shell: Shell) -> None:
     assert shell(*SHUFFLED, "--name", "a") == 0
     config, result = Path("runs/a/manual/config.json"), Path("runs/a/manual/result.json")
-    texts = config.read_text(), result.read_text()
-    result.write_text('{"steps": [1], "stopped": {}}')
+    texts = config.read_text(encoding="utf-8"), result.read_text(encoding="utf-8")
+    result.write_text('{"steps": [1], "stopped": {}}', encoding="utf-8")
     assert shell("--resume", "runs/a") == 2
     assert shell.err == f"train.py: {result} is damaged (no 'steps'); run it again\n"
-    config.write_text(texts[0].replace('"updates"', '"ups"'))
+    config.write_text(texts[0].replace('"updates"', '"ups"'), encoding="utf-8")
     assert shell("--resume", "runs/a") == 2
     assert shell.err == (
         f"train.py: {config} is of a torchgd that kept no checkpoints; start a new run\n"

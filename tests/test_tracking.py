@@ -72,7 +72,7 @@ def test_one_event_a_step_holds_all_of_its_values(tmp_path: Path) -> None:
 
 def test_config_and_hyperparameters_are_in_the_run_itself(tmp_path: Path) -> None:
     _, config = written(tmp_path / "run", "float64")
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == config
+    assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8")) == config
     assert {"torch", "numpy", "python", "torchgd", "device_name", "threads"} <= set(config)
     (file,) = (tmp_path / "run").glob("events.out.tfevents.*")
     values = [value for event in EventFileLoader(str(file)).Load() for value in event.summary.value]
@@ -84,7 +84,7 @@ def test_config_and_hyperparameters_are_in_the_run_itself(tmp_path: Path) -> Non
     (text,) = [v.tensor.string_val[0].decode() for v in values if v.tag == "config/text_summary"]
     assert json.loads(text.removeprefix("```json\n").removesuffix("\n```")) == config
     assert plugins["custom_scalars__config__"] == "custom_scalars"
-    assert sorted(os.listdir(tmp_path / "run"))[0] == "config.json"
+    assert sorted(os.listdir(tmp_path / "run"))[:2] == [".lock", "config.json"]
     assert not any(path.is_dir() for path in (tmp_path / "run").iterdir())
 
 
@@ -93,7 +93,7 @@ def test_config_is_everything_needed_to_run_it_again(tmp_path: Path) -> None:
     wanted = {"model": "quadratic", "data": "cars", "standardize": True, "lr": "auto",
               "batch_size": "full", "shuffle": True, "epochs": 7}  # fmt: skip
     t, config = written(tmp_path / "run", "float64", **wanted)
-    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    saved = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     again = Experiment(Configuration.of_run(saved)).run("manual", 4.0).trajectory
     assert all(same_bits(t.weights[name], again.weights[name]) for name in t.weights)
     assert config["lr"] == pytest.approx(0.29215397910948837, rel=1e-12)
@@ -101,7 +101,7 @@ def test_config_is_everything_needed_to_run_it_again(tmp_path: Path) -> None:
 
 def test_result_json(tmp_path: Path) -> None:
     written(tmp_path / "run", "float64")
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
     assert result.pop("seconds") > 0
     assert result == {
         "update": "manual", "model": "linear", "data": "lesson", "device": "cpu",
@@ -114,7 +114,7 @@ def test_result_json(tmp_path: Path) -> None:
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
     """JSON has no NaN: strict readers refuse what Python's writer makes of it by default."""
     write_json(tmp_path / "a.json", {"a": math.nan, "b": {"c": -math.inf, "d": 1.0}, "e": True})
-    text = (tmp_path / "a.json").read_text()
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=pytest.fail) == {
         "a": None,
         "b": {"c": None, "d": 1.0},
@@ -163,7 +163,10 @@ def test_values_beyond_single_precision_are_infinite_in_tensorboard_alone(tmp_pa
     _, rows = read_csv(tmp_path / "run" / "trajectory.csv")
     assert float(rows[-2][2]) > 1e300
     assert events(tmp_path / "run")["loss"][-1][1] == math.inf
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["stopped"] == "diverged"
+    assert (
+        json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))["stopped"]
+        == "diverged"
+    )
 
 
 def test_a_directory_is_never_used_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +194,7 @@ def get(address: str) -> Any:
         return json.load(answer)
 
 
+@pytest.mark.processes
 def test_a_tensorboard_server_shows_both_runs_with_all_steps(server: tuple[str, Path]) -> None:
     address, runs = server
     deadline = time.monotonic() + 60
@@ -210,6 +214,7 @@ def test_a_tensorboard_server_shows_both_runs_with_all_steps(server: tuple[str, 
             assert same_bits(torch.tensor([point[2] for point in shown]), single)
 
 
+@pytest.mark.processes
 def test_a_tensorboard_server_shows_the_configuration(server: tuple[str, Path]) -> None:
     address, _ = server
     texts = get(f"{address}/data/plugin/text/tags")

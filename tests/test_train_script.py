@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from helpers import (
     events,
     read_csv,
     script,
+    wait_for,
     wait_for_rows,
 )
 
@@ -57,7 +57,7 @@ class Shell(helpers.Shell):
         return directory
 
     def result(self, update: str = "manual") -> Any:
-        return json.loads((self.run / update / "result.json").read_text())
+        return json.loads((self.run / update / "result.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def shell(
 
 def test_the_lesson_to_the_letter(shell: Shell) -> None:
     assert shell("--update", "manual", "--show-steps") == 0
-    expected = (HERE / "data" / "transcript.txt").read_text()
+    expected = (HERE / "data" / "transcript.txt").read_text(encoding="utf-8")
     assert expected.count("\n") == 156
     assert shell.out.startswith(expected)
 
@@ -89,7 +89,7 @@ def test_no_flag_at_all_runs_the_lesson_both_ways(shell: Shell) -> None:
     assert shell.err == f"written to runs/{shell.run.name}; tensorboard --logdir runs\n"
     assert re.fullmatch(r"linear-lesson-\d{8}-\d{6}", shell.run.name)
     assert sorted(p.name for p in shell.run.iterdir()) == ["autograd", "comparison.json", "manual"]
-    assert json.loads((shell.run / "comparison.json").read_text()) == {
+    assert json.loads((shell.run / "comparison.json").read_text(encoding="utf-8")) == {
         "identical": True, "max_abs": 0.0, "max_ulp": 0, "first_difference": None
     }  # fmt: skip
     assert shell.result()["parameters"] == {"w": 1.999999723695619}
@@ -144,7 +144,7 @@ def test_every_flag_reaches_the_run(shell: Shell) -> None:
         "--batch-size 7 --shuffle --seed 5 --standardize --initial w2=2 b=-1 --record-every 4"
     )
     assert shell(*flags.split(), "--compile", *"--log-dir elsewhere --name mine".split()) == 0
-    config = json.loads(Path("elsewhere/mine/manual/config.json").read_text())
+    config = json.loads(Path("elsewhere/mine/manual/config.json").read_text(encoding="utf-8"))
     expected = {
         "model": "quadratic", "data": "parabola", "update": "manual", "device": "cpu",
         "dtype": "float32", "lr": 0.002, "momentum": 0.9, "dampening": 0.25,
@@ -161,7 +161,7 @@ def test_every_flag_reaches_the_run(shell: Shell) -> None:
 
 
 def test_the_script_trains_as_the_library_does(shell: Shell, tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("x,y\n1,3\n2,5\n4,8\n7,15\n")
+    (tmp_path / "mine.csv").write_text("x,y\n1,3\n2,5\n4,8\n7,15\n", encoding="utf-8")
     flags = "--data mine.csv --bias --momentum 0.5 --nesterov --batch-size 3 --shuffle --seed 3"
     assert shell(*flags.split()) == 0
     x = torch.tensor([1, 2, 4, 7], dtype=torch.float64)
@@ -200,14 +200,14 @@ def test_show_steps_of_a_shuffled_run_shows_the_batches_it_took(shell: Shell) ->
 
 def test_show_steps_of_both_updates_are_named(shell: Shell) -> None:
     assert shell("--show-steps") == 0
-    lesson = (HERE / "data" / "transcript.txt").read_text()
+    lesson = (HERE / "data" / "transcript.txt").read_text(encoding="utf-8")
     assert shell.out.startswith(f"manual:\n{lesson}autograd:\n{lesson}linear-lesson: ")
 
 
 def test_show_steps_of_a_sparse_record_shows_the_recorded_ones(shell: Shell) -> None:
     assert shell("--show-steps", "--update", "manual", "--record-every", "60") == 0
     grads = [line for line in shell.out.splitlines() if "grad:" in line]
-    lesson = (HERE / "data" / "transcript.txt").read_text().splitlines()
+    lesson = (HERE / "data" / "transcript.txt").read_text(encoding="utf-8").splitlines()
     steps = [line for line in lesson if "grad:" in line]
     assert grads == [steps[0], steps[60], steps[120], steps[149]]
 
@@ -234,25 +234,27 @@ def test_npy_data(shell: Shell, tmp_path: Path) -> None:
 
 def test_a_users_own_model(shell: Shell, tmp_path: Path) -> None:
     """Right to rounding: (d·e) summed and autograd's order of the same product differ by ULPs."""
-    (tmp_path / "mine.py").write_text(EXPONENTIAL)
+    (tmp_path / "mine.py").write_text(EXPONENTIAL, encoding="utf-8")
     status = shell("--model", "mine.py:Exponential", "--data", "parabola", "--epochs", "1")
     assert shell.run.name.startswith("Exponential-parabola-")
     assert set(shell.result()["parameters"]) == {"a", "k"}
-    comparison = json.loads((shell.run / "comparison.json").read_text())
+    comparison = json.loads((shell.run / "comparison.json").read_text(encoding="utf-8"))
     assert comparison["max_ulp"] < 1000
     assert status == int(comparison["first_difference"] is not None)
 
 
 def test_a_users_file_may_hold_a_dataclass(shell: Shell, tmp_path: Path) -> None:
     head = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-    (tmp_path / "mine.py").write_text(f"{head}\n@dataclass\nclass Box:\n    n: int\n{EXPONENTIAL}")
+    (tmp_path / "mine.py").write_text(
+        f"{head}\n@dataclass\nclass Box:\n    n: int\n{EXPONENTIAL}", encoding="utf-8"
+    )
     assert shell("--model", "mine.py:Exponential", "--update", "manual") == 0
 
 
 def test_gradients_that_part_alone(shell: Shell, tmp_path: Path) -> None:
     """At lr = 0 the weights stay, so a wrong partial shows in the gradient alone."""
     right = "from torchgd import Linear\n\nclass Wrong(Linear):\n    def partials(self, x):\n"
-    (tmp_path / "wrong.py").write_text(right + '        return {"w": 2 * x}\n')
+    (tmp_path / "wrong.py").write_text(right + '        return {"w": 2 * x}\n', encoding="utf-8")
     assert shell("--model", "wrong.py:Wrong", "--lr", "0") == 1
     assert shell.out.splitlines()[-1] == "The gradients part in w at step 0; the weights never do."
 
@@ -261,7 +263,7 @@ def test_a_line_through_the_origin_is_scaled_alone(shell: Shell) -> None:
     """x/rms, without a mean: so it stays a line through the origin, and hubble's is exact."""
     flags = "--data hubble --standardize --lr auto --batch-size full --epochs 20"
     assert shell(*flags.split()) == 0
-    config = json.loads((shell.run / "manual" / "config.json").read_text())
+    config = json.loads((shell.run / "manual" / "config.json").read_text(encoding="utf-8"))
     x = load("hubble").x
     rms = x.square().mean().sqrt().item()
     assert config["standardization"] == {"mean": 0.0, "deviation": rms}
@@ -271,11 +273,13 @@ def test_a_line_through_the_origin_is_scaled_alone(shell: Shell) -> None:
 def test_updates_that_part_are_reported_with_the_step(shell: Shell, tmp_path: Path) -> None:
     """A partial that is 1 part in 2²⁰ too large beyond x = 2 shows at step 2, in w."""
     right = "from torchgd import Linear\n\nclass Wrong(Linear):\n    def partials(self, x):\n"
-    (tmp_path / "wrong.py").write_text(right + '        return {"w": x + (x > 2) * x * 2**-20}\n')
+    (tmp_path / "wrong.py").write_text(
+        right + '        return {"w": x + (x > 2) * x * 2**-20}\n', encoding="utf-8"
+    )
     assert shell("--model", "wrong.py:Wrong") == 1
     last = shell.out.splitlines()[-1]
     assert last.startswith("The updates part at step 2, in w; the weights differ by ")
-    comparison = json.loads((shell.run / "comparison.json").read_text())
+    comparison = json.loads((shell.run / "comparison.json").read_text(encoding="utf-8"))
     assert comparison["first_difference"] == {"step": 2, "parameter": "w"}
     assert comparison["max_ulp"] > 0
 
@@ -337,7 +341,7 @@ def test_lr_auto_is_stable_in_any_shuffled_order(shell: Shell, size: str, data: 
     """2/(λ_min + the steepest sample's): so no batch, whatever meets in it, is above 2/α."""
     flags = f"--data {data} --bias --lr auto --shuffle --batch-size {size} --update manual"
     assert shell(*flags.split()) == 0
-    config = json.loads((shell.run / "manual" / "config.json").read_text())
+    config = json.loads((shell.run / "manual" / "config.json").read_text(encoding="utf-8"))
     x = load(data).x.numpy()
     phi = np.stack([x, np.ones_like(x)], axis=1)
     smallest = np.linalg.eigvalsh(2 / len(x) * phi.T @ phi)[0]
@@ -354,7 +358,7 @@ def test_a_final_loss_that_is_not_finite_is_a_divergence(shell: Shell) -> None:
 
 def test_a_stable_rate_whose_numbers_overflow(shell: Shell, tmp_path: Path) -> None:
     """Sorted so that the sample that overflows, 1e155², comes second."""
-    (tmp_path / "steep.csv").write_text("1,1\n1,1e155\n")
+    (tmp_path / "steep.csv").write_text("1,1\n1,1e155\n", encoding="utf-8")
     assert shell("--data", "steep.csv") == 1
     assert shell.err.splitlines()[-1].endswith(
         "at step 1 (epoch 0); the learning rate is 0.01, the largest stable one 1: the rate is "
@@ -364,7 +368,7 @@ def test_a_stable_rate_whose_numbers_overflow(shell: Shell, tmp_path: Path) -> N
 
 def test_data_whose_square_overflows(shell: Shell, tmp_path: Path) -> None:
     """The second sample's Hessian, 2·1e160², is beyond float64, so there is no rate to name."""
-    (tmp_path / "far.csv").write_text("1,1\n1e160,1\n")
+    (tmp_path / "far.csv").write_text("1,1\n1e160,1\n", encoding="utf-8")
     assert shell("--data", "far.csv") == 1
     assert shell.err.splitlines()[-1].endswith(
         "at step 1 (epoch 0); the learning rate is 0.01, and no rate fits: x is too large for its "
@@ -472,8 +476,8 @@ class Mine(Model):
 def test_what_cannot_be_drawn_is_said_and_nothing_is_lost(
     shell: Shell, tmp_path: Path, words: str, reason: str
 ) -> None:
-    (tmp_path / "large.csv").write_text("1e160,1\n2e160,1\n")
-    (tmp_path / "once.py").write_text(ONCE)
+    (tmp_path / "large.csv").write_text("1e160,1\n2e160,1\n", encoding="utf-8")
+    (tmp_path / "once.py").write_text(ONCE, encoding="utf-8")
     shell(*words.split(), figures=True)
     assert shell.err.splitlines()[-1].startswith(f"no figures: {reason}")
     assert shell.result("manual")["loss"] == shell.result("autograd")["loss"]
@@ -501,7 +505,7 @@ def test_an_affine_run_that_diverges(shell: Shell) -> None:
 def test_compiled_gradients_need_not_agree_to_the_bit(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.py").write_text(EXPONENTIAL)
+    (tmp_path / "mine.py").write_text(EXPONENTIAL, encoding="utf-8")
     monkeypatch.setattr("torchgd.experiment.compiled", lambda gradient, x: gradient)
     flags = "--model mine.py:Exponential --lr 0.01 --epochs 20".split()
     assert shell(*flags, "--name", "eager") == 1
@@ -523,7 +527,7 @@ def test_without_a_compiler(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_divergence_of_a_model_that_is_not_linear(shell: Shell, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(EXPONENTIAL)
+    (tmp_path / "mine.py").write_text(EXPONENTIAL, encoding="utf-8")
     assert shell("--model", "mine.py:Exponential", "--lr", "1", "--data", "parabola") == 1
     assert shell.err.splitlines()[-1].endswith("the learning rate is 1; try a smaller one")
 
@@ -554,6 +558,7 @@ def test_the_lesson_on_cuda(shell: Shell) -> None:
     assert abs(shell.result()["parameters"]["w"] - 1.999999723695619) <= 2 * bound
 
 
+@pytest.mark.processes
 def test_a_fresh_process_refuses_without_a_traceback(tmp_path: Path) -> None:
     process = script(tmp_path, "--data", "nofile")
     out, err = process.communicate(timeout=120)
@@ -561,6 +566,7 @@ def test_a_fresh_process_refuses_without_a_traceback(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: int) -> None:
     words = "--epochs 100000000 --momentum 0.5 --record-every 100 --name long".split()
@@ -570,7 +576,7 @@ def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: i
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == status, err
-    result = json.loads((csv.parent / "result.json").read_text())
+    result = json.loads((csv.parent / "result.json").read_text(encoding="utf-8"))
     assert result["stopped"] == "interrupted"
     where = f"manual at step {result['steps']}"
     assert err.splitlines()[-1] == f"train.py: interrupted, {where}; go on with --resume runs/long"
@@ -583,31 +589,32 @@ def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: i
 
 
 SLOW = """
+import pathlib
+import signal
 import time
 from torchgd import Linear
 
 class Slow(Linear):
     def partials(self, x):
-        if self.w.item() != 1.0:
-            time.sleep(600)
+        while self.w.item() != 1.0:
+            heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            pathlib.Path("heard" if heard else "asleep").touch()
+            time.sleep(0.01)
         return super().partials(x)
 """
 
 
+@pytest.mark.processes
 def test_a_second_signal_ends_a_step_that_does_not_end(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "slow.py").write_text(SLOW, encoding="utf-8")
     process = script(tmp_path, *"--model slow.py:Slow --name s".split())
-    csv = tmp_path / "runs" / "s" / "manual" / "trajectory.csv"
-    wait_for_rows(process, csv, 0)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    for sign in ("asleep", "heard"):  # it is in its second step; the first signal has come
+        wait_for(process, (tmp_path / sign).exists)
+        process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert len(read_csv(csv)[1]) == 1
+    assert len(read_csv(tmp_path / "runs" / "s" / "manual" / "trajectory.csv")[1]) == 1
 
 
 def test_a_signal_that_comes_at_once_leaves_a_run_of_no_step(
@@ -621,11 +628,14 @@ def test_a_signal_that_comes_at_once_leaves_a_run_of_no_step(
     assert "train.py: interrupted, manual at step 0; go on with --resume runs/" in shell.err
 
 
+@pytest.mark.processes
 def test_sigkill_leaves_the_blocks_that_were_written(tmp_path: Path) -> None:
     process = script(tmp_path, *"--epochs 100000000 --record-every 50 --name k".split())
     csv = tmp_path / "runs" / "k" / "manual" / "trajectory.csv"
     wait_for_rows(process, csv)
-    wait_for_rows(process, csv, csv.read_text().count("\n"))  # so that one block is all written
+    wait_for_rows(
+        process, csv, csv.read_text(encoding="utf-8").count("\n")
+    )  # so that one block is all written
     process.kill()
     process.communicate(timeout=60)
     _, rows = read_csv(csv)
@@ -633,6 +643,7 @@ def test_sigkill_leaves_the_blocks_that_were_written(tmp_path: Path) -> None:
     assert len(events(csv.parent)["loss"]) >= 3
 
 
+@pytest.mark.processes
 def test_the_reader_may_leave_early(tmp_path: Path) -> None:
     process = script(tmp_path, *"--show-steps --epochs 3000 --name p --update manual".split())
     assert process.stdout is not None
@@ -645,8 +656,21 @@ def test_the_reader_may_leave_early(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "p" / "manual" / "result.json").exists()
 
 
+LONG = """
+import time
+from torchgd import Linear
+
+class Long(Linear):
+    def partials(self, x):
+        if self.w.item() == 1.0:
+            time.sleep(1.1)
+        return super().partials(x)
+"""
+
+
+@pytest.mark.processes
 def test_progress_shows_on_a_terminal_alone(tmp_path: Path) -> None:
-    """On a terminal a long run has tqdm's bar on standard error; in a file it has none."""
+    """On a terminal a run of over a second has a bar on standard error; in a file it has none."""
     import fcntl
     import pty
     import struct
@@ -654,8 +678,9 @@ def test_progress_shows_on_a_terminal_alone(tmp_path: Path) -> None:
 
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    words = "--no-figures --epochs 12000 --record-every 100 --update manual --name t".split()
-    with (tmp_path / "out").open("w") as out:
+    (tmp_path / "long.py").write_text(LONG, encoding="utf-8")
+    words = "--model long.py:Long --no-figures --epochs 2 --update manual --name t".split()
+    with (tmp_path / "out").open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), *words],
             cwd=tmp_path,

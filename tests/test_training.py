@@ -164,6 +164,7 @@ def test_blocks_come_as_the_descent_goes_on_and_join_to_the_whole() -> None:
         batches,
         900,
         on_block=lambda piece: seen.append((len(piece.loss), batches.count)),
+        block_rows=1000,
     )
     assert [rows for rows, _ in seen] == [1000, 1000, 700]
     assert [count for _, count in seen] == [1000, 2000, 2700]

@@ -1,6 +1,7 @@
 """What the scripts share: how they read numbers, and how they say no."""
 
 import argparse
+import io
 import math
 import os
 import signal
@@ -94,6 +95,8 @@ def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
 
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Exit with main's status; end without a word where nobody reads on, as in `… | head`."""
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal's encoding has ŷ and α
     if hasattr(signal, "SIGPIPE") and processes() == 1:  # a peer that is gone is no such reader
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:

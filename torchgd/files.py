@@ -36,7 +36,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _synchronize(path: Path) -> None:
     """Wait until the disk has a file's contents, or a directory's names."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no directory, and keeps its names by itself.
+    # Windows synchronises only what is open for writing, and no system opens a directory so.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -48,7 +51,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     finite = {key: _finite(value) for key, value in content.items()}
     text = json.dumps(finite, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def _finite(value: Any) -> Any:

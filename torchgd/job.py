@@ -1,6 +1,8 @@
 """What a command line starts, or goes on with: a run, its directory, and where each update is."""
 
+import os
 import shlex
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -147,7 +149,8 @@ class Job:
         """How to go on with a run that was interrupted."""
         model = self.experiment.configuration.model
         again = [] if model in MODELS else ["--model", model]
-        return f"go on with {shlex.join(['--resume', str(self.directory), *again])}"
+        quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
+        return f"go on with {quoted(['--resume', str(self.directory), *again])}"
 
 
 def refuse(name: str, value: object, own: object) -> NoReturn:

@@ -5,7 +5,6 @@ A run's directory holds the event file, `config.json`, `trajectory.csv`, `checkp
 """
 
 import csv
-import fcntl
 import itertools
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 import torch
+from filelock import FileLock, Timeout
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -26,6 +26,9 @@ from torch.utils.tensorboard.summary import hparams
 from torchgd.files import read_json, replacing, write_json
 from torchgd.models import DTYPES
 from torchgd.trajectory import Trajectory
+
+# What Windows allows in no name, at a name's end, or, of its devices' names, as a name's stem.
+UNPORTABLE = re.compile(r'[\\/:*?"<>|]|[. ]$|^(CON|PRN|AUX|NUL|COM\d|LPT\d)(?=\.|$)', re.I)
 
 # As many significant digits as tell any two numbers of the type apart.
 DIGITS = {torch.float32: ".9g", torch.float64: ".17g"}
@@ -46,18 +49,27 @@ def new_directory(parent: Path, name: str | None, default: str) -> Path:
         os.fspath(parent.absolute() / (name or default)).encode()
     except UnicodeEncodeError:
         raise ValueError(f"{str(parent)!a}: TensorBoard needs names that are UTF-8") from None
-    if name is not None and (
-        name in ("", "..") or name != Path(name).name or not name.isprintable()
-    ):
-        raise ValueError(f"name {name!r}: give a directory's name alone; --log-dir is its parent")
+    if name is not None:
+        _refuse_no_name(name)
     parent.mkdir(parents=True, exist_ok=True)
     if name is None:
-        stem = f"{default}-{time.strftime('%Y%m%d-%H%M%S')}"
+        stem = f"{UNPORTABLE.sub('_', default)}-{time.strftime('%Y%m%d-%H%M%S')}"
         candidates = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
         return next(filter(_created, (parent / candidate for candidate in candidates)))
     if not _created(parent / name):
         raise ValueError(f"{parent / name} exists, and no run is overwritten; name another")
     return parent / name
+
+
+def _refuse_no_name(name: str) -> None:
+    """Refuse what is no directory's name on Linux, macOS and Windows alike."""
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise ValueError(f"name {name!r}: give a directory's name alone; --log-dir is its parent")
+    if UNPORTABLE.search(name):
+        raise ValueError(
+            f"name {name!r}: Windows has no such name, and a run can be taken anywhere; leave out "
+            '\\ : * ? " < > |, a point or a space at its end, and devices such as NUL'
+        )
 
 
 def _created(directory: Path) -> bool:
@@ -182,7 +194,10 @@ class RunWriter:
     def _open_table(self, rows: list[Row]) -> TextIO:
         """Write trajectory.csv with `rows`, whole or not at all, and open it for more."""
         path = self.directory / "trajectory.csv"
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["step", "epoch", *self.tags])
             table.writerows(map(self._texts, rows))
@@ -246,17 +261,14 @@ class RunWriter:
 @contextmanager
 def _only_writer(directory: Path) -> Iterator[None]:
     """Keep other processes from writing to a run; the system lets go when this one ends."""
-    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{directory}: another process is writing this run; wait for its end or stop it"
-            ) from None
+        held = FileLock(directory / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"{directory}: another process is writing this run; wait for its end or stop it"
+        ) from None
+    with held:
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
