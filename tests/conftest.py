@@ -24,8 +24,8 @@ DTYPES = [torch.float32, torch.float64]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    help = "run each test marked processes N times: none may depend on the clock"
-    parser.addoption("--times", type=int, default=1, metavar="N", help=help)
+    what = "run each test marked processes N times: none may depend on the clock"
+    parser.addoption("--times", type=int, default=1, metavar="N", help=what)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -19,6 +19,7 @@ import torch
 import train
 
 from torchgd import ManualSGD
+from torchgd.cli import run_script
 
 
 def main() -> int:
@@ -50,4 +51,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    train.run_script(main)
+    run_script(main)

@@ -40,7 +40,7 @@ def test_both_updates_of_a_run(shell: Shell) -> None:
     assert shell.out.splitlines() == [f"runs/lesson/{name}.png" for name in NAMES]
     assert shell.err == ""
     for name in NAMES:
-        with Image.open(run / f"{name}.png", encoding="utf-8") as image:
+        with Image.open(run / f"{name}.png") as image:
             assert image.size[0] >= 1500  # a slide's width
             assert len(image.convert("RGB").getcolors(2**24) or []) > 100
 

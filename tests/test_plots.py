@@ -437,7 +437,7 @@ def test_the_animation(asked: dict[str, Any], tmp_path: Path) -> None:
     animate(found, tmp_path / "descent.gif")
     assert [path.name for path in tmp_path.iterdir()] == ["descent.gif"]
     assert (tmp_path / "descent.gif").stat().st_size < 5e6
-    with Image.open(tmp_path / "descent.gif", encoding="utf-8") as gif:
+    with Image.open(tmp_path / "descent.gif") as gif:
         frames: list[NDArray[Any]] = []
         seconds = 0.0
         for n in range(gif.n_frames):  # type: ignore[attr-defined]

@@ -1,0 +1,70 @@
+"""Where POSIX's own modules, signals and functions are hidden, everything still runs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import train
+from helpers import ROOT, script
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc to pretend"),
+]
+WINDOWS = ROOT / "tests" / "windows.py"
+REFERENCE = ROOT / "runs" / "reference"  # the lesson's own run
+
+
+def run(folder: Path, name: str, *words: str) -> tuple[int, str, str]:
+    process = script(folder, name, *words, file=WINDOWS)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_the_lesson_a_resume_and_the_figures(tmp_path: Path) -> None:
+    status, out, err = run(tmp_path, "train", "--name", "a", "--epochs", "40")
+    assert (status, err) == (0, "written to runs/a; tensorboard --logdir runs\n"), err
+    assert "All 120 steps are identical, bit for bit" in out
+    status, out, err = run(tmp_path, "train", "--resume", "runs/a", "--epochs", "50")
+    assert status == 0, err
+    assert "All 150 steps are identical, bit for bit" in out
+    for update in ("manual", "autograd"):
+        rows = [run / update / "trajectory.csv" for run in (tmp_path / "runs/a", REFERENCE)]
+        assert rows[0].read_bytes() == rows[1].read_bytes()
+    status, out, err = run(tmp_path, "plot", "runs/a", "--output", "pictures", "--animate")
+    assert status == 0, err
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
+        "curves.png", "descent.gif", "fit.png", "loss.png", "rates.png"
+    ]  # fmt: skip
+
+
+def test_a_model_behind_backslashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C:\\mine.py has a colon of its own; elsewhere a file can bear that name, and stands in."""
+    model = r"C:\mine.py:Mine"
+    (tmp_path / r"C:\mine.py").write_text(
+        "from torchgd import Linear\n\nclass Mine(Linear):\n    pass\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--model", model, "--name", "a", "--no-figures"]) == 0
+    config = json.loads(Path("runs/a/manual/config.json").read_text(encoding="utf-8"))
+    assert config["model"] == model
+
+
+def test_the_pretence_would_tell(tmp_path: Path) -> None:
+    """What Windows refuses is refused here: each line ends the process."""
+    for line in (
+        "import fcntl",
+        "import signal; signal.SIGKILL",
+        "import os; os.fork",
+        "import os; os.open('.', os.O_RDONLY)",
+        "import os; file = open('a', 'w'); os.replace('a', 'b')",
+        "import os; file = open('a', 'w'); os.unlink('a')",
+        "import os; open('a', 'w').close(); os.fsync(os.open('a', os.O_RDONLY))",
+    ):
+        (tmp_path / "planted.py").write_text(
+            f"def main(words):\n    {line}\n    return 0\n", encoding="utf-8"
+        )
+        status, _, err = run(tmp_path, "planted")
+        assert status == 1, line
+        assert "Traceback" in err
