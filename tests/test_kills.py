@@ -123,7 +123,7 @@ def test_a_file_that_cannot_grow_is_one_line(tmp_path: Path, kilobytes: int) -> 
     assert err.startswith("train.py: ")
     assert "File too large; mend that and go on with --resume " in err
     run = tmp_path / "runs" / "parts"
-    assert not list(run.rglob(".*"))
+    assert not list(run.rglob(".*.tmp*"))
     assert Checkpoint.load(run / "manual" / "checkpoint.pt").step > 0
     assert not (run / "manual" / "result.json").exists()
 
@@ -150,7 +150,7 @@ def test_a_full_disk_and_then_a_larger_one(tmp_path: Path, disk: Path) -> None:
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith("train.py: ")
     assert "No space left on device; mend that and go on with --resume " in err
-    assert not list(disk.rglob(".*"))
+    assert not list(disk.rglob(".*.tmp*"))
     status, err = ended(script(tmp_path, "--resume", str(disk / "parts"), *QUIET))
     assert (status, err.count("\n")) == (2, 1), err
     assert "No space left on device; mend that and go on with --resume " in err
@@ -182,7 +182,7 @@ def test_a_directory_that_vanishes_is_one_line(tmp_path: Path) -> None:
     run.rename(tmp_path / "elsewhere")
     status, err = ended(process)
     assert (status, err.count("\n")) == (2, 1), err
-    assert err.startswith("train.py: runs/parts/manual/")
+    assert err.startswith("train.py: runs/parts/manual")
     assert "No such file or directory; mend that and go on with --resume runs/parts\n" in err
     assert Checkpoint.load(tmp_path / "elsewhere" / "checkpoint.pt").step > 0
 
