@@ -1,5 +1,6 @@
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 from hypothesis import settings
+
+# A process in the background of a shell ignores SIGINT, and so would those that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every run, and no example is too slow on a busy machine.
 settings.register_profile("torchgd", derandomize=True, deadline=None)

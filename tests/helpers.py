@@ -1,7 +1,10 @@
 """What several test files share."""
 
+import codecs
 import json
+import locale
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +32,10 @@ CERTIFIED = json.loads(
 
 MANUAL: tuple[GradientSource, Callable[..., Optimizer]] = (manual_gradient, ManualSGD)
 AUTOGRAD: tuple[GradientSource, Callable[..., Optimizer]] = (autograd_gradient, torch.optim.SGD)
+
+# torch's compiler reads its own files, which are UTF-8, in the encoding of the locale.
+COMPILES = shutil.which("g++") and codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
+needs_compiler = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or no UTF-8 locale")
 
 MODELS: dict[str, Callable[..., Model]] = {
     "linear": Linear,

@@ -1,12 +1,11 @@
 """The affine update against the sequential one."""
 
 import math
-import shutil
 from typing import Any
 
 import pytest
 import torch
-from helpers import MODELS, Exponential, same_bits
+from helpers import MODELS, Exponential, needs_compiler, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -243,7 +242,7 @@ def test_any_other_option_is_refused() -> None:
         affine_trajectory(Linear(dtype=F64), [(X, X)], 0.1, 1, betas=(0.9, 0.99))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_compiled_is_within_the_same_bound() -> None:
     batches = Batches(*data(9000))

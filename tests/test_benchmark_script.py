@@ -1,13 +1,12 @@
 """The benchmark's sides do the same work; how long they take is no test."""
 
-import shutil
 import sys
 from pathlib import Path
 
 import benchmark
 import pytest
 import torch
-from helpers import Shell
+from helpers import Shell, needs_compiler
 
 from torchgd import Batches, Linear
 
@@ -30,7 +29,7 @@ def test_the_sides_per_sample_agree() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@needs_compiler
 def test_the_sides_of_many_samples_agree() -> None:
     pytest.importorskip("sklearn")
     for work in benchmark.many_samples(CPU, 300):

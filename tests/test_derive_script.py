@@ -7,7 +7,7 @@ from pathlib import Path
 
 import derive
 import pytest
-from helpers import EXPONENTIAL, Shell
+from helpers import ENVIRONMENT, EXPONENTIAL, Shell
 
 ROOT = Path(__file__).parent.parent
 
@@ -155,6 +155,8 @@ def test_bad_requests_end_in_one_line(shell: Shell, words: tuple[str, ...], mess
 @pytest.mark.processes
 def test_as_a_process() -> None:
     command = [sys.executable, "scripts/derive.py", "linear", "--answer", "w=x(xw-y)"]
-    result = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, check=False)
+    result = subprocess.run(
+        command, capture_output=True, encoding="utf-8", cwd=ROOT, env=ENVIRONMENT, check=False
+    )
     assert (result.returncode, result.stderr) == (1, "")
     assert result.stdout.endswith("∂loss/∂w: wrong: a factor 2 is missing\n")

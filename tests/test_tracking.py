@@ -133,10 +133,13 @@ def test_everything_recorded_is_on_disk_while_the_run_goes_on(tmp_path: Path) ->
         def look(piece: Trajectory) -> None:
             writer.record(piece)
             _, rows = read_csv(tmp_path / "run" / "trajectory.csv")
-            seen.append((int(rows[-1][0]), events(tmp_path / "run")["weight/w"][-1][0]))
+            last = int(piece.step[-1])
+            seen.append(last)
+            assert int(rows[-1][0]) == events(tmp_path / "run")["weight/w"][-1][0] == last
 
         experiment.run("manual", 4.0, look)
-    assert seen == [(999, 999), (1999, 1999), (2999, 2999), (3000, 3000)]
+    assert len(seen) >= 4  # or more, where a thousand steps take over a second
+    assert seen[-1] == 3000
 
 
 def test_what_was_recorded_stays_when_the_run_fails(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from helpers import (
     EXPONENTIAL,
     SCRIPT,
     events,
+    needs_compiler,
     read_csv,
     script,
     wait_for,
@@ -40,9 +41,13 @@ from torchgd.tracking import RunWriter, read_run
 
 HERE = Path(__file__).parent
 # While it traces, torch's compiler meets what torch itself warns of.
-compiles = pytest.mark.filterwarnings(
+tracing = pytest.mark.filterwarnings(
     "ignore:.*torch.jit:DeprecationWarning", "ignore:The .grad attribute"
 )
+
+
+def compiles(test: Any) -> Any:
+    return needs_compiler(tracing(test))
 
 
 class Shell(helpers.Shell):

@@ -352,9 +352,11 @@ class Experiment:
                 compiled(manual_gradient, x)(model, x, y)
             except Exception as error:  # torch has as many errors here as ways to lack a compiler
                 reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                way_out = "install a C++ compiler, for CUDA Triton, or do without"
+                if isinstance(error, UnicodeError):  # torch reads its own files in the locale's
+                    way_out = "set PYTHONUTF8=1, or do without"
                 raise ValueError(
-                    f"compile: torch.compile fails on this machine ({reason}); install a C++ "
-                    "compiler, for CUDA Triton, or do without"
+                    f"compile: torch.compile fails on this machine ({reason}); {way_out}"
                 ) from error
 
     def descend(self, model: Model, update: Update, options: Mapping[str, Any]) -> Trajectory:
