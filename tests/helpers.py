@@ -144,10 +144,13 @@ PATHS = os.pathsep.join(filter(None, [str(ROOT), str(SCRIPT.parent), os.environ.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "PYTHONIOENCODING": "utf-8"}
 
 
-def script(folder: Path, *words: str, file: Path = SCRIPT) -> subprocess.Popen[str]:
+def script(
+    folder: Path, *words: str, file: Path = SCRIPT, **environment: str
+) -> subprocess.Popen[str]:
     command, pipe = [sys.executable, "-W", "error", str(file), *words], subprocess.PIPE
+    environment = {**ENVIRONMENT, **environment}
     return subprocess.Popen(
-        command, cwd=folder, env=ENVIRONMENT, stdout=pipe, stderr=pipe, encoding="utf-8"
+        command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, encoding="utf-8"
     )
 
 

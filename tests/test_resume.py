@@ -401,8 +401,11 @@ def test_a_run_without_checkpoints_or_without_sense(shell: Shell) -> None:
 
 
 def test_names_that_tensorboard_cannot_write(shell: Shell) -> None:
-    assert shell("--log-dir", "caf\udce9") == 2
-    assert shell.err == "train.py: 'caf\\udce9': TensorBoard needs names that are UTF-8\n"
+    assert shell("--log-dir", "caf\udce9", "--name", "a") == 2
+    assert shell.err == (
+        f"train.py: '{Path.cwd()}/caf\\udce9/a': TensorBoard needs names that are UTF-8; "
+        "rename it, or set PYTHONUTF8=1\n"
+    )
     assert os.listdir() == []
 
 

@@ -661,13 +661,27 @@ def test_the_reader_may_leave_early(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "p" / "manual" / "result.json").exists()
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-1"])
+def test_a_terminal_whose_encoding_lacks_characters(tmp_path: Path, encoding: str) -> None:
+    """What it cannot show is written as Python writes it."""
+    words = "--no-figures --epochs 1 --name a".split()
+    process = script(
+        tmp_path, *words, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0",
+        PYTHONIOENCODING=encoding,
+    )  # fmt: skip
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "\\u0177 = w" in out
+
+
 LONG = """
 import time
 from torchgd import Linear
 
 class Long(Linear):
     def partials(self, x):
-        if self.w.item() == 1.0:
+        if self.w.item() == 1.02:  # at the second step
             time.sleep(1.1)
         return super().partials(x)
 """

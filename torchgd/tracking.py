@@ -45,10 +45,13 @@ def new_directory(parent: Path, name: str | None, default: str) -> Path:
         ValueError: `name` exists, or is no directory's name, or the path is not UTF-8.
         OSError: the directory cannot be created.
     """
+    path = os.fspath(parent.absolute() / (name or default))
     try:
-        os.fspath(parent.absolute() / (name or default)).encode()
+        path.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{str(parent)!a}: TensorBoard needs names that are UTF-8") from None
+        raise ValueError(
+            f"{path!a}: TensorBoard needs names that are UTF-8; rename it, or set PYTHONUTF8=1"
+        ) from None
     if name is not None:
         _refuse_no_name(name)
     parent.mkdir(parents=True, exist_ok=True)
