@@ -66,12 +66,15 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def rank(index: int, size: int, port: int, work: Callable[[Group], Any], folder: str) -> None:
+def rank(index: int, ports: dict[int, int], work: Callable[[Group], Any], folder: str) -> None:
+    """Take part in a group of each size, one after the other."""
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(index),
-                      WORLD_SIZE=str(size))  # fmt: skip
-    with Group(torch.device("cpu")) as group:
-        torch.save(work(group), Path(folder, f"{index}.pt"))
+    for size, port in ports.items():
+        if index < size:
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(index),
+                              WORLD_SIZE=str(size))  # fmt: skip
+            with Group(torch.device("cpu")) as group:
+                torch.save(work(group), Path(folder, f"{index} of {size}.pt"))
 
 
 def gradients(group: Group) -> list[float]:
@@ -129,12 +132,19 @@ def everything(group: Group) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def spawned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    ports = {size: free_port() for size in (2, 3, 4)}
+    spawn(rank, (ports, everything, str(folder)), max(ports))
+    return folder
+
+
 @pytest.fixture(scope="module", params=[2, 3, 4])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def ranks(request: pytest.FixtureRequest, spawned: Path) -> Any:
     """What each of so many processes came to."""
-    size, folder = request.param, tmp_path_factory.mktemp("ranks")
-    spawn(rank, (size, free_port(), everything, str(folder)), size)
-    return [torch.load(folder / f"{k}.pt", weights_only=False) for k in range(size)]
+    size = request.param
+    return [torch.load(spawned / f"{k} of {size}.pt", weights_only=False) for k in range(size)]
 
 
 def test_they_descend_as_one_process_does(ranks: list[Any]) -> None:
