@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from torchgd import experiment
 TABLE = (Path(__file__).parent / "data" / "bad_input.txt").read_text(encoding="utf-8")
 ROWS = [line for line in TABLE.splitlines() if line and not line.startswith("#")]
 REFUSED = dict(zip(ROWS[::2], ROWS[1::2], strict=True))
+if sys.version_info < (3, 11):
+    REFUSED["--data nul.csv"] = (
+        "    nul.csv: not a CSV file (line contains NUL); give two columns, x,y"
+    )
 
 MODELS = """
 import torch

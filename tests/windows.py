@@ -60,6 +60,7 @@ def fsync(descriptor: int) -> None:
 
 
 def pretend() -> None:
+    os.environ.setdefault("USERNAME", "learner")  # there is no pwd that would tell
     for name in MODULES:
         sys.modules[name] = None  # type: ignore[assignment]  # an import then fails
     for name in SIGNALS:

@@ -4,6 +4,7 @@ Each batch is split over the K ranks, in order; every rank takes the step of the
 so all of them stay at the same weights. `torchgd.chunks` has the sums.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,6 +40,9 @@ class Group(Process):
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # What DistributedDataParallel leaves holds the process group, whose threads would then
+        # outlive Python's end, and abort the process.
+        gc.collect()
         dist.destroy_process_group()
 
     def agree(self, stop: Callable[[], bool]) -> Callable[[], bool]:
