@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from helpers import ACCELERATORS
 from hypothesis import settings
 
 # A process in the background of a shell ignores SIGINT, and so would those that the tests start.
@@ -51,6 +52,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(params=DTYPES, ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     chosen: torch.dtype = request.param
+    return chosen
+
+
+@pytest.fixture(params=ACCELERATORS)
+def device(request: pytest.FixtureRequest) -> str:
+    """A device that is not the CPU."""
+    chosen: str = request.param
     return chosen
 
 
