@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
-from helpers import ACCELERATORS
+from helpers import ACCELERATORS, may_wait
 from hypothesis import settings
 
 # A process in the background of a shell ignores SIGINT, and so would those that the tests start.
@@ -56,10 +56,10 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 
 @pytest.fixture(params=ACCELERATORS)
-def device(request: pytest.FixtureRequest) -> str:
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """A device that is not the CPU."""
-    chosen: str = request.param
-    return chosen
+    yield request.param
+    may_wait(request.param, True)  # a generator that an exception left may not be closed yet
 
 
 @pytest.fixture(scope="session")

@@ -40,9 +40,9 @@ COMPILES = shutil.which("g++") and codecs.lookup(locale.getpreferredencoding(Fal
 needs_compiler = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or no UTF-8 locale")
 
 # Beside the CPU: the pretended device wherever there is no CUDA (see tests/pretend.py), and CUDA.
-beside = "CUDA is this process's device: test_pretend.py starts another one for the pretended"
+BESIDE_CUDA = "this process has CUDA: test_pretend.py starts another for the pretended device"
 PRETENDED = pytest.param(
-    pretend.NAME, marks=pytest.mark.skipif(torch.cuda.is_available(), reason=beside)
+    pretend.NAME, marks=pytest.mark.skipif(torch.cuda.is_available(), reason=BESIDE_CUDA)
 )
 ACCELERATORS = [PRETENDED, pytest.param("cuda", marks=pytest.mark.cuda)]
 DEVICES = ["cpu", *ACCELERATORS]
@@ -57,14 +57,15 @@ MODELS: dict[str, Callable[..., Model]] = {
 @contextmanager
 def no_waits(device: str) -> Iterator[None]:
     """Within it, that the host waits for the device is a RuntimeError: "synchronizing"."""
-    _may_wait(device, False)
+    may_wait(device, False)
     try:
         yield
     finally:
-        _may_wait(device, True)
+        may_wait(device, True)
 
 
-def _may_wait(device: str, may: bool) -> None:
+def may_wait(device: str, may: bool) -> None:
+    """Say whether the host may wait for a device."""
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("default" if may else "error")
     pretend.HOST.may_wait = may
