@@ -11,6 +11,7 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pretend
 import pytest
 import torch
 from helpers import ACCELERATORS, may_wait
@@ -60,6 +61,14 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """A device that is not the CPU."""
     yield request.param
     may_wait(request.param, True)  # a generator that an exception left may not be closed yet
+
+
+@pytest.fixture
+def named_device(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same, that a script's --device takes too."""
+    if device == pretend.NAME:  # which no script knows
+        monkeypatch.setattr("torchgd.experiment.find_device", torch.device)
+    return device
 
 
 @pytest.fixture(scope="session")

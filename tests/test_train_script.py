@@ -14,7 +14,6 @@ from typing import Any
 
 import helpers
 import numpy as np
-import pretend
 import pytest
 import torch
 import train
@@ -555,10 +554,8 @@ def test_compiled_on_cuda(shell: Shell) -> None:
     assert shell.result()["parameters"]["w"] == pytest.approx(1.999999723695619, rel=1e-14)
 
 
-def test_the_lesson_on_a_device(shell: Shell, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if device == pretend.NAME:  # which only the tests know
-        monkeypatch.setattr("torchgd.experiment.find_device", torch.device)
-    assert shell("--device", device) == 0
+def test_the_lesson_on_a_device(shell: Shell, named_device: str) -> None:
+    assert shell("--device", named_device) == 0
     assert "All 150 steps are identical, bit for bit" in shell.out
     # 3 roundings of w a step, shrunk by 0.82 or more with each further one, as on the CPU.
     bound = 3 * torch.finfo(torch.float64).eps / (1 - 0.82)
