@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,9 @@ def no_waits(device: str) -> Iterator[None]:
 def may_wait(device: str, may: bool) -> None:
     """Say whether the host may wait for a device."""
     if device == "cuda":
-        torch.cuda.set_sync_debug_mode("default" if may else "error")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("default" if may else "error")
     pretend.HOST.may_wait = may
 
 

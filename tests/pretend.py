@@ -9,7 +9,7 @@ the other but a `non_blocking` one to the device.
 What it cannot see: how CUDA rounds, in which order it adds, and how long it takes; races; waits in
 the CUDA code of a single operation, such as an eigenvalue's; the `foreach` and `fused` SGD, which
 torch takes on CUDA alone; torch.compile and CUDA's graphs; pinned memory; NCCL and a second
-device. A wait in a thread of autograd's own has no line.
+device. A wait in autograd's own thread has no line, except one of torchgd's that runs there.
 
 PyTorch has room for one accelerator, so that beside CUDA there is no pretended device; and autograd
 looks for it at a process's first backward pass, before which this module must be imported. Tried

@@ -139,12 +139,10 @@ def test_minima_are_the_certified_ones(name: str) -> None:
 @pytest.mark.parametrize("make", [*MODELS.values(), Exponential], ids=[*MODELS, "exponential"])
 def test_a_device_has_the_cpus_landscape(make: Any, device: str) -> None:
     """It is brought to the CPU, so that all of its bits are the same."""
-    here, model = noisy(3), make(device=device, dtype=F64)
+    here, near = noisy(3), start(make(dtype=F64))[None]
     there = Batches(here.x.to(device), here.y.to(device), 3)
-    expected, found = (
-        landscape(make(dtype=F64), here),
-        Landscape(model, there, start(model)[None].cpu()),
-    )
+    expected = Landscape(make(dtype=F64), here, near)
+    found = Landscape(make(device=device, dtype=F64), there, near)
     assert same_bits(found.minimiser, expected.minimiser)
     assert found.minimum == expected.minimum
     assert same_bits(found.hessians, expected.hessians)

@@ -65,6 +65,7 @@ def test_train_has_the_cpus_bits_and_waits_for_blocks_alone(
 
 
 def run(**options: Any) -> None:
+    """Two updates of the lesson."""
     for update in ("manual", "autograd"):
         Experiment(Configuration(device=NAME, epochs=1, **options)).run(update, 5.0)
 

@@ -426,10 +426,8 @@ def test_the_guard_notices_a_wait(device: str) -> None:
 def test_manual_and_autograd_are_identical_on_a_device(
     make: Any, size: int, momentum: float, dtype: torch.dtype, device: str
 ) -> None:
-    batches, options = (
-        parabola_on(device, dtype, batch_size=size),
-        {"lr": 0.003, "momentum": momentum},
-    )
+    batches = parabola_on(device, dtype, batch_size=size)
+    options = {"lr": 0.003, "momentum": momentum}
     a = descend(MANUAL, make(device=device, dtype=dtype), batches, 20, **options)
     b = descend(AUTOGRAD, make(device=device, dtype=dtype), batches, 20, **options)
     assert same_trajectory(a, b)
