@@ -11,8 +11,10 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pretend
 import pytest
 import torch
+from helpers import ACCELERATORS, may_wait
 from hypothesis import settings
 
 # A process in the background of a shell ignores SIGINT, and so would those that the tests start.
@@ -52,6 +54,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     chosen: torch.dtype = request.param
     return chosen
+
+
+@pytest.fixture(params=ACCELERATORS)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A device that is not the CPU."""
+    yield request.param
+    may_wait(request.param, True)  # a generator that an exception left may not be closed yet
+
+
+@pytest.fixture
+def named_device(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same, that a script's --device takes too."""
+    if device == pretend.NAME:  # which no script knows
+        monkeypatch.setattr("torchgd.experiment.find_device", torch.device)
+    return device
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pretend
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -37,11 +40,38 @@ AUTOGRAD: tuple[GradientSource, Callable[..., Optimizer]] = (autograd_gradient, 
 COMPILES = shutil.which("g++") and codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
 needs_compiler = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or no UTF-8 locale")
 
+# Beside the CPU: the pretended device wherever there is no CUDA (see tests/pretend.py), and CUDA.
+BESIDE_CUDA = "this process has CUDA: test_pretend.py starts another for the pretended device"
+PRETENDED = pytest.param(
+    pretend.NAME, marks=pytest.mark.skipif(torch.cuda.is_available(), reason=BESIDE_CUDA)
+)
+ACCELERATORS = [PRETENDED, pytest.param("cuda", marks=pytest.mark.cuda)]
+DEVICES = ["cpu", *ACCELERATORS]
+
 MODELS: dict[str, Callable[..., Model]] = {
     "linear": Linear,
     "linear with bias": lambda **options: Linear(bias=True, **options),
     "quadratic": Quadratic,
 }
+
+
+@contextmanager
+def no_waits(device: str) -> Iterator[None]:
+    """Within it, that the host waits for the device is a RuntimeError: "synchronizing"."""
+    may_wait(device, False)
+    try:
+        yield
+    finally:
+        may_wait(device, True)
+
+
+def may_wait(device: str, may: bool) -> None:
+    """Say whether the host may wait for a device."""
+    if device == "cuda":
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("default" if may else "error")
+    pretend.HOST.may_wait = may
 
 
 def bits(t: Tensor) -> Tensor:

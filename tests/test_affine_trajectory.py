@@ -252,15 +252,14 @@ def test_compiled_is_within_the_same_bound() -> None:
     torch.testing.assert_close(table(fused.weights), table(plain.weights), rtol=0, atol=bound)
 
 
-@pytest.mark.cuda
 @pytest.mark.parametrize("size", [1, 7, 100_000])
-def test_cuda_is_within_the_same_bound(size: int) -> None:
+def test_a_device_is_within_the_same_bound(size: int, device: str) -> None:
     x, y = data(100_000)
     batches = Batches(x, y, size)
     lr = 1 / largest_stable_learning_rate(torch.ones(1, 1, 1, dtype=F64)) / 100
     a = affine_trajectory(Linear(dtype=F64), batches, lr, 1, record_every=1)
-    there = Batches(x.cuda(), y.cuda(), size)
-    b = affine_trajectory(Linear(device="cuda", dtype=F64), there, lr, 1, record_every=1)
+    there = Batches(x.to(device), y.to(device), size)
+    b = affine_trajectory(Linear(device=device, dtype=F64), there, lr, 1, record_every=1)
     bound = 8 * 4 * len(a.loss) * EPS * scale(Linear(), [(x, y)], table(a.weights), lr)
     assert (a.weights["w"] - b.weights["w"]).abs().max().item() <= bound
 

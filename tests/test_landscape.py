@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CERTIFIED, MODELS, Exponential
+from helpers import CERTIFIED, MODELS, Exponential, same_bits
 from torch import Tensor
 from torch.func import functional_call
 
@@ -134,6 +134,18 @@ def test_minima_are_the_certified_ones(name: str) -> None:
     model = Quadratic() if facts["model"] == "quadratic" else Linear(bias=facts["bias"])
     found = landscape(model, Batches(data.x, data.y, len(data.x)))
     assert found.minimum == pytest.approx(float(facts["mean_squared_error"]), rel=1e-9)
+
+
+@pytest.mark.parametrize("make", [*MODELS.values(), Exponential], ids=[*MODELS, "exponential"])
+def test_a_device_has_the_cpus_landscape(make: Any, device: str) -> None:
+    """It is brought to the CPU, so that all of its bits are the same."""
+    here, near = noisy(3), start(make(dtype=F64))[None]
+    there = Batches(here.x.to(device), here.y.to(device), 3)
+    expected = Landscape(make(dtype=F64), here, near)
+    found = Landscape(make(device=device, dtype=F64), there, near)
+    assert same_bits(found.minimiser, expected.minimiser)
+    assert found.minimum == expected.minimum
+    assert same_bits(found.hessians, expected.hessians)
 
 
 def test_data_beyond_float64_are_refused() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import MODELS, same_bits
+from helpers import MODELS, no_waits, same_bits
 from torch import Tensor
 
 from torchgd import Batches, Linear, ManualSGD, Quadratic, Trajectory, manual_gradient, train
@@ -95,18 +95,14 @@ def test_two_roundings_are_those_of_pythons_floats() -> None:
     assert all((t.weights[n] - fused.weights[n]).abs().max() < 1e-15 for n in t.weights)
 
 
-@pytest.mark.cuda
 @pytest.mark.parametrize("name", MISTAKES)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_on_cuda_no_mistake_waits_for_the_device(name: str, make: type[Linear]) -> None:
-    model = make(device="cuda", dtype=F64)
+def test_no_mistake_waits_for_the_device(name: str, make: type[Linear], device: str) -> None:
+    model = make(device=device, dtype=F64)
     gradient, optimizer = MISTAKES[name][1](0.01)
-    made, x, y = optimizer(model.parameters(), lr=0.01), X.cuda(), Y.cuda()
+    made, x, y = optimizer(model.parameters(), lr=0.01), X.to(device), Y.to(device)
     gradient(model, x, y)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits(device):
         for _ in range(3):
             gradient(model, x, y)
             made.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import same_bits
+from helpers import DEVICES, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -57,7 +57,7 @@ def weights(dtype: torch.dtype, seed: int = 0, device: str = "cpu") -> list[torc
 
 
 @pytest.mark.parametrize("options", TORCH_SETS + ALL_SETS, ids=str)
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("device", DEVICES)
 def test_equals_torch_to_the_bit(options: dict[str, Any], dtype: torch.dtype, device: str) -> None:
     ours, theirs = weights(dtype, device=device), weights(dtype, device=device)
     manual, sgd = ManualSGD(ours, **options), torch.optim.SGD(theirs, **options)

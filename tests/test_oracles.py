@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from faults import FAULTS, Fault, faulty, swapped
-from helpers import MODELS, Exponential, same_bits
+from helpers import DEVICES, MODELS, Exponential, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from torchgd.checks import ORACLES
 
 X = torch.tensor([1.0, 2.0, 3.0])
 Y = 2 * X
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -65,6 +65,14 @@ def test_an_interrupted_run_goes_on_to_the_same_files(shell: Shell, after: int) 
         assert shown(Path("runs/parts", update)) == shown(Path("runs/whole", update))
 
 
+def test_on_a_device_it_goes_on_to_the_same_files_too(shell: Shell, named_device: str) -> None:
+    words = [*SHUFFLED, "--device", named_device]
+    assert shell(*words, "--name", "whole") == 0
+    assert shell.stopped(100, *words, "--name", "parts") == 143
+    assert shell("--resume", "runs/parts", "--no-figures") == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
 def test_it_may_be_interrupted_again_and_again(shell: Shell) -> None:
     assert shell(*SHUFFLED, "--name", "whole") == 0
     assert shell.stopped(5, *SHUFFLED, "--name", "parts") == 143

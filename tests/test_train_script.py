@@ -554,9 +554,8 @@ def test_compiled_on_cuda(shell: Shell) -> None:
     assert shell.result()["parameters"]["w"] == pytest.approx(1.999999723695619, rel=1e-14)
 
 
-@pytest.mark.cuda
-def test_the_lesson_on_cuda(shell: Shell) -> None:
-    assert shell("--device", "cuda") == 0
+def test_the_lesson_on_a_device(shell: Shell, named_device: str) -> None:
+    assert shell("--device", named_device) == 0
     assert "All 150 steps are identical, bit for bit" in shell.out
     # 3 roundings of w a step, shrunk by 0.82 or more with each further one, as on the CPU.
     bound = 3 * torch.finfo(torch.float64).eps / (1 - 0.82)

@@ -1,0 +1,199 @@
+"""The pretended device computes as the CPU does, and notices each planted wait and mix."""
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+import torch
+from helpers import AUTOGRAD, BESIDE_CUDA, ENVIRONMENT, MANUAL, ROOT, may_wait, same_trajectory
+from pretend import HOST, NAME, Host
+from torch import Tensor
+
+from torchgd import Batches, ManualSGD, Quadratic, Trajectory, affine, checks, chunks, train
+from torchgd.data import load
+from torchgd.experiment import Configuration, Experiment
+from torchgd.gradients import manual_gradient
+from torchgd.landscape import Landscape
+from torchgd.models import scalar
+from torchgd.scan import prefixes, unit_columns
+from torchgd.trajectory import Recorder
+
+F64 = torch.float64
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    if torch.cuda.is_available():
+        pytest.skip(BESIDE_CUDA)
+    monkeypatch.setattr("torchgd.experiment.find_device", torch.device)
+    yield HOST
+    may_wait(NAME, True)
+
+
+def on(device: str, size: int = 5, shuffle: bool = False) -> tuple[Quadratic, Batches]:
+    """A model, and 15 samples."""
+    x, y = load("parabola").x[:15].to(device), load("parabola").y[:15].to(device)
+    return Quadratic(device=device, dtype=F64), Batches(x, y, size, shuffle)
+
+
+def descend(device: str, update: Any = MANUAL, shuffle: bool = True, **options: Any) -> Trajectory:
+    """150 steps, in blocks of 40."""
+    gradient, make = update
+    model, batches = on(device, 5, shuffle)
+    optimizer = make(model.parameters(), lr=0.001, **options)
+    HOST.waits.clear()
+    return train(model, batches, optimizer, gradient, 50, block_rows=40)
+
+
+@pytest.mark.parametrize("update", [MANUAL, AUTOGRAD], ids=["manual", "autograd"])
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_train_has_the_cpus_bits_and_waits_for_blocks_alone(
+    update: Any, options: Any, shuffle: bool, host: Host
+) -> None:
+    found = descend(NAME, update, shuffle, **options)
+    waits = [(wait.operation, wait.line.partition(":")[0]) for wait in host.waits]
+    assert waits == [("_to_copy", "trajectory.py")] * 4
+    assert all("torch.stack(self._rows).cpu()" in wait.line for wait in host.waits)
+    assert found.stopped == "finished"
+    assert same_trajectory(found, descend("cpu", update, shuffle, **options))
+
+
+def run(**options: Any) -> None:
+    """Two updates of the lesson."""
+    for update in ("manual", "autograd"):
+        Experiment(Configuration(device=NAME, epochs=1, **options)).run(update, 5.0)
+
+
+def minimum() -> Tensor:
+    model, batches = on(NAME)
+    Landscape(model, batches, torch.ones(1, 3, dtype=F64))
+    return affine.minimiser(model, batches)
+
+
+# Work on the device, for a fault planted in it to be met.
+WORK: dict[str, Callable[[], object]] = {
+    "train": lambda: descend(NAME),
+    "run": run,
+    "in chunks": lambda: run(chunk_size=2),
+    "affine": lambda: affine.affine_trajectory(*on(NAME), 0.001, 3),
+    "with momentum": lambda: affine.affine_trajectory(*on(NAME), 0.001, 3, momentum=0.5),
+    "minimum": minimum,
+    "oracles": lambda: checks.check_gradient(on(NAME)[0], on(NAME)[1].x, on(NAME)[1].y),
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_without_a_fault_nothing_is_mixed(work: str, host: Host) -> None:
+    WORK[work]()
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, function: Any, old: str, new: str) -> str:
+    """Have a function do `new` in the place of `old`; return in which FILE:LINE that is."""
+    function = inspect.unwrap(function)
+    lines, first = inspect.getsourcelines(function)
+    (number,) = [k for k, line in enumerate(lines, first) if old in line]
+    path = Path(function.__code__.co_filename)
+    text = path.read_text(encoding="utf-8").split("\n")
+    text[number - 1] = text[number - 1].replace(old, new)
+    changed = _codes(compile("\n".join(text), str(path), "exec"))
+    monkeypatch.setattr(function, "__code__", changed[function.__name__, first])
+    return f"{path.name}:{number} "
+
+
+def _codes(code: CodeType) -> dict[tuple[str, int], CodeType]:
+    """All functions in a module, by name and first line."""
+    inside = [_codes(c) for c in code.co_consts if isinstance(c, CodeType)]
+    own = {(code.co_name, code.co_firstlineno): code}
+    return own | {place: c for codes in inside for place, c in codes.items()}
+
+
+# Before the gradient by hand returns.
+IN_THE_GRADIENT = """
+loss.item()
+float(loss)
+bool(loss > 0)
+x.tolist()
+loss.cpu()
+x.nonzero()
+x[x > 0]
+x.clone()[x > 0] = 0.0
+x.masked_select(x > 0)
+x.unique()
+x.repeat_interleave(x.long())
+torch.equal(x, y)
+torch.allclose(x, y)
+print(loss)
+f"{loss}"
+assert loss.isfinite().all()
+torch.tensor(1.0, device=x.device)
+x.new_tensor([1.0])
+x[torch.zeros(1, dtype=torch.long)]
+""".strip().split("\n")
+WAITS = [
+    *((manual_gradient, "return loss", f"{wait}; return loss") for wait in IN_THE_GRADIENT),
+    (Batches._order, ", non_blocking=True", ""),
+    (ManualSGD._update, "alpha=_number(", "alpha=g.item() + _number("),
+    (Recorder.record, "torch.stack([loss,", "torch.stack([loss.cpu(),"),
+]
+
+
+@pytest.mark.parametrize(("function", "old", "new"), WAITS)
+def test_a_planted_wait_is_reported_with_its_line(
+    function: Any, old: str, new: str, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = plant(monkeypatch, function, old, new)
+    model, batches = on(NAME, shuffle=True)
+    host.waits.clear()
+    may_wait(NAME, False)
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        train(model, batches, ManualSGD(model.parameters()), epochs=1)
+    assert host.waits[0].line.startswith(where)
+
+
+MIXES: list[tuple[str, Any, str, str]] = [
+    ("train", scalar, "device=device, ", ""),
+    ("train", Recorder.finish, "torch.zeros_like(weights[0])", "torch.zeros(())"),
+    ("run", Experiment._tensor, "self.device, ", ""),
+    ("run", Experiment.run, "at.to(self.device, self.dtype)", "at.to(self.dtype)"),
+    ("in chunks", chunks.Process._chunks, "w.device, ", ""),
+    ("in chunks", chunks.Process.loss, "next(model.parameters()).new_zeros", "torch.zeros"),
+    ("in chunks", chunks.Process.autograd_gradient, "next(model.parameters()).new_", "torch."),
+    ("affine", unit_columns, ", device=like.device", ""),
+    ("affine", prefixes, "even.new_empty", "torch.empty"),
+    ("affine", affine.affine_trajectory, "weights.new_zeros", "torch.zeros"),
+    ("affine", affine.follow_epochs, "start.new_ones", "torch.ones"),
+    ("affine", affine.follow_epochs, "epoch.to(start.device)", "epoch"),
+    ("affine", affine.follow_epochs, ", device=start.device", ""),
+    ("with momentum", affine.start_state, "torch.zeros_like(w)", "torch.zeros(len(w))"),
+    ("with momentum", affine.descent_step, "torch.zeros_like(a)", "torch.zeros(a.shape)"),
+    ("minimum", affine.jacobians, "x.cpu()", "x"),
+    ("minimum", affine.minimiser, "batch[k].cpu()", "batch[k]"),
+    ("minimum", Landscape.__init__, "y.cpu()", "y"),
+    ("oracles", checks._points, ".to(x)", ""),
+    ("oracles", checks._points, "x.new_tensor", "torch.tensor"),
+]
+
+
+@pytest.mark.parametrize(("work", "function", "old", "new"), MIXES)
+def test_a_planted_mix_is_refused(
+    work: str, function: Any, old: str, new: str, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, function, old, new)
+    # torch itself looks at a gradient's device; an Experiment names the model in a ValueError.
+    with pytest.raises((RuntimeError, ValueError), match="must be on one device|with device type"):
+        WORK[work]()
+
+
+@pytest.mark.cuda
+@pytest.mark.processes
+def test_beside_cuda_a_process_of_its_own_has_the_pretended_device() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "pretend", "tests"]
+    pipe, environment = subprocess.PIPE, {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=pipe, encoding="utf-8")
+    assert done.returncode == 0, done.stdout
