@@ -1,5 +1,6 @@
 """Real processes that are really killed, on disks that are really full."""
 
+import os
 import random
 import signal
 import subprocess
@@ -191,6 +192,7 @@ def test_events_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
     process, run = started(tmp_path)
     (file,) = run.glob("events.*")
     process.send_signal(signal.SIGSTOP)  # so that the two changes are one to it
+    os.waitpid(process.pid, os.WUNTRACED)  # until it has stopped
     file.rename(tmp_path / "elsewhere")
     file.mkdir()
     process.send_signal(signal.SIGCONT)
