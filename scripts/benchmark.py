@@ -27,13 +27,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 import torchgd
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
-from torchgd.affine import affine_trajectory
-from torchgd.cli import Parser, refusing, run_script
-from torchgd.experiment import Configuration, Experiment
+from torchgd.experiment.cli import Parser, refusing, run_script
+from torchgd.experiment.experiment import Configuration, Experiment
+from torchgd.experiment.lookup import find_device
+from torchgd.experiment.report import aligned, config_json
+from torchgd.experiment.tracking import RunWriter
 from torchgd.gradients import GradientSource, compiled
-from torchgd.lookup import find_device
-from torchgd.report import aligned, config_json
-from torchgd.tracking import RunWriter
+from torchgd.theory.affine import affine_trajectory
 
 Side = Callable[[int], list[float]]  # does the work of that size; returns the final weights
 RATE = 0.002
@@ -335,7 +335,7 @@ def full_batch(device: torch.device, count: int) -> Iterator[Work]:
 MEMORY = """
 import resource, torch
 from torchgd import Batches, Quadratic
-from torchgd.affine import affine_trajectory
+from torchgd.theory.affine import affine_trajectory
 count = {count}
 x = torch.rand(count, dtype=torch.float64)
 y = 2 * x

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from torchgd.checks import Comparison, compare
-from torchgd.cli import Parser, integer, refusing, run_script
 from torchgd.data import NAMES
-from torchgd.experiment import UPDATES, Configuration, Experiment, cause
-from torchgd.mistakes import MISTAKES
+from torchgd.experiment.cli import Parser, integer, refusing, run_script
+from torchgd.experiment.experiment import UPDATES, Configuration, Experiment, cause
+from torchgd.experiment.report import aligned, first_shows, side_by_side
+from torchgd.experiment.tracking import read_run
 from torchgd.models import DTYPES
-from torchgd.report import aligned, first_shows, side_by_side
-from torchgd.tracking import read_run
+from torchgd.proof.checks import Comparison, compare
+from torchgd.proof.mistakes import MISTAKES
 from torchgd.trajectory import Trajectory
 
 # The option sets of torch's own tests of SGD.

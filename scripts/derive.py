@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import torch
 
-from torchgd.answers import judge, parse
-from torchgd.checks import ORACLES, Finding, GradientCheck, check_gradient
-from torchgd.cli import Parser, refusing, run_script
 from torchgd.data import NAMES, Column, load
-from torchgd.lookup import find_device, find_model, guarded
-from torchgd.report import aligned
-from torchgd.symbols import Derivation, derive, latex, notation
+from torchgd.experiment.cli import Parser, refusing, run_script
+from torchgd.experiment.lookup import find_device, find_model, guarded
+from torchgd.experiment.report import aligned
+from torchgd.proof.answers import judge, parse
+from torchgd.proof.checks import ORACLES, Finding, GradientCheck, check_gradient
+from torchgd.proof.symbols import Derivation, derive, latex, notation
 
 
 def make_parser() -> Parser:

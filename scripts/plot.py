@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from torchgd.cli import Parser, refusing, run_script
-from torchgd.experiment import AFFINE, UPDATES, Experiment
+from torchgd.experiment.cli import Parser, refusing, run_script
+from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
+from torchgd.experiment.tracking import read_result, read_run
+from torchgd.figures.plots import animate, draw, save, show
+from torchgd.figures.scene import Run, Scene
 from torchgd.loss import mean_squared_error
-from torchgd.plots import animate, draw, save, show
-from torchgd.scene import Run, Scene
-from torchgd.tracking import read_result, read_run
 from torchgd.trajectory import Trajectory
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from torchgd.checkpoint import CHECKPOINT, Saver
-from torchgd.checks import Comparison, compare
-from torchgd.chunks import Process, RankError
-from torchgd.cli import (
+from torchgd.data import NAMES
+from torchgd.experiment.checkpoint import CHECKPOINT, Saver
+from torchgd.experiment.chunks import Process, RankError
+from torchgd.experiment.cli import (
     Parser,
     cadence,
     either,
@@ -25,13 +25,11 @@ from torchgd.cli import (
     refusing,
     run_script,
 )
-from torchgd.data import NAMES
-from torchgd.experiment import AFFINE, Configuration, Experiment, Outcome
-from torchgd.files import write_json
-from torchgd.job import CHOICES, Job
-from torchgd.lookup import processes, torchrun
-from torchgd.models import DTYPES
-from torchgd.report import (
+from torchgd.experiment.experiment import AFFINE, Configuration, Experiment, Outcome
+from torchgd.experiment.files import write_json
+from torchgd.experiment.job import CHOICES, Job
+from torchgd.experiment.lookup import processes, torchrun
+from torchgd.experiment.report import (
     divergence,
     environment_changes,
     result_json,
@@ -39,7 +37,9 @@ from torchgd.report import (
     transcript,
     verdict,
 )
-from torchgd.tracking import RunWriter
+from torchgd.experiment.tracking import RunWriter
+from torchgd.models import DTYPES
+from torchgd.proof.checks import Comparison, compare
 from torchgd.trajectory import Trajectory
 
 # Of the processes that torchrun starts, the first one alone writes, and speaks.
@@ -197,7 +197,7 @@ def joined(job: Job) -> Iterator[Process | None]:
     if processes() == 1:
         yield Process(chunk_size) if job.experiment.streams else None
         return
-    from torchgd.distributed import Group  # here, for one process does not need it
+    from torchgd.experiment.distributed import Group  # here, for one process does not need it
 
     with Group(job.experiment.device, chunk_size) as group:
         yield group
@@ -239,8 +239,10 @@ def draw_figures(experiment: Experiment, outcomes: list[Outcome], writers: list[
     if experiment.streams:
         print("no figures: the data are read in chunks", file=sys.stderr)
         return
-    from torchgd.plots import draw  # here, so that a run without figures does not load matplotlib
-    from torchgd.scene import Run, Scene
+    from torchgd.figures.plots import (
+        draw,  # here, so that a run without figures does not load matplotlib
+    )
+    from torchgd.figures.scene import Run, Scene
 
     try:
         scene = Scene([Run(o.update, experiment, o.trajectory) for o in outcomes])

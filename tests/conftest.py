@@ -67,7 +67,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 def named_device(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The same, that a script's --device takes too."""
     if device == pretend.NAME:  # which no script knows
-        monkeypatch.setattr("torchgd.experiment.find_device", torch.device)
+        monkeypatch.setattr("torchgd.experiment.experiment.find_device", torch.device)
     return device
 
 

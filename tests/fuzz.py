@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import atheris
 
 with atheris.instrument_imports(include=["torchgd"]):
-    from torchgd.answers import parse
-    from torchgd.checkpoint import Checkpoint
     from torchgd.data import load
+    from torchgd.experiment.checkpoint import Checkpoint
     from torchgd.models import Quadratic
-    from torchgd.symbols import derive
+    from torchgd.proof.answers import parse
+    from torchgd.proof.symbols import derive
 
 FOLDER = Path(tempfile.mkdtemp())
 DERIVATION = derive(Quadratic())

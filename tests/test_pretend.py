@@ -14,13 +14,16 @@ from helpers import AUTOGRAD, BESIDE_CUDA, ENVIRONMENT, MANUAL, ROOT, may_wait, 
 from pretend import HOST, NAME, Host
 from torch import Tensor
 
-from torchgd import Batches, ManualSGD, Quadratic, Trajectory, affine, checks, chunks, train
+from torchgd import Batches, ManualSGD, Quadratic, Trajectory, train
 from torchgd.data import load
-from torchgd.experiment import Configuration, Experiment
+from torchgd.experiment import chunks
+from torchgd.experiment.experiment import Configuration, Experiment
 from torchgd.gradients import manual_gradient
-from torchgd.landscape import Landscape
 from torchgd.models import scalar
-from torchgd.scan import prefixes, unit_columns
+from torchgd.proof import checks
+from torchgd.theory import affine
+from torchgd.theory.landscape import Landscape
+from torchgd.theory.scan import prefixes, unit_columns
 from torchgd.trajectory import Recorder
 
 F64 = torch.float64
@@ -30,7 +33,7 @@ F64 = torch.float64
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     if torch.cuda.is_available():
         pytest.skip(BESIDE_CUDA)
-    monkeypatch.setattr("torchgd.experiment.find_device", torch.device)
+    monkeypatch.setattr("torchgd.experiment.experiment.find_device", torch.device)
     yield HOST
     may_wait(NAME, True)
 

@@ -1,16 +1,16 @@
 """Gradient descent by hand, proven against PyTorch.
 
-The files in reading order, each of which imports only those before it: version, models, loss,
-gradients, optim, data, trajectory, training, chunks, distributed, scan, affine, symbols, checks,
-answers, mistakes, files, tracking, checkpoint, lookup, experiment, report, job, landscape, scene,
-plots, cli.
+What stands here is the lesson, in files each of which imports only those before it: version,
+models, loss, gradients, optim, data, trajectory, training. Each folder is a layer built on it and
+on the folders before: proof (is it right?), theory (what follows from ŷ being linear in w),
+experiment (from a command line to a folder of results) and figures.
 """
 
-from torchgd.checks import check_gradient, compare
 from torchgd.data import Batches
 from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import Linear, Model, Quadratic
 from torchgd.optim import ManualSGD
+from torchgd.proof.checks import check_gradient, compare
 from torchgd.training import train
 from torchgd.trajectory import Trajectory
 from torchgd.version import __version__

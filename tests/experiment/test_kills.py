@@ -1,0 +1,207 @@
+"""Real processes that are really killed, on disks that are really full."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from helpers import ENVIRONMENT, SCRIPT, killed, left, script, shown, wait_for_rows
+
+from torchgd.experiment.checkpoint import Checkpoint
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signals"),
+]
+QUIET = "--no-figures --checkpoint-every 100steps".split()
+# 117 batches of 4 samples an epoch, in another order each.
+LONG = (
+    "--model quadratic --data co2 --standardize --momentum 0.9 --lr 0.001 --batch-size 4 --shuffle"
+).split()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, err = process.communicate(timeout=300)
+    return process.returncode, err
+
+
+# Where a run is stopped: in a step; when a checkpoint is begun and the rows before it are written;
+# when it is whole but has not taken its place; when the rows that stay have not taken theirs.
+POINTS = ("step", "open:.checkpoint.tmp.pt", "os.rename:checkpoint.pt", "os.rename:trajectory.csv")
+
+Stop = tuple[int, str, int]
+
+
+def same_bits_though_killed(folder: Path, flags: list[str], stops: Sequence[Stop]) -> None:
+    """A run that is stopped so often, and resumed each time, ends as one that is not."""
+    assert ended(script(folder, *flags, "--name", "whole", *QUIET))[0] == 0
+    words = [*flags, "--name", "parts"]
+    for sent, what, count in stops:
+        status, err = ended(killed(folder, sent, what, count, *words, *QUIET))
+        # SIGTERM is heard and answered by exit status 143.
+        assert status == (143 if sent == signal.SIGTERM else -sent), err
+        words = ["--resume", "runs/parts"]
+    assert ended(script(folder, *words, *QUIET)) == (
+        0, "written to runs/parts; tensorboard --logdir runs\n"
+    )  # fmt: skip
+    parts, whole = (folder / "runs" / name for name in ("parts", "whole"))
+    assert left(parts) == left(whole)
+    for update in ("manual", "autograd"):
+        assert shown(parts / update) == shown(whole / update)
+        ends = [Checkpoint.load(run / update / "checkpoint.pt") for run in (parts, whole)]
+        assert ends[0].step == ends[1].step
+        assert {n: w.item() for n, w in ends[0].model.items()} == {
+            n: w.item() for n, w in ends[1].model.items()
+        }
+
+
+def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path: Path) -> None:
+    """1,170 steps by each update, a checkpoint after each 100; the last stop is in the second."""
+    stops = [
+        (signal.SIGKILL, "step", 250),
+        (signal.SIGTERM, "open:.checkpoint.tmp.pt", 3),
+        (signal.SIGKILL, "os.rename:checkpoint.pt", 9),
+    ]
+    same_bits_though_killed(tmp_path, [*LONG, "--epochs", "10"], stops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_killed_25_times(tmp_path: Path, dtype: str) -> None:
+    """23,400 steps by each update, of which the 25 starts take 25 × 1,200 at the most."""
+    chance = random.Random(2)
+    stops = []
+    for what in chance.choices(POINTS, k=25):
+        highest = {"step": 1200, "os.rename:trajectory.csv": 1}.get(what, 12)
+        stops.append((signal.SIGKILL, what, chance.randint(1, highest)))
+    same_bits_though_killed(tmp_path, [*LONG, "--epochs", "200", "--dtype", dtype], stops)
+
+
+# It ends by the signal that follows its rows, never by itself.
+ENDLESS = [*LONG, "--epochs", "1000000", "--record-every", "1", "--name", "parts", *QUIET]
+
+
+def limited(folder: Path, kilobytes: int, *words: str) -> tuple[int, str]:
+    """Run train.py where no file can grow beyond so many kilobytes."""
+    command = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", sys.executable]
+    process = subprocess.Popen(
+        [*command, str(SCRIPT), *words], cwd=folder, env=ENVIRONMENT, encoding="utf-8",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    return ended(process)
+
+
+def goes_on(folder: Path, run: Path) -> None:
+    """A run that met a fault goes on to the bits of one that did not, up to where it is stopped."""
+    before = Checkpoint.load(run / "manual" / "checkpoint.pt")
+    assert before.step > 0
+    process = script(folder, "--resume", str(run), *QUIET)
+    csv = run / "manual" / "trajectory.csv"
+    wait_for_rows(process, csv, before.step + 300)
+    process.send_signal(signal.SIGINT)
+    assert ended(process)[0] == 130
+    words = [*LONG, "--epochs", "1000000", "--record-every", "1", "--log-dir", "again", *QUIET]
+    process = script(folder, *words, "--name", "again")
+    again = folder / "again" / "again" / "manual" / "trajectory.csv"
+    wait_for_rows(process, again, before.step + 300)
+    process.kill()
+    process.communicate()
+    count = before.step + 300
+    assert (
+        csv.read_text(encoding="utf-8").splitlines()[:count]
+        == again.read_text(encoding="utf-8").splitlines()[:count]
+    )
+
+
+@pytest.mark.parametrize("kilobytes", [60, 300])
+def test_a_file_that_cannot_grow_is_one_line(tmp_path: Path, kilobytes: int) -> None:
+    status, err = limited(tmp_path, kilobytes, *ENDLESS)
+    assert (status, err.count("\n")) == (2, 1), err
+    assert err.startswith("train.py: ")
+    assert "File too large; mend that and go on with --resume " in err
+    run = tmp_path / "runs" / "parts"
+    assert not list(run.rglob(".*.tmp*"))
+    assert Checkpoint.load(run / "manual" / "checkpoint.pt").step > 0
+    assert not (run / "manual" / "result.json").exists()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)]
+    done = subprocess.run(mount, capture_output=True, encoding="utf-8", check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no file system can be mounted here ({done.stderr.strip()})")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def test_a_full_disk_and_then_a_larger_one(tmp_path: Path, disk: Path) -> None:
+    status, err = ended(script(tmp_path, *ENDLESS, "--log-dir", str(disk)))
+    assert (status, err.count("\n")) == (2, 1), err
+    assert err.startswith("train.py: ")
+    assert "No space left on device; mend that and go on with --resume " in err
+    assert not list(disk.rglob(".*.tmp*"))
+    status, err = ended(script(tmp_path, "--resume", str(disk / "parts"), *QUIET))
+    assert (status, err.count("\n")) == (2, 1), err
+    assert "No space left on device; mend that and go on with --resume " in err
+    remount(disk, "size=100m")
+    goes_on(tmp_path, disk / "parts")
+
+
+def test_a_read_only_disk_is_one_line(tmp_path: Path, disk: Path) -> None:
+    assert ended(script(tmp_path, "--log-dir", str(disk), "--name", "a", *QUIET))[0] == 0
+    remount(disk, "ro")
+    for words, where in (
+        (["--log-dir", str(disk)], f"{disk}/linear-lesson-"),
+        (["--resume", str(disk / "a"), "--epochs", "60"], f"{disk}/a/"),
+    ):
+        status, err = ended(script(tmp_path, *words))
+        assert (status, err.count("\n")) == (2, 1), err
+        assert err.startswith(f"train.py: {where}")
+        assert "Read-only file system" in err
+
+
+def started(folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    process, run = script(folder, *ENDLESS), folder / "runs" / "parts" / "manual"
+    wait_for_rows(process, run / "trajectory.csv", 2000)
+    return process, run
+
+
+def test_a_directory_that_vanishes_is_one_line(tmp_path: Path) -> None:
+    process, run = started(tmp_path)
+    run.rename(tmp_path / "elsewhere")
+    status, err = ended(process)
+    assert (status, err.count("\n")) == (2, 1), err
+    assert err.startswith("train.py: runs/parts/manual")
+    assert "No such file or directory; mend that and go on with --resume runs/parts\n" in err
+    assert Checkpoint.load(tmp_path / "elsewhere" / "checkpoint.pt").step > 0
+
+
+def test_events_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    process, run = started(tmp_path)
+    (file,) = run.glob("events.*")
+    process.send_signal(signal.SIGSTOP)  # so that the two changes are one to it
+    os.waitpid(process.pid, os.WUNTRACED)  # until it has stopped
+    file.rename(tmp_path / "elsewhere")
+    file.mkdir()
+    process.send_signal(signal.SIGCONT)
+    status, err = ended(process)
+    assert (status, err) == (
+        2,
+        f"train.py: runs/parts/manual/{file.name}: Is a directory; mend that and go on with "
+        "--resume runs/parts\n",
+    )
+    file.rmdir()
+    (tmp_path / "elsewhere").rename(file)
+    goes_on(tmp_path, run.parent)

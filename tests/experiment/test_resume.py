@@ -1,0 +1,422 @@
+"""Runs that were killed, interrupted, or met a fault, and go on with --resume."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import helpers
+import pytest
+import train
+from helpers import EXPONENTIAL, left, read_csv, shown
+
+from torchgd.experiment.checkpoint import Checkpoint
+from torchgd.experiment.tracking import RunWriter
+
+SHUFFLED = (
+    "--model quadratic --data cars --standardize --momentum 0.9 --batch-size 7 --shuffle --seed 3 "
+    "--epochs 12 --no-figures"
+).split()
+
+
+class Shell(helpers.Shell):
+    """Runs train.py, and may stop it after so many steps, as a signal does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *how: Any) -> None:
+        super().__init__(*how)
+        self.monkeypatch = monkeypatch
+
+    def stopped(self, after: int, *words: str) -> int:
+        """Run it; SIGTERM comes after so many steps."""
+        left = iter(range(after))
+
+        def asked(stop: train.Stop) -> bool:
+            if next(left, None) is None:
+                stop.signal = signal.SIGTERM
+            return stop.signal != 0
+
+        with self.monkeypatch.context() as patch:
+            patch.setattr(train.Stop, "__call__", asked)
+            return self(*words)
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    return Shell(monkeypatch, train.main, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("after", [0, 3, 8, 95, 96, 97, 100, 190, 191])
+def test_an_interrupted_run_goes_on_to_the_same_files(shell: Shell, after: int) -> None:
+    """12 epochs of 8 batches: before a step, within an epoch, between two, in either update."""
+    assert shell(*SHUFFLED, "--name", "whole") == 0
+    table = shell.out
+    assert shell.stopped(after, *SHUFFLED, "--name", "parts") == 143
+    assert shell.err.splitlines()[-1].endswith("; go on with --resume runs/parts")
+    assert shell("--resume", "runs/parts", "--no-figures") == 0
+    assert shell.out == table
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+    for update in ("manual", "autograd"):
+        assert shown(Path("runs/parts", update)) == shown(Path("runs/whole", update))
+
+
+def test_on_a_device_it_goes_on_to_the_same_files_too(shell: Shell, named_device: str) -> None:
+    words = [*SHUFFLED, "--device", named_device]
+    assert shell(*words, "--name", "whole") == 0
+    assert shell.stopped(100, *words, "--name", "parts") == 143
+    assert shell("--resume", "runs/parts", "--no-figures") == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
+def test_it_may_be_interrupted_again_and_again(shell: Shell) -> None:
+    assert shell(*SHUFFLED, "--name", "whole") == 0
+    assert shell.stopped(5, *SHUFFLED, "--name", "parts") == 143
+    stops = 0
+    while shell.stopped(50, "--resume", "runs/parts", "--no-figures") == 143:
+        stops += 1
+    assert stops == (192 - 5) // 50
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+    assert shown(Path("runs/parts/manual")) == shown(Path("runs/whole/manual"))
+
+
+def test_epochs_may_be_raised_after_the_end(shell: Shell) -> None:
+    more = [*SHUFFLED, "--record-every", "5"]
+    assert shell(*more, "--name", "parts") == 0
+    assert shell("--resume", "runs/parts", "--epochs", "20", "--no-figures") == 0
+    more[more.index("12")] = "20"
+    assert shell(*more, "--name", "whole") == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+    assert shown(Path("runs/parts/autograd")) == shown(Path("runs/whole/autograd"))
+
+
+def test_a_finished_run_says_so(shell: Shell) -> None:
+    assert shell(*SHUFFLED, "--name", "a") == 0
+    before = left(Path("runs/a"))
+    for directory in ("runs/a", "runs/a/manual", "runs/a/autograd/"):
+        assert shell("--resume", directory) == 0
+        assert shell.out.endswith("runs/a is finished, after 96 steps; --epochs can be raised\n")
+    assert left(Path("runs/a")) == before
+    assert shell("--lr", "1", "--epochs", "200", "--no-figures", "--name", "b") == 1
+    assert shell("--resume", "runs/b") == 1
+    assert shell.out == "runs/b diverged, and nothing goes on from there; start a new run\n"
+    assert shell("--resume", "runs/b", "--epochs", "300") == 2
+    assert shell.err == (
+        "train.py: --epochs 300: manual diverged at step 224 of runs/b, and more epochs change "
+        "nothing; leave it out\n"
+    )
+
+
+def test_what_had_not_begun_begins(shell: Shell) -> None:
+    """Killed between the updates, or before the first checkpoint, or before comparison.json."""
+    assert shell(*SHUFFLED, "--name", "whole") == 0
+    for lost in ("autograd", "manual/checkpoint.pt", "manual/result.json", "comparison.json"):
+        shutil.copytree("runs/whole", "runs/parts")
+        path = Path("runs/parts", lost)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if "checkpoint" in lost:
+            (path.parent / "result.json").unlink()
+        assert shell("--resume", "runs/parts", "--no-figures") == 0
+        assert left(Path("runs/parts")) == left(Path("runs/whole"))
+        assert shown(Path("runs/parts/manual")) == shown(Path("runs/whole/manual"))
+        shutil.rmtree("runs/parts")
+
+
+def test_a_diverged_update_and_one_that_had_not_begun(shell: Shell) -> None:
+    flags = "--lr 1 --epochs 200 --no-figures".split()
+    assert shell(*flags, "--name", "whole") == 1
+    shutil.copytree("runs/whole", "runs/parts")
+    shutil.rmtree("runs/parts/autograd")
+    Path("runs/parts/comparison.json").unlink()
+    assert shell("--resume", "runs/parts", "--no-figures") == 1
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+    assert shown(Path("runs/parts/manual")) == shown(Path("runs/whole/manual"))
+
+
+def test_an_affine_run_is_taken_at_once_again(shell: Shell) -> None:
+    assert shell("--update", "affine", "--no-figures", "--name", "a") == 0
+    before = left(Path("runs/a"))
+    Path("runs/a/affine/result.json").unlink()
+    assert shell("--resume", "runs/a", "--no-figures") == 0
+    assert left(Path("runs/a")) == before
+    assert shell("--resume", "runs/a", "--epochs", "51", "--no-figures") == 0
+    assert len(read_csv(Path("runs/a/affine/trajectory.csv"))[1]) == 3 * 51 + 1
+
+
+def test_a_model_of_ones_own_is_named_again(shell: Shell) -> None:
+    """config.json runs no code; the file must be what it was, wherever it lies now."""
+    canary = "\nopen('canary', 'w').close()\n"
+    Path("own.py").write_text(EXPONENTIAL + canary, encoding="utf-8")
+    flags = "--update manual --lr 0.002 --no-figures --epochs 9".split()
+    assert shell("--model", "own.py:Exponential", *flags, "--name", "whole") == 0
+    assert shell.stopped(9, "--model", "own.py:Exponential", *flags, "--name", "parts") == 143
+    assert shell.err.endswith("go on with --resume runs/parts --model own.py:Exponential\n")
+    Path("canary").unlink()
+    assert shell("--resume", "runs/parts", "--no-figures") == 2
+    assert shell.err == (
+        "train.py: runs/parts/manual: the run's model is own.py:Exponential, whose code is not "
+        "run unasked: name it with --model FILE.py:CLASS\n"
+    )
+    assert not Path("canary").exists()
+    Path("other.py").write_text(EXPONENTIAL, encoding="utf-8")
+    assert shell("--resume", "runs/parts", "--model", "other.py:Exponential") == 2
+    assert shell.err == (
+        "train.py: model 'other.py:Exponential' is not the one that the run in runs/parts was "
+        "trained with (SHA-256); give that one back or start a new run\n"
+    )
+    assert shell("--resume", "runs/parts", "--model", "own.py:Exponential", "--no-figures") == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
+def test_data_of_ones_own_must_be_what_they_were(shell: Shell, tmp_path: Path) -> None:
+    """They are found from where the run was started, wherever it goes on."""
+    Path("mine.csv").write_text("x,y\n1,3\n2,5\n4,8\n", encoding="utf-8")
+    flags = "--data mine.csv --update manual --no-figures --epochs 9".split()
+    assert shell(*flags, "--name", "whole") == 0
+    assert shell.stopped(9, *flags, "--name", "parts") == 143
+    Path("elsewhere").mkdir()
+    os.chdir("elsewhere")
+    Path("mine.csv").write_text("x,y\n9,9\n", encoding="utf-8")
+    Path("../mine.csv").write_text("x,y\n1,3\n2,5\n4,9\n", encoding="utf-8")
+    assert shell("--resume", "../runs/parts") == 2
+    assert shell.err == (
+        "train.py: data 'mine.csv' is not the one that the run in ../runs/parts was trained with "
+        "(SHA-256); give that one back or start a new run\n"
+    )
+    Path("../mine.csv").rename("moved.csv")
+    assert shell("--resume", "../runs/parts") == 2
+    assert shell.err.startswith(f"train.py: ../runs/parts/manual: data '{tmp_path}/mine.csv': no ")
+    Path("moved.csv").write_text("1,3\n2,5\n4.0,8\n", encoding="utf-8")
+    assert shell("--resume", "../runs/parts", "--data", "moved.csv", "--no-figures") == 0
+    ours, whole = (left(tmp_path / "runs" / name) for name in ("parts", "whole"))
+    assert ours["manual/trajectory.csv"] == whole["manual/trajectory.csv"]
+    assert ours["manual/result.json"] == whole["manual/result.json"] | {"data": "moved.csv"}
+
+
+def damage(path: str, change: Callable[[str], str]) -> None:
+    file = Path(path)
+    file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def test_a_damaged_checkpoint_is_named_and_a_removed_one_is_a_start(shell: Shell) -> None:
+    assert shell(*SHUFFLED, "--name", "whole") == 0
+    assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
+    path, before = Path("runs/parts/manual/checkpoint.pt"), left(Path("runs/parts"))
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 4
+    path.write_bytes(content)
+    assert shell("--resume", "runs/parts") == 2
+    assert shell.err == (
+        f"train.py: {path} is damaged: its {len(content)} bytes do not fit their checksum; take "
+        "an earlier copy, or remove it and the run starts again\n"
+    )
+    assert left(Path("runs/parts")) == before
+    path.unlink()
+    assert shell("--resume", "runs/parts", "--no-figures") == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
+OTHERS = "and of what it has only --epochs can change, and only grow; leave it out or start a new"
+REFUSED = {
+    "--resume nowhere": "nowhere holds no run: give its directory, such as runs/NAME",
+    "--resume runs": "runs holds no run: give its directory, such as runs/NAME",
+    "--resume runs/parts/manual/config.json": "runs/parts/manual/config.json holds no run: give",
+    "--resume runs/parts --lr 0.02": f"--lr 0.02: the run has 0.01, {OTHERS} run",
+    "--resume runs/parts --epochs 11": f"--epochs 11: the run has 12, {OTHERS} run",
+    "--resume runs/parts --seed 4": f"--seed 4: the run has 3, {OTHERS} run",
+    "--resume runs/parts --nesterov": f"--nesterov: the run has False, {OTHERS} run",
+    "--resume runs/parts --batch-size full": f"--batch-size 50: the run has 7, {OTHERS} run",
+    "--resume runs/parts --initial b=1": "--initial {'w2': 1.0, 'w1': 1.0, 'b': 1.0}: the run has ",
+    "--resume runs/parts --record-every 2": f"--record-every 2: the run has 1, {OTHERS} run",
+    "--resume runs/parts --model linear": f"--model linear: the run has quadratic, {OTHERS} run",
+    "--resume runs/parts --data co2": "data 'co2' is not the one that the run in runs/parts was ",
+    "--resume runs/parts --update manual": f"--update manual: the run has both, {OTHERS} run",
+    "--resume runs/parts --name other": "--name is a new run's; --resume has its directory",
+    "--resume runs/parts --log-dir x": "--log-dir is a new run's; --resume has its directory",
+    "--checkpoint-every never": "argument --checkpoint-every: 'never' is neither seconds, such as "
+    "60, nor steps, such as 500steps",
+    "--checkpoint-every 0steps": "argument --checkpoint-every: '0steps' is neither seconds, such",
+    "--checkpoint-every -1": "argument --checkpoint-every: '-1' is neither seconds, such as 60,",
+    "--checkpoint-every nan": "argument --checkpoint-every: 'nan' is neither seconds, such as 60,",
+}  # fmt: skip
+
+
+def test_what_cannot_go_on_is_one_line_and_changes_nothing(shell: Shell) -> None:
+    assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
+    before = left(Path("runs/parts"))
+    for flags, message in REFUSED.items():
+        assert shell(*flags.split()) == 2, flags
+        assert shell.out == ""
+        assert shell.err.startswith(f"train.py: {message}"), shell.err
+        assert shell.err.count("\n") == 1
+    assert left(Path("runs/parts")) == before
+    assert os.listdir("runs") == ["parts"]
+
+
+SPOILT: dict[str, tuple[str, str]] = {
+    '"lr": 0.01': ('"lr": "fast"', ": config.json is damaged: lr 'fast': give a finite number of"),
+    '"epochs": 12': ('"epochs": 1e3', ": config.json is damaged: epochs 1000.0: give an integer "),
+    '"batch_size": 7': ('"batch_size": -7', ": config.json is damaged: batch_size -7: give an i"),
+    '"seed": 3': ('"seed": null', ": config.json is damaged: seed None: give an integer from"),
+    '"dtype": "float64"': ('"dtype": "int8"', ": config.json is damaged: dtype 'int8': give "),
+    '"nesterov": false': ('"nesterov": "no"', ": config.json is damaged: nesterov 'no': give true"),
+    '"momentum": 0.9': ('"momentum": NaN', ": config.json is damaged: momentum nan: give a finite"),
+    '"shuffle": true,': ("", ": config.json lacks 'shuffle'; run it again"),
+    '"w2": 1.0': ('"w2": []', ": config.json is damaged: initial {'b': 0.0, 'w1': 1.0, 'w2': []}"),
+    '"model": "quadratic"': ('"model": ["a"]', ": config.json is damaged: model ['a']: give lin"),
+    '"data": "cars"': ('"data": "co2"', " is not the one that the run in runs/parts was trained"),
+    '"device": "cpu"': ('"device": "tpu"', ": device 'tpu': choose auto, cpu, cuda or cuda:N"),
+    '"data_sha256": "': ('"data_sha256": "0', " is not the one that the run in runs/parts was"),
+    '"updates": [': ('"updates": ["affine", ', ": updates ['affine', 'manual', 'autograd'] is dam"),
+    '"lr": 0.01,': ('"lr": 0.02,', " is of another run: lr is 0.01 there, and 0.02 here; give "),
+    '{': ("", "/config.json is damaged (Extra data: line 2 column"),
+    "}": ("", "/config.json is damaged (Expecting"),
+}  # fmt: skip
+
+
+def test_a_damaged_configuration_is_one_line_and_changes_nothing(shell: Shell) -> None:
+    assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
+    path = Path("runs/parts/manual/config.json")
+    whole, before = path.read_text(encoding="utf-8"), left(Path("runs/parts"))
+    for text, (other, message) in SPOILT.items():
+        assert text in whole
+        path.write_text(whole.replace(text, other, 1), encoding="utf-8")
+        assert shell("--resume", "runs/parts") == 2, text
+        assert message in shell.err
+        assert (shell.out, shell.err.count("\n")) == ("", 1)
+    path.write_text(whole, encoding="utf-8")
+    assert left(Path("runs/parts")) == before
+
+
+def test_a_run_has_one_writer(shell: Shell) -> None:
+    assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
+    before = left(Path("runs/parts"))
+    config = json.loads(Path("runs/parts/manual/config.json").read_text(encoding="utf-8"))
+    done = Checkpoint.load(Path("runs/parts/manual/checkpoint.pt")).done(96).rows()
+    with RunWriter(Path("runs/parts/manual"), config, ["w2", "w1", "b"], list(done)):
+        assert shell("--resume", "runs/parts") == 2
+        assert shell.err == (
+            "train.py: runs/parts/manual: another process is writing this run; wait for its end "
+            "or stop it\n"
+        )
+    assert left(Path("runs/parts")).keys() == before.keys() - {"manual/result.json"}
+
+
+def test_another_torch_is_said(shell: Shell) -> None:
+    assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
+    for update in ("manual",):
+        damage(f"runs/parts/{update}/config.json", lambda t: t.replace('"torch": "', '"torch": "0'))
+    assert shell("--resume", "runs/parts", "--no-figures") == 0
+    assert "and the run began with 0" in shell.err.splitlines()[0]
+    assert shell.err.splitlines()[0].endswith(": bits may differ from then on")
+
+
+STATEFUL = """
+import torch
+from torchgd import Linear
+
+class Buffered(Linear):
+    def __init__(self, device=None, dtype=None):
+        super().__init__(device=device, dtype=dtype)
+        self.register_buffer("scale", torch.tensor(2.0, device=device, dtype=dtype))
+        self.register_buffer("count", torch.tensor([3]))
+        self.twin = self.w
+
+    def forward(self, x):
+        return self.scale * self.w * x
+
+    def partials(self, x):
+        return {"w": self.scale * x}
+
+class Late(Linear):
+    calls = 0
+
+    def partials(self, x):
+        Late.calls += 1
+        if Late.calls > 100:
+            raise SystemExit(0)
+        return super().partials(x)
+
+class Noisy(Linear):
+    def forward(self, x):
+        return self.w * x + torch.rand_like(x)
+"""
+
+
+def test_buffers_and_shared_parameters_are_kept(shell: Shell) -> None:
+    Path("own.py").write_text(STATEFUL, encoding="utf-8")
+    own = ["--model", "own.py:Buffered", "--no-figures", "--momentum", "0.5", "--lr", "0.001"]
+    assert shell(*own, "--name", "whole") == 0
+    assert shell.stopped(70, *own, "--name", "parts") == 143
+    assert shell("--resume", "runs/parts", *own[:3]) == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
+def test_a_model_that_fails_on_the_way_is_one_line_and_keeps_the_way(shell: Shell) -> None:
+    Path("own.py").write_text(STATEFUL, encoding="utf-8")
+    assert shell("--model", "own.py:Late", "--no-figures", "--name", "a") == 2
+    assert shell.err == "train.py: model 'own.py:Late' fails with SystemExit: 0\n"
+    assert len(read_csv(Path("runs/a/manual/trajectory.csv"))[1]) > 50
+
+
+def test_a_model_that_draws_lots_is_refused(shell: Shell) -> None:
+    Path("own.py").write_text(STATEFUL, encoding="utf-8")
+    assert shell("--model", "own.py:Noisy") == 2
+    assert shell.err == (
+        "train.py: model 'own.py:Noisy': forward(x) is another each time; let it depend on x, "
+        "parameters and buffers alone\n"
+    )
+
+
+def test_a_checkpoint_beyond_the_end_is_refused_and_nothing_is_touched(shell: Shell) -> None:
+    assert shell(*SHUFFLED, "--name", "a") == 0
+    damage("runs/a/manual/config.json", lambda t: t.replace('"epochs": 12', '"epochs": 5'))
+    before = left(Path("runs/a"))
+    assert shell("--resume", "runs/a") == 2
+    assert shell.err == (
+        "train.py: runs/a/manual/checkpoint.pt is 96 steps on, and this run has 40; give it its "
+        "own, or remove it and the run starts again\n"
+    )
+    assert left(Path("runs/a")) == before
+
+
+def test_a_second_process_touches_nothing(shell: Shell) -> None:
+    assert shell(*SHUFFLED, "--name", "a") == 0
+    before = left(Path("runs/a"))
+    config = json.loads(Path("runs/a/manual/config.json").read_text(encoding="utf-8"))
+    done = Checkpoint.load(Path("runs/a/manual/checkpoint.pt")).done(96).rows()
+    with RunWriter(Path("runs/a/manual"), config, ["w2", "w1", "b"], list(done)):
+        assert shell("--resume", "runs/a", "--epochs", "20") == 2
+    assert Path("runs/a/comparison.json").read_bytes() == before["comparison.json"]
+
+
+def test_a_run_without_checkpoints_or_without_sense(shell: Shell) -> None:
+    assert shell(*SHUFFLED, "--name", "a") == 0
+    config, result = Path("runs/a/manual/config.json"), Path("runs/a/manual/result.json")
+    texts = config.read_text(encoding="utf-8"), result.read_text(encoding="utf-8")
+    result.write_text('{"steps": [1], "stopped": {}}', encoding="utf-8")
+    assert shell("--resume", "runs/a") == 2
+    assert shell.err == f"train.py: {result} is damaged (no 'steps'); run it again\n"
+    config.write_text(texts[0].replace('"updates"', '"ups"'), encoding="utf-8")
+    assert shell("--resume", "runs/a") == 2
+    assert shell.err == (
+        f"train.py: {config} is of a torchgd that kept no checkpoints; start a new run\n"
+    )
+
+
+def test_names_that_tensorboard_cannot_write(shell: Shell) -> None:
+    assert shell("--log-dir", "caf\udce9", "--name", "a") == 2
+    assert shell.err == (
+        f"train.py: '{Path.cwd()}/caf\\udce9/a': TensorBoard needs names that are UTF-8; "
+        "rename it, or set PYTHONUTF8=1\n"
+    )
+    assert os.listdir() == []
+
+
+def test_how_to_go_on_can_be_pasted(shell: Shell) -> None:
+    assert shell.stopped(3, "--name", "my run") == 143
+    assert shell.err.endswith("; go on with --resume 'runs/my run'\n")

@@ -1,0 +1,150 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchgd import Batches, Linear, ManualSGD, Trajectory, compare, train
+from torchgd.data import load
+from torchgd.proof.checks import ulps
+
+F64 = torch.float64
+
+
+def t64(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=F64)
+
+
+@given(a=st.floats(allow_nan=False, allow_infinity=False), steps=st.integers(0, 50))
+def test_ulps_count_floats(a: float, steps: int) -> None:
+    b = a
+    for _ in range(steps):
+        b = math.nextafter(b, math.inf)
+    if math.isfinite(b):
+        assert ulps(t64(a), t64(b)).tolist() == ulps(t64(b), t64(a)).tolist() == [steps]
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_ulps_in_single_precision(a: float) -> None:
+    up = torch.nextafter(torch.tensor([a]), torch.tensor([math.inf]))
+    if up.isfinite():
+        assert ulps(torch.tensor([a]), up).tolist() == [1]
+
+
+def test_ulps_at_the_ends() -> None:
+    inf, nan, largest = math.inf, math.nan, torch.finfo(F64).max
+    assert ulps(t64(0.0, nan, inf, largest), t64(-0.0, nan, inf, inf)).tolist() == [0, 0, 0, 1]
+    assert ulps(t64(-inf), t64(inf)).tolist() == [2 * 0x7FF0000000000000]
+    assert ulps(t64(1.0), t64(nan)).item() > 2**50
+
+
+@pytest.mark.parametrize("pair", [(torch.float32, F64), (torch.float16, torch.float16)])
+def test_ulps_of_unlike_types(pair: tuple[torch.dtype, torch.dtype]) -> None:
+    with pytest.raises(ValueError, match="^dtypes torch.float.* give two float32 or two float64$"):
+        ulps(torch.ones(1, dtype=pair[0]), torch.ones(1, dtype=pair[1]))
+
+
+def run(
+    epochs: int = 3, lr: float = 0.01, every: int | None = None, bias: bool = False
+) -> Trajectory:
+    data, model = load("lesson"), Linear(bias=bias, dtype=F64)
+    optimizer = ManualSGD(model.parameters(), lr=lr)
+    return train(model, Batches(data.x, data.y), optimizer, epochs=epochs, record_every=every)
+
+
+def nudged(values: torch.Tensor, row: int, ups: int = 1) -> torch.Tensor:
+    changed = values.clone()
+    for _ in range(ups):
+        changed[row] = torch.nextafter(changed[row], torch.tensor(math.inf, dtype=values.dtype))
+    return changed
+
+
+def test_identical() -> None:
+    found = compare(run(), run())
+    assert (found.identical, found.max_abs, found.max_ulp, found.first_difference) == (
+        True,
+        0,
+        0,
+        None,
+    )
+    assert found.as_dict() == {
+        "identical": True, "max_abs": 0.0, "max_ulp": 0, "first_difference": None
+    }  # fmt: skip
+
+
+def test_one_bit_in_one_weight_is_found() -> None:
+    a = run(bias=True)
+    b = replace(a, weights={**a.weights, "b": nudged(a.weights["b"], 5, ups=3)})
+    found = compare(a, b)
+    assert not found.identical
+    assert found.max_ulp == 3
+    assert found.max_abs == (b.weights["b"][5] - a.weights["b"][5]).item() > 0
+    assert found.as_dict()["first_difference"] == {"step": 5, "parameter": "b"}
+
+
+def test_the_cause_comes_before_its_effects() -> None:
+    """In one step a weight goes before a gradient, and a gradient before the loss."""
+    a = run()
+    loss = replace(a, loss=nudged(a.loss, 4))
+    gradient = replace(loss, gradients={"w": nudged(a.gradients["w"], 4)})
+    weight = replace(gradient, weights={"w": nudged(a.weights["w"], 4)})
+    earlier = replace(weight, loss=nudged(a.loss, 2))
+    assert compare(a, loss).first_difference == (4, "loss")
+    assert compare(a, gradient).first_difference == (4, "w")
+    assert compare(a, gradient).max_ulp == 0
+    assert compare(a, weight).first_difference == (4, "w")
+    assert compare(a, weight).max_ulp == 1
+    assert compare(a, earlier).first_difference == (2, "loss")
+
+
+def test_the_step_is_the_recorded_one() -> None:
+    a = run(every=4)
+    assert a.step.tolist() == [0, 4, 8, 9]
+    b = replace(a, weights={"w": nudged(a.weights["w"], 2)})
+    assert compare(a, b).first_difference == (8, "w")
+
+
+def test_the_sign_of_zero_and_nan() -> None:
+    a = run()
+    zero = replace(a, gradients={"w": torch.zeros_like(a.gradients["w"])})
+    minus = replace(a, gradients={"w": -torch.zeros_like(a.gradients["w"])})
+    assert compare(zero, minus).first_difference == (0, "w")
+    nan = replace(a, gradients={"w": zero.gradients["w"] * math.nan})
+    assert compare(nan, nan).identical
+    assert not compare(nan, a).identical
+
+
+def test_one_that_ends_earlier() -> None:
+    """Where both go they agree, so they part at the first step that only one of them has."""
+    short, long = run(epochs=2), run(epochs=3)
+    assert compare(short, long).first_difference == (7, None)
+    assert compare(long, short).first_difference == (7, None)
+
+
+@pytest.mark.parametrize("every", [(4, 4), (2, 3), (1, 4)])
+def test_steps_that_both_recorded_are_compared(every: tuple[int, int]) -> None:
+    a, b = run(epochs=2, every=every[0]), run(epochs=3, every=every[1])
+    for found in (compare(a, b), compare(b, a)):
+        assert not found.identical
+        assert (found.max_abs, found.max_ulp) == (0, 0)
+        alone = set(a.step.tolist()) ^ set(b.step.tolist())
+        assert found.first_difference == (min(alone), None)
+    row = b.step.tolist().index(4) if 4 in b.step else b.step.tolist().index(6)
+    changed = replace(b, weights={"w": nudged(b.weights["w"], row, ups=2)})
+    assert compare(a, changed).first_difference == (int(b.step[row]), "w")
+    assert compare(changed, a).max_ulp == 2
+
+
+def test_runs_that_end_at_infinity_are_identical() -> None:
+    a = run(lr=1e200, epochs=50)
+    assert a.stopped == "diverged"
+    infinite = replace(a, weights={"w": a.weights["w"] * math.inf})
+    found = compare(infinite, infinite)
+    assert (found.identical, found.max_abs, found.max_ulp) == (True, 0, 0)
+
+
+def test_what_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match=r"^parameters \['w'\] and \['w', 'b'\]: compare runs of"):
+        compare(run(), run(bias=True))

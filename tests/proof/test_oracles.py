@@ -1,0 +1,226 @@
+"""`check_gradient` says yes to what is right, and no to every fault, by name."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from faults import FAULTS, Fault, faulty, swapped
+from helpers import MODELS, Exponential, same_bits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from torchgd import Linear, Model, Quadratic, autograd_gradient, check_gradient, manual_gradient
+from torchgd.proof.checks import ORACLES
+
+X = torch.tensor([1.0, 2.0, 3.0])
+Y = 2 * X
+
+
+EVERY = pytest.mark.parametrize(
+    "make", [*MODELS.values(), Exponential], ids=[*MODELS, "exponential"]
+)
+
+
+@EVERY
+def test_all_four_oracles_say_yes(make: Any, dtype: torch.dtype) -> None:
+    all_four_say_yes(make, "cpu", dtype)
+
+
+@EVERY
+def test_all_four_oracles_say_yes_on_a_device(make: Any, device: str) -> None:
+    all_four_say_yes(make, device, torch.float64)
+
+
+def all_four_say_yes(make: Any, device: str, dtype: torch.dtype) -> None:
+    model = make(device=device, dtype=dtype)
+    check = check_gradient(model, X.to(device), Y.to(device))
+    assert check
+    assert check.failures == []
+    parameters = [name for name, _ in model.named_parameters()]
+    assert [(r.parameter, r.oracle) for r in check.rows] == list(
+        itertools.product(parameters, ORACLES)
+    )
+    for row in check.rows:
+        assert row.passed
+        assert row.error <= 1
+        assert (row.point is None) == (row.oracle == "symbolic")
+        if make is not Exponential and row.oracle in ("symbolic", "autograd"):
+            assert row.by_hand == row.expected
+            assert row.ulps == (None if row.oracle == "symbolic" else 0)
+
+
+def test_the_model_stays_as_it_is() -> None:
+    model = Quadratic(w2=4, w1=5, b=6)
+    manual_gradient(model, X, Y)
+    before = [
+        (w.detach().clone(), w.grad.clone()) for w in model.parameters() if w.grad is not None
+    ]
+    assert check_gradient(model, X, Y)
+    for w, (value, gradient) in zip(model.parameters(), before, strict=True):
+        assert same_bits(w, value)
+        assert w.grad is not None
+        assert same_bits(w.grad, gradient)
+
+
+PLACES = [(m, n) for m, make in MODELS.items() for n, _ in make().named_parameters()]
+# Each fault in two places, going round: every parameter of every model has ten of them.
+PLANTED = [
+    (fault, *PLACES[(2 * k + more) % len(PLACES)])
+    for k, fault in enumerate(FAULTS)
+    for more in (0, 1)
+]
+
+
+def named(model: Model) -> set[str]:
+    """The parameters that an oracle says no to."""
+    check = check_gradient(model, X, Y)
+    assert check.passed is bool(check) is (not check.failures)
+    return {row.parameter for row in check.failures}
+
+
+def test_there_are_faults_enough() -> None:
+    assert len(FAULTS) >= 30
+    assert {(model, name) for _, model, name in PLANTED} == set(PLACES)
+
+
+@pytest.mark.parametrize(("fault", "model", "parameter"), PLANTED)
+def test_each_fault_is_found_and_named(fault: str, model: str, parameter: str) -> None:
+    assert named(faulty(MODELS[model], parameter, FAULTS[fault])) == {parameter}
+
+
+@pytest.mark.parametrize(
+    ("model", "one", "other"),
+    [
+        ("linear with bias", "w", "b"),
+        ("quadratic", "w2", "w1"),
+        ("quadratic", "w2", "b"),
+        ("quadratic", "w1", "b"),
+    ],
+)
+def test_swapped_derivatives_are_both_named(model: str, one: str, other: str) -> None:
+    assert named(swapped(MODELS[model], one, other)) == {one, other}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_each_oracle_alone_finds_a_factor(model: str) -> None:
+    double: Fault = lambda x, p, _: 2 * p  # noqa: E731
+    check = check_gradient(
+        faulty(
+            MODELS[model], "w" if "w" in dict(MODELS[model]().named_parameters()) else "w1", double
+        ),
+        X,
+        Y,
+    )
+    assert [row.oracle for row in check.failures] == list(ORACLES)
+
+
+def test_the_worst_case_can_be_reproduced() -> None:
+    """A row's point, taken to the two gradients, gives the row's two values."""
+    model = faulty(Quadratic, "w1", FAULTS["off only for negative x"])
+    row = next(r for r in check_gradient(model, X, Y).failures if r.oracle == "autograd")
+    assert row.point is not None
+    assert row.point.x.item() < 0
+    copy = model.to(row.point.x.dtype)
+    for source, expected in ((manual_gradient, row.by_hand), (autograd_gradient, row.expected)):
+        with torch.no_grad():
+            for name, w in copy.named_parameters():
+                w.fill_(row.point.weights[name])
+        source(copy, row.point.x, row.point.y)
+        gradients = {n: w.grad.item() for n, w in copy.named_parameters() if w.grad is not None}
+        assert gradients["w1"] == expected
+    assert str(row.point).startswith(
+        f"x = {row.point.x.item():g}, y = {row.point.y.item():g}, w2 = "
+    )
+
+
+def test_the_data_are_looked_at() -> None:
+    """Off at one of the given samples alone, at 0.7."""
+    at: Fault = lambda x, p, _: torch.where((x - 0.7).abs() < 1e-6, p + 1, p)  # noqa: E731
+    model = faulty(Linear, "w", at)
+    assert check_gradient(model, X, Y)
+    given = torch.tensor([0.2, 0.7, 0.9])
+    assert not check_gradient(model, given, given)
+
+
+def test_a_batch_that_is_wrong_says_so() -> None:
+    check = check_gradient(faulty(Linear, "w", FAULTS["off only for a batch"]), X, Y)
+    assert "the mean over 3 samples, w = " in "".join(str(row.point) for row in check.failures)
+
+
+def test_what_cannot_run_on_symbols_is_skipped_with_the_reason() -> None:
+    rows = check_gradient(faulty(Linear, "w", FAULTS["off only at x = 0"]), X, Y).rows
+    assert rows[0].passed is None
+    assert rows[0].reason.startswith("Linear cannot run on symbols: ")
+    branching = faulty(Linear, "w", lambda x, p, _: p if x.sum() < 1e99 else -p)
+    check = check_gradient(branching, X, Y)
+    assert check
+    assert [row.passed for row in check.rows] == [None, True, True, True]
+
+
+class Power(Model):
+    """ŷ = xᵖ, for x > 0 alone; with ∂ŷ/∂p = xᵖ·log x, and one that is wrong."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(1.5))
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log().mul(self.p).exp()
+
+    def partials(self, x: Tensor) -> dict[str, Tensor]:
+        return {"p": self.factor * x.log() * self(x)}
+
+
+def test_outside_of_its_domain_a_model_is_not_judged() -> None:
+    check = check_gradient(Power(), X, Y)
+    assert check, check.failures
+    assert all(row.passed for row in check.rows)
+    assert {row.oracle for row in check_gradient(Power(1.001), X, Y).failures} == {
+        "symbolic", "autograd", "finite differences"
+    }  # fmt: skip
+
+
+def test_where_nothing_is_finite_nothing_is_confirmed() -> None:
+    class Nowhere(Power):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.p * x * torch.nan
+
+        def partials(self, x: Tensor) -> dict[str, Tensor]:
+            return {"p": x * torch.nan}
+
+    check = check_gradient(Nowhere(), X, Y)
+    assert not check
+    assert check.failures == []
+    assert [r.reason for r in check.rows[1:]] == ["at no point are loss and gradient finite"] * 3
+
+
+def within(bound: float) -> st.SearchStrategy[float]:
+    """Floats of full precision: a subnormal one has few digits, and so has all that it makes."""
+    return st.floats(-bound, bound, allow_subnormal=False)
+
+
+@settings(max_examples=25)
+@given(a=within(3), k=within(2), x=st.lists(within(3), min_size=1, max_size=5))
+def test_a_curved_model_is_right_wherever_it_stands(a: float, k: float, x: list[float]) -> None:
+    """The tolerances are derived, so no right derivative may miss them."""
+    model = Exponential(dtype=torch.float64)
+    with torch.no_grad():
+        model.a.fill_(a)
+        model.k.fill_(k)
+    samples = torch.tensor(x, dtype=torch.float64)
+    check = check_gradient(model, samples, samples.flip(0))
+    assert check, check.failures
+
+
+def test_what_it_refuses() -> None:
+    model = Linear()
+    model.w = nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=r"^parameter 'w' has shape \(2,\): "):
+        check_gradient(model, X, Y)
+    with pytest.raises(ValueError, match=r"^prediction has shape \(3,\) and target \(2,\)"):
+        check_gradient(Linear(), X, Y[:2])
+    with pytest.raises(ValueError, match=r"^prediction has shape \(0,\)"):
+        check_gradient(Linear(), X[:0], Y[:0])

@@ -1,0 +1,161 @@
+"""Models in symbols: what sympy is told is what torch computes."""
+
+from typing import Any
+
+import pytest
+import sympy
+import torch
+from helpers import MODELS, Exponential
+from torch import Tensor, nn
+
+from torchgd import Model, Quadratic
+from torchgd.proof.symbols import FUNCTIONS, derive, is_zero, latex, notation
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_partials_are_the_symbolic_derivatives(make: Any) -> None:
+    derivation = derive(make())
+    assert list(derivation.partials) == [name for name, _ in make().named_parameters()]
+    for name, partial in derivation.partials.items():
+        assert sympy.diff(derivation.prediction.doit(), derivation.weights[name]) == partial
+
+
+def test_exercise_3_1() -> None:
+    """∂loss/∂w2 = 2x²(ŷ − y), ∂loss/∂w1 = 2x(ŷ − y) as given, ∂loss/∂b = 2(ŷ − y)."""
+    derivation = derive(Quadratic())
+    x, y, w2, w1, b = sympy.symbols("x y w2 w1 b", real=True)
+    r = x**2 * w2 + x * w1 + b - y
+    for name, expected in (("w2", 2 * x**2 * r), ("w1", 2 * x * r), ("b", 2 * r)):
+        found = derivation.loss_derivative(derivation.partials[name])
+        assert sympy.expand(found - expected) == 0
+        assert sympy.expand(sympy.diff(r**2, derivation.weights[name]) - expected) == 0
+
+
+def test_the_lessons_notation() -> None:
+    def written(model: Model) -> list[str]:
+        d = derive(model)
+        return [
+            notation(d.prediction),
+            *(notation(d.loss_derivative(p)) for p in d.partials.values()),
+        ]
+
+    assert written(MODELS["linear"]()) == ["w·x", "2x(w·x − y)"]
+    assert written(MODELS["linear with bias"]()) == ["w·x + b", "2x(w·x + b − y)", "2(w·x + b − y)"]
+    assert written(Quadratic()) == [
+        "x²·w2 + x·w1 + b",
+        "2x²(x²·w2 + x·w1 + b − y)",
+        "2x(x²·w2 + x·w1 + b − y)",
+        "2(x²·w2 + x·w1 + b − y)",
+    ]
+    assert written(Exponential())[2] == "2·a·x·exp(k·x)(a·exp(k·x) − y)"
+    assert latex(derive(Quadratic()).residual) == r"x^{2} w_{2} + x w_{1} + b - y"
+
+
+class Composed(Model):
+    """ŷ = p·f(x) + q/2 with a buffer c = 1/4 and a parameter of a module within."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+        self.p = nn.Parameter(torch.tensor(1.5))
+        self.inner = nn.ParameterDict({"q": torch.tensor(0.5)})
+        self.register_buffer("c", torch.tensor(0.25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.p * self.function(x) + 0.5 * self.inner["q"] * x**0 - self.c + 0.1
+
+    def partials(self, x: Tensor) -> dict[str, Tensor]:
+        return {"p": self.function(x), "inner.q": torch.ones_like(x) / 2}
+
+
+BINARY = {"add", "sub", "mul", "div", "pow"}
+
+
+@pytest.mark.parametrize(
+    ("name", "as_method"),
+    [(n, m) for n in FUNCTIONS for m in (False, True) if hasattr(Tensor if m else torch, n)],
+)
+def test_each_function_is_torchs(name: str, as_method: bool) -> None:
+    arguments = (3,) if name in BINARY else ()
+
+    def function(x: Any) -> Any:
+        return getattr(x, name)(*arguments) if as_method else getattr(torch, name)(x, *arguments)
+
+    model = Composed(function)
+    derivation = derive(model)
+    assert is_zero(derivation.partials["p"] - derivation.true_partials["p"])
+    assert (
+        derivation.partials["inner.q"]
+        == derivation.true_partials["inner.q"]
+        == 1 / sympy.Integer(2)
+    )
+    x = torch.tensor([0.25, 1.5])
+    at = {derivation.weights["p"]: 1.5, derivation.weights["inner.q"]: 0.5}
+    expected = [
+        float(derivation.prediction.doit().subs({derivation.x: v, **at})) for v in x.tolist()
+    ]
+    torch.testing.assert_close(model(x).tolist(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_constants_are_taken_at_their_digits() -> None:
+    """0.1·3 is 0.3, which it is not in binary."""
+
+    class Tenths(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.1 * x * (3 * self.w)
+
+        def partials(self, x: Tensor) -> dict[str, Tensor]:
+            return {"w": 0.3 * x}
+
+    derivation = derive(Tenths())
+    assert derivation.partials == derivation.true_partials
+
+
+class Lacks(Exponential):
+    """An exponential whose forward is given."""
+
+    def __init__(self, forward: Any) -> None:
+        super().__init__()
+        self.given = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.given(self, x)
+        return found
+
+
+def branch(model: Any, x: Tensor) -> Tensor:
+    return model.a * x if x.sum() > 0 else model.k * x
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (branch, "symbolically traced variables cannot be used as inputs to control flow"),
+        (lambda m, x: m.a * torch.erfinv(x), "erfinv has no symbolic counterpart here"),
+        (lambda m, x: m.a * x.erfinv(), "erfinv has no symbolic counterpart here"),
+        (lambda m, x: 1 / 0, "division by zero"),
+    ],
+)
+def test_what_cannot_run_on_symbols(forward: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^Lacks cannot run on symbols: {reason}"):
+        derive(Lacks(forward))
+
+
+def test_a_parameter_named_like_the_data() -> None:
+    class Named(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.y = nn.Parameter(torch.tensor(1.0))
+
+    with pytest.raises(ValueError, match="^Named cannot run on symbols: the parameter 'y' has the"):
+        derive(Named())
+
+
+def test_zero_or_not_or_unknown() -> None:
+    x = sympy.Symbol("x", real=True)
+    assert is_zero(sympy.sin(x) ** 2 + sympy.cos(x) ** 2 - 1) is True
+    assert is_zero(x - x**2 / x + sympy.Rational(1, 10**9)) is False

@@ -1,0 +1,279 @@
+"""scripts/compare.py as its users meet it."""
+
+import json
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import compare
+import pytest
+import torch
+import train
+from helpers import EXPONENTIAL, ROOT, Shell, same_trajectory
+
+from torchgd import ManualSGD, manual_gradient
+from torchgd.experiment.experiment import UPDATES, Configuration, Experiment, cause
+from torchgd.experiment.tracking import read_run
+from torchgd.proof.mistakes import MISTAKES, TwoRoundings, scaled
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    # The machine's own devices are for the test marked cuda.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    (tmp_path / "mine.py").write_text(EXPONENTIAL, encoding="utf-8")
+    return Shell(compare.main, tmp_path, capsys)
+
+
+def cells(line: str) -> list[str]:
+    return re.split(r" {2,}", line)
+
+
+def test_the_whole_matrix_is_identical(shell: Shell) -> None:
+    assert shell() == 0
+    head, *rows, last = shell.out.splitlines()
+    assert cells(head) == [
+        "model", "data", "batch", "dtype", "device", "options",
+        "steps", "max |Δw|", "ULPs", "part at", "verdict",
+    ]  # fmt: skip
+    steps = [int(cells(row)[6]) for row in rows]
+    assert last == f"162 of 162 pairs are identical, bit for bit; {sum(steps)} steps compared."
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert last in " ".join(readme.split())
+    assert sum(steps) == 18 * (2 * (150 + 100 + 50) + (1050 + 550 + 50))
+    assert {tuple(cells(row)[7:]) for row in rows} == {("0", "0", "never", "identical")}
+    trained = {tuple(cells(row)[:6]) for row in rows}
+    assert len(trained) == 162
+    models, data, batches, dtypes, devices, options = map(set, zip(*trained, strict=True))
+    assert models == {"linear", "linear with bias", "quadratic"}
+    assert data == {"lesson", "parabola"}
+    assert batches == {"1", "2", "3", "21"}
+    assert dtypes == {"float32", "float64"}
+    assert devices == {"cpu"}
+    assert options == {
+        "defaults", "lr=0.01", "lr=0.001", "weight_decay=0.5", "momentum=0.9",
+        "weight_decay=0.1 maximize", "momentum=0.9 dampening=0.5", "momentum=0.9 weight_decay=0.1",
+        "momentum=0.9 weight_decay=0.1 nesterov",
+    }  # fmt: skip
+
+
+@pytest.mark.cuda
+def test_the_matrix_on_every_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell = Shell(compare.main, tmp_path, capsys)
+    assert shell("--epochs", "5") == 0
+    devices = {cells(row)[4] for row in shell.out.splitlines()[1:-1]}
+    assert devices == {"cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))}
+
+
+def test_data_and_epochs_are_as_asked(shell: Shell) -> None:
+    (shell.folder / "two.csv").write_text("1,2\n2,4\n", encoding="utf-8")
+    assert shell("--model", "linear", "--data", "two.csv", "--epochs", "3") == 0
+    rows = [cells(row) for row in shell.out.splitlines()[1:-1]]
+    assert {(row[1], row[2], row[6]) for row in rows} == {
+        ("two.csv", "1", "6"),
+        ("two.csv", "2", "3"),
+    }
+
+
+def test_diverging_together_is_said(shell: Shell) -> None:
+    (shell.folder / "steep.csv").write_text("1e5,1\n", encoding="utf-8")
+    assert shell("--model", "linear", "--data", "steep.csv") == 0
+    assert "identical, diverged\n" in shell.out
+
+
+def test_a_pair_that_differs_names_step_parameter_and_cause(shell: Shell) -> None:
+    assert shell("--model", "mine.py:Exponential", "--epochs", "5") == 1
+    rows = [cells(row) for row in shell.out.splitlines()[1:-1]]
+    assert {row[0] for row in rows} == {"Exponential"}
+    different = [row for row in rows if row[-1] != "identical"]
+    assert {row[-1] for row in different} == {"cause: gradient"}
+    assert all(re.fullmatch(r"\d+ [ak]|\d+ loss", row[-2]) for row in different)
+    said = f"{54 - len(different)} of 54 pairs are identical, bit for bit; 540 steps compared."
+    assert shell.out.splitlines()[-1] == said
+    most = max(float(row[-3]) for row in rows)
+    options = ("--model", "mine.py:Exponential", "--epochs", "5", "--max-ulp")
+    assert shell(*options, str(int(most))) == 0
+    assert f"\n54 of 54 pairs are within {int(most)} ULPs; 540 steps compared.\n" in shell.out
+    assert shell(*options, str(int(most) - 1)) == 1
+
+
+HALF = partial(scaled, factor=lambda n: 0.5)
+
+
+def test_the_mixed_pairs_tell_the_cause() -> None:
+    experiment, options = Experiment(Configuration("quadratic")), {"lr": 0.01}
+    autograd = UPDATES["autograd"]
+    assert cause(experiment, options, (HALF, ManualSGD), autograd) == "gradient"
+    assert cause(experiment, options, (manual_gradient, TwoRoundings), autograd) == "update"
+    assert cause(experiment, options, (HALF, TwoRoundings), autograd) == "gradient and update"
+    assert cause(experiment, options, UPDATES["manual"], autograd) == "gradient and update together"
+
+
+def test_a_wrong_update_is_found_in_the_matrix(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(UPDATES, "manual", (manual_gradient, TwoRoundings))
+    assert shell("--model", "linear") == 1
+    assert "cause: update" in shell.out
+    monkeypatch.setitem(UPDATES, "manual", (HALF, ManualSGD))
+    assert shell("--model", "linear", "--epochs", "1") == 1
+    assert "0 of 108 pairs are identical" in shell.out
+    assert "cause: gradient" in shell.out
+
+
+def record(*words: str) -> Path:
+    assert train.main([*words, "--no-figures"]) in (0, 1)
+    return max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_recorded_run_is_read_back_to_the_bit(shell: Shell, dtype: str) -> None:
+    run = record("--model", "quadratic", "--dtype", dtype, "--epochs", "7", "--name", "a")
+    config, trajectory = read_run(run / "manual")
+    assert config["dtype"] == dtype
+    experiment = Experiment(Configuration("quadratic", dtype=dtype, epochs=7))
+    again = experiment.descend(experiment.new_model(), UPDATES["manual"], experiment.options)
+    assert same_trajectory(trajectory, again)
+    assert torch.equal(trajectory.epoch, again.epoch)
+
+
+def test_two_recorded_runs(shell: Shell) -> None:
+    a = record("--name", "a")
+    b = record("--name", "b", "--lr", "0.02", "--device", "cpu")
+    shell.capsys.readouterr()
+    assert shell(str(a / "manual"), str(a / "autograd")) == 0
+    row, last = shell.out.splitlines()[1:]
+    assert cells(row)[6:] == ["150", "0", "0", "never", "identical"]
+    assert last == "1 of 1 pairs are identical, bit for bit; 150 steps compared."
+    assert shell(str(a / "manual"), str(b / "manual")) == 1
+    row, last = shell.out.splitlines()[1:]
+    assert cells(row)[5] == "lr=0.01|lr=0.02"
+    assert cells(row)[-2:] == ["1 w", "differ"]
+    assert last == "0 of 1 pairs are identical, bit for bit; 150 steps compared."
+
+
+def test_runs_of_different_lengths_part_where_one_ends(shell: Shell) -> None:
+    a, b = record("--name", "a", "--epochs", "2"), record("--name", "b", "--epochs", "3")
+    shell.capsys.readouterr()
+    assert shell(str(a / "manual"), str(b / "manual"), "--max-ulp", "9") == 1
+    assert cells(shell.out.splitlines()[1])[-2:] == ["7 end", "differ"]
+
+
+def test_a_run_that_was_cut_off_is_compared_as_far_as_it_goes(shell: Shell) -> None:
+    a = record("--name", "a") / "manual"
+    cut = shell.folder / "cut"
+    shutil.copytree(a, cut)
+    lines = (cut / "trajectory.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (cut / "trajectory.csv").write_text("".join(lines[:31]), encoding="utf-8")
+    shell.capsys.readouterr()
+    assert shell(str(a), str(cut)) == 1
+    assert cells(shell.out.splitlines()[1])[6:] == ["30", "0", "0", "30 end", "differ"]
+
+
+FIRST_SHOWS = {
+    "no-zero-grad": "It first shows at step 1, in ∂loss/∂w2: ",
+    "half": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 20.666666666666668",
+    "sum": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 124.0 wrong",
+    "sign": "It first shows at step 1, in w2: 0.5866666666666667 right, 1.4133333333333333 wrong",
+    "sequential": "It first shows at step 0, in ∂loss/∂w1: 14.666666666666666 right, 4.74666666666",
+    "two-roundings": "It first shows at step 1, in w1: 0.8533333333333334 right, 0.85333333333333",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_each_mistake_explains_itself(shell: Shell, name: str) -> None:
+    assert shell("--mistake", name) == 1
+    head, columns, *steps, explanation, shows = shell.out.splitlines()
+    assert head.startswith("quadratic-lesson: 3 samples, batch size 3, 50 epochs, 50 steps, ")
+    assert cells(columns)[:3] == ["step", "w2 right", "w2 wrong"]
+    assert [cells(line)[0] for line in steps] == ["0", "1", "2", "4", "8", "16", "32", "50"]
+    assert explanation == MISTAKES[name][0]
+    assert 1 <= explanation.count(". ") + 1 <= 2
+    assert shows.startswith(FIRST_SHOWS[name])
+    assert re.search(r" apart \(ULPs: [\d.e+]+\)\.$", shows)
+
+
+def test_a_mistake_that_makes_no_difference_says_so(shell: Shell) -> None:
+    assert shell("--mistake", "sequential", "--model", "linear", "--epochs", "2") == 0
+    assert shell.out.endswith(
+        "Here it makes no difference: all steps are identical, bit for bit.\n"
+    )
+
+
+def test_a_last_bit_may_be_allowed(shell: Shell) -> None:
+    assert shell("--mistake", "two-roundings", "--model", "linear", "--max-ulp", "1") == 0
+
+
+def damaged(folder: Path, file: str, content: str) -> str:
+    run = folder / "damaged"
+    shutil.copytree(folder / "runs" / "a" / "manual", run)
+    (run / file).write_text(content, encoding="utf-8")
+    return str(run)
+
+
+HEADER = "step,epoch,loss,weight/w,gradient/w\n"
+DAMAGED = {
+    ("trajectory.csv", ""): " holds a damaged run (not enough values",
+    ("trajectory.csv", HEADER): " holds a damaged run (zip() argument 2 is shorter than argument 1",
+    ("trajectory.csv", f"{HEADER}0,0,1,1\n"): " holds a damaged run (trajectory.csv, line 2: 4 col",
+    (
+        "trajectory.csv",
+        f"{HEADER}0,0,1,1,1\n1,0,1\n",
+    ): " holds a damaged run (trajectory.csv, li",
+    ("trajectory.csv", f"{HEADER}0,0,one,1,1\n"): " holds a damaged run (could not convert string",
+    ("trajectory.csv", f"{HEADER}{2**63},0,1,1,1\n"): " holds a damaged run (Overflow",
+    ("trajectory.csv", f"{HEADER}0,0,{'1' * 200_000},1,1\n"): " holds a damaged run (field larger",
+    ("trajectory.csv", "a,b\n1,2\n"): " holds a damaged run ('step'",
+    ("config.json", "{"): "/config.json is damaged (Expecting property name",
+    ("config.json", "[]"): "/config.json is damaged (it holds no object); run it again",
+    ("config.json", "[" * 100_000): "/config.json is damaged (maximum recursion depth exceeded",
+    ("config.json", f'{{"lr": {"9" * 5000}}}'): "/config.json is damaged (Exceeds the limit",
+    ("config.json", "{}"): " holds a damaged run ('dtype'",
+    ("config.json", json.dumps({"dtype": "int8"})): " holds a damaged run ('int8'",
+}
+
+
+@pytest.mark.parametrize(("file", "content", "reason"), [(*k, v) for k, v in DAMAGED.items()])
+def test_a_damaged_run_is_one_line(shell: Shell, file: str, content: str, reason: str) -> None:
+    run = record("--name", "a") / "manual"
+    shell.capsys.readouterr()
+    where = damaged(shell.folder, file, content)
+    assert shell(str(run), where) == 2
+    assert shell.err.startswith(f"compare.py: {where}{reason}")
+    assert shell.err.count("\n") == 1
+
+
+REFUSED = {
+    ("runs/a",): "1 runs: give two, and neither --model, --data nor --mistake",
+    ("a", "b", "c"): "3 runs: give two",
+    ("a", "b", "--mistake", "half"): "2 runs: give two, and neither",
+    ("a", "b"): "a holds no trajectory.csv: give a run's directory, such as runs/NAME/manual",
+    ("runs/a/manual", "runs/b/manual"): "parameters ['w'] and ['w2', 'w1', 'b']: compare runs of",
+    ("runs/a/manual", "runs/c/manual"): "dtypes torch.float64 and torch.float32: give two",
+    ("--model", "cubic"): "model 'cubic': choose linear or quadratic",
+    ("--data", "none.csv"): "data 'none.csv': no such file",
+    ("--max-ulp", "-1"): "argument --max-ulp: '-1' is not an integer of at least 0",
+    ("--epochs", "0"): "argument --epochs: '0' is not an integer of at least 1",
+    ("--mistake", "none"): "argument --mistake: invalid choice: 'none'",
+    ("--mistake", "half", "--model", "cubic"): "model 'cubic': choose linear or quadratic",
+}
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED.items(), ids=str)
+def test_bad_requests_end_in_one_line(shell: Shell, words: tuple[str, ...], message: str) -> None:
+    if "runs/a/manual" in words:
+        record("--name", "a", "--epochs", "1")
+        record("--name", "b", "--epochs", "1", "--model", "quadratic")
+        record("--name", "c", "--epochs", "1", "--dtype", "float32")
+        shell.capsys.readouterr()
+    assert shell(*words) == 2
+    assert shell.out == ""
+    assert shell.err.startswith(f"compare.py: {message}")
+    assert shell.err.count("\n") == 1

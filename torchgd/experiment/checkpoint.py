@@ -1,0 +1,147 @@
+"""A run's state on disk, written whole or not at all, and read back to the bit or refused.
+
+`checkpoint.pt` is what torch.save makes of plain types, and after it the 32 bytes of its SHA-256:
+torch.load reads it like any other file, but would take a flipped bit in it without a word.
+"""
+
+import hashlib
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from torchgd.experiment.files import regular, replacing
+from torchgd.trajectory import Trajectory
+
+CHECKPOINT = "checkpoint.pt"
+FORMAT = 1
+WAY_OUT = "take an earlier copy, or remove it and the run starts again"
+DIGEST = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A descent after `step` steps: its model, its optimizer, and the trajectory until there.
+
+    `identity` says of which run (see `Experiment.identity`); `seconds` is how long it took.
+    """
+
+    identity: dict[str, Any]
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    trajectory: Trajectory
+    seconds: float
+
+    def save(self, path: Path) -> None:
+        """Write it to `path`, in the place of what is there once all of it is on the disk.
+
+        Raises:
+            OSError: it cannot be written; what is there stays.
+        """
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, **vars(self), "trajectory": vars(self.trajectory)}, buffer)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.write(hashlib.sha256(buffer.getbuffer()).digest())
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read it from `path`; no code in it is run.
+
+        Raises:
+            ValueError: it is damaged, of another format, or no checkpoint.
+            OSError: it cannot be read.
+        """
+        data = memoryview(regular(path).read_bytes())
+        if hashlib.sha256(data[:-DIGEST]).digest() != data[-DIGEST:]:
+            raise ValueError(
+                f"{path} is damaged: its {len(data)} bytes do not fit their checksum; {WAY_OUT}"
+            )
+        try:
+            content = torch.load(io.BytesIO(data[:-DIGEST]), map_location="cpu", weights_only=True)
+            if (version := content.pop("format")) != FORMAT:
+                raise ValueError(f"of format {version!r}, not {FORMAT}")
+            trajectory = Trajectory(**content.pop("trajectory"))
+            identity = dict(content.pop("identity"))
+            return cls(**content, identity=identity, trajectory=trajectory)
+        except Exception as error:  # whatever else can bear a checksum
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"{path} is no checkpoint that this torchgd can read ({reason}); {WAY_OUT}"
+            ) from None
+
+    def done(self, steps: int) -> Trajectory:
+        """Return the rows that stay when the descent goes on, to so many steps in all."""
+        return self.trajectory.before(self.step, self.identity["record_every"], steps)
+
+    def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Put model and optimizer where they were.
+
+        Raises:
+            ValueError: they are not the ones that this is of.
+        """
+        if not self._fits(model, optimizer):
+            raise ValueError(f"the checkpoint is not of this model and optimizer; {WAY_OUT}")
+        model.load_state_dict(self.model)
+        optimizer.load_state_dict(self.optimizer)
+
+    def _fits(self, model: nn.Module, optimizer: Optimizer) -> bool:
+        weights, groups = dict(model.named_parameters()), optimizer.state_dict()["param_groups"]
+        path, column = self.trajectory, {name: w[None] for name, w in weights.items()}
+        index, loss = torch.zeros(1, dtype=torch.int64), next(iter(column.values()))
+        velocities = {k: {"momentum_buffer": w} for k, w in enumerate(weights.values())}
+        alike = (
+            _alike([self.step, self.seconds, self.model], [0, 0.0, dict(model.state_dict())])
+            and _alike(vars(path), vars(Trajectory(index, index, column, loss, column)))
+            and isinstance(self.optimizer, dict)
+            and repr(self.optimizer.get("param_groups")) == repr(groups)
+            and any(_alike(self.optimizer.get("state"), state) for state in ({}, velocities))
+        )
+        if not alike or path.stopped not in ("", "finished", "diverged", "interrupted"):
+            return False
+        rows, steps = len(path.step), len(path.step) - bool(path.stopped)
+        return all(len(points) == rows for points in (path.epoch, *path.weights.values())) and all(
+            len(points) == steps for points in (path.loss, *path.gradients.values())
+        )
+
+
+def _alike(found: object, expected: object) -> bool:
+    """Whether two are of the same kinds, all the way down: types, keys, dtypes, dimensions."""
+    if isinstance(found, Tensor) and isinstance(expected, Tensor):
+        return found.dtype == expected.dtype and found.ndim == expected.ndim
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(_alike(found[k], expected[k]) for k in found)
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(_alike, found, expected))
+    return type(found) is type(expected)
+
+
+class Saver:
+    """Where and how often to save a checkpoint: every so many seconds or, if given, steps.
+
+    Raises:
+        ValueError: seconds are below 0, or steps below 1.
+    """
+
+    def __init__(self, path: Path, seconds: float = 60.0, steps: int | None = None) -> None:
+        if not (seconds >= 0 and (steps is None or steps >= 1)):
+            raise ValueError(f"every {seconds} seconds, {steps} steps: give at least 0, or 1 step")
+        self.path, self.seconds, self.steps = path, seconds, steps
+        self._last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps."""
+        if self.steps is not None:
+            return step % self.steps == 0
+        return time.monotonic() - self._last >= self.seconds
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Save it."""
+        checkpoint.save(self.path)
+        self._last = time.monotonic()

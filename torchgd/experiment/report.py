@@ -1,0 +1,228 @@
+"""What a run is told as: its files' contents, the lesson's transcript, the table, the verdict."""
+
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from torchgd.experiment.experiment import Experiment, Outcome
+from torchgd.experiment.lookup import processes
+from torchgd.loss import mean_squared_error
+from torchgd.proof.checks import Comparison, difference, ulps
+from torchgd.theory.affine import (
+    hessian,
+    is_linear_in_parameters,
+    jacobians,
+    largest_stable_learning_rate,
+)
+from torchgd.trajectory import Trajectory
+from torchgd.version import __version__
+
+
+def config_json(experiment: Experiment, update: str, updates: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what config.json holds: everything needed to run it again, with all its updates."""
+    z, device = experiment.standardization, experiment.device
+    cuda = device.type == "cuda"
+    return {
+        **experiment.identity(update),
+        "updates": [*updates] or [update],
+        "samples": len(experiment.data.x),
+        "steps": experiment.steps,
+        "standardization": z and asdict(z),
+        "x_unit": experiment.data.x_unit,
+        "y_unit": experiment.data.y_unit,
+        "working_directory": str(experiment.folder.resolve()) if experiment.reads_files else None,
+        "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return what beside the configuration may decide a run's bits."""
+    return {
+        "threads": torch.get_num_threads(),
+        "processes": processes(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "torchgd": __version__,
+    }
+
+
+def environment_changes(config: dict[str, Any]) -> Iterator[str]:
+    """Yield in what the environment differs from the one in which this run's config.json began."""
+    for name, now in environment().items():
+        if (was := config.get(name)) != now:
+            yield f"{name} {now}, and the run began with {was}: bits may differ from then on"
+
+
+def result_json(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
+    """Return what result.json holds."""
+    trajectory, configuration = outcome.trajectory, asdict(experiment.configuration)
+    return {
+        "update": outcome.update,
+        **{name: configuration[name] for name in ("model", "data", "device", "dtype")},
+        "steps": int(trajectory.step[-1]),
+        "epochs": int(trajectory.epoch[-1]),
+        "stopped": trajectory.stopped,
+        "parameters": {name: value.item() for name, value in outcome.parameters.items()},
+        "loss": outcome.loss.item(),
+        "seconds": outcome.seconds,
+    }
+
+
+def transcript(experiment: Experiment, outcome: Outcome) -> Iterator[str]:
+    """Yield the lesson's lines: each recorded step's batch and gradients, and the progress.
+
+    The progress comes every tenth epoch, with the weights and the last batch's loss after the
+    update. The last line predicts.
+    """
+    trajectory, batches = outcome.trajectory, experiment.batches
+    rows = {step: row for row, step in enumerate(trajectory.step.tolist())}
+    end = len(trajectory.loss)
+    step = 0
+    for epoch in range(int(trajectory.epoch[-1]) + 1):
+        batches.set_epoch(epoch)
+        for x, y in batches:
+            row = rows.get(step, end)
+            if row < end:
+                gradients = [round(g[row].item(), 6) for g in trajectory.gradients.values()]
+                yield " ".join(["\t grad:", _plain(x), _plain(y), *map(str, gradients)])
+            step += 1
+        if epoch % 10 == 0 and step in rows:
+            weights = {name: w[rows[step]] for name, w in trajectory.weights.items()}
+            there = {name: w.to(x.device) for name, w in weights.items()}
+            loss = mean_squared_error(functional_call(experiment.new_model(), there, x), y).item()
+            texts = [f"{name} = {round(w.item(), 2)}" for name, w in weights.items()]
+            yield f"progress: {epoch} {' '.join(texts)} loss = {round(loss, 6)}"
+    yield f"predict (after training) {_predicted(experiment, outcome)} {digits(outcome.prediction)}"
+
+
+def _plain(batch: Tensor) -> str:
+    """Write a batch's values, a whole number without its .0."""
+    texts = [_number(value) for value in batch.tolist()]
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+
+
+def _number(value: float) -> str:
+    return str(int(value) if value.is_integer() and abs(value) < 2**53 else value)
+
+
+def _predicted(experiment: Experiment, outcome: Outcome) -> str:
+    return f"{_number(outcome.predicted_at)} {experiment.data.x_unit}".strip()
+
+
+def digits(value: Tensor) -> str:
+    """Write a number with as many digits as tell it apart from every other of its type."""
+    return str(value.numpy()[()])
+
+
+def table(experiment: Experiment, outcomes: list[Outcome]) -> Iterator[str]:
+    """Yield the table of final values: a column per update and, for two, how far apart they are."""
+    prediction = f"ŷ({_predicted(experiment, outcomes[0])})"
+    columns = [[*o.parameters.values(), o.loss, o.prediction] for o in outcomes]
+    head = ["", *(outcome.update for outcome in outcomes)]
+    rows = [
+        [name, *map(digits, values)]
+        for name, *values in zip(
+            [*outcomes[0].parameters, "loss", prediction], *columns, strict=True
+        )
+    ]
+    if len(columns) == 2:
+        head += ["difference", "ULPs"]
+        for row, p, q in zip(rows, *columns, strict=True):
+            row += [digits(difference(p, q)), str(ulps(p, q))]
+    yield from aligned([head, *rows])
+
+
+def aligned(rows: list[list[str]]) -> Iterator[str]:
+    """Yield the rows of a table as lines, its columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def verdict(comparison: Comparison, a: Trajectory, b: Trajectory) -> str:
+    """Say whether all steps were identical and, if not, where they part."""
+    recorded = max(len(a.loss), len(b.loss))
+    steps = max(int(a.step[-1]), int(b.step[-1]))
+    if comparison.first_difference is None:
+        of = "" if recorded == steps else f"{recorded} recorded of "
+        subject = "The only step is" if steps == 1 else f"All {of}{steps} steps are"
+        return f"{subject} identical, bit for bit: weights, gradients and loss."
+    step, parameter = comparison.first_difference
+    if parameter is None:
+        return f"The updates are identical up to step {step}, which only one of them reaches."
+    if comparison.max_ulp == 0:
+        what = "The loss parts" if parameter == "loss" else f"The gradients part in {parameter}"
+        return f"{what} at step {step}; the weights never do."
+    return (
+        f"The updates part at step {step}, in {parameter}; "
+        f"the weights differ by {comparison.max_abs:g} ({comparison.max_ulp} ULPs) at most."
+    )
+
+
+def side_by_side(right: Trajectory, wrong: Trajectory) -> Iterator[str]:
+    """Yield the weights of two trajectories at steps 0, 1, 2, 4, 8, … and the last of both."""
+    steps = right.step.tolist()[: len(wrong.step)]
+    rows = [["step", *(f"{w} {which}" for w in right.weights for which in ("right", "wrong"))]]
+    for row in sorted({0, len(steps) - 1, *(2**k for k in range((len(steps) - 1).bit_length()))}):
+        pairs = zip(right.weights.values(), wrong.weights.values(), strict=True)
+        values = (weights[row].item() for pair in pairs for weights in pair)
+        rows.append([str(steps[row]), *(f"{value:.6g}" for value in values)])
+    yield from aligned(rows)
+
+
+def first_shows(right: Trajectory, wrong: Trajectory, comparison: Comparison) -> str:
+    """Say at which step two trajectories part, in what, and how far apart they are there."""
+    if comparison.first_difference is None:
+        return "Here it makes no difference: all steps are identical, bit for bit."
+    step, _ = comparison.first_difference
+    row = right.step.tolist().index(step)
+    for (what, p), q in zip(_columns(right).items(), _columns(wrong).values(), strict=True):
+        p, q = p[row : row + 1], q[row : row + 1]
+        if len(p) == len(q) == 1 and (apart := difference(p, q).item()):
+            return (
+                f"It first shows at step {step}, in {what}: {digits(p[0])} right, {digits(q[0])} "
+                f"wrong, {apart:.3g} apart (ULPs: {float(ulps(p, q)[0]):.6g})."
+            )
+    return f"All is equal up to step {step}, where the wrong one ends."
+
+
+def _columns(trajectory: Trajectory) -> dict[str, Tensor]:
+    gradients = {f"∂loss/∂{name}": g for name, g in trajectory.gradients.items()}
+    return {**trajectory.weights, **gradients, "the loss": trajectory.loss}
+
+
+def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:
+    """Say where the first of these descents diverged, and which learning rates would not have."""
+    trajectory, options = diverged[0].trajectory, experiment.options
+    lr, maximize = options.pop("lr"), options.pop("maximize")
+    text = (
+        f"{' and '.join(outcome.update for outcome in diverged)} diverged: the loss or a weight is "
+        f"not finite at step {int(trajectory.step[-1])} (epoch {int(trajectory.epoch[-1])}); "
+        f"the learning rate is {lr:g}"
+    )
+    if trajectory.step[-1] == 0:
+        return f"{text}, but the loss is not finite at the start: scale x or start elsewhere"
+    if maximize:
+        return f"{text}; maximising has no end: this loss has no top"
+    model, batches = experiment.new_model(), experiment.batches
+    if experiment.streams or not is_linear_in_parameters(model, batches.x):
+        return f"{text}; try a smaller one"
+    batches.set_epoch(0)
+    hessians = torch.stack([hessian(phi) for phi in jacobians(model, batches)])
+    if not hessians.isfinite().all():
+        return f"{text}, and no rate fits: x is too large for its powers; scale x"
+    largest = largest_stable_learning_rate(hessians, **options)
+    order = " in the first epoch's order" if batches.shuffle else ""
+    if largest == 0:
+        return f"{text}, and none is stable{order}: lower momentum or dampening"
+    text = f"{text}, the largest stable one{order} {largest:.6g}"
+    return text if lr > largest else f"{text}: the rate is stable, but the numbers overflow"

@@ -1,0 +1,302 @@
+"""What a run leaves on disk. The only file that imports TensorBoard.
+
+A run's directory holds the event file, `config.json`, `trajectory.csv`, `checkpoint.pt` and
+`result.json`.
+"""
+
+import csv
+import itertools
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import torch
+from filelock import FileLock, Timeout
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from torchgd.experiment.files import read_json, replacing, write_json
+from torchgd.models import DTYPES
+from torchgd.trajectory import Trajectory
+
+# What Windows allows in no name, at a name's end, or, of its devices' names, as a name's stem.
+UNPORTABLE = re.compile(r'[\\/:*?"<>|]|[. ]$|^(CON|PRN|AUX|NUL|COM\d|LPT\d)(?=\.|$)', re.I)
+
+# As many significant digits as tell any two numbers of the type apart.
+DIGITS = {torch.float32: ".9g", torch.float64: ".17g"}
+
+Row = tuple[int, int, list[float | None]]
+
+
+def new_directory(parent: Path, name: str | None, default: str) -> Path:
+    """Create and return parent/name, or parent/default-TIME: never one that exists.
+
+    Where two runs take the same time, the second becomes default-TIME-2, and so on.
+
+    Raises:
+        ValueError: `name` exists, or is no directory's name, or the path is not UTF-8.
+        OSError: the directory cannot be created.
+    """
+    path = os.fspath(parent.absolute() / (name or default))
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{path!a}: TensorBoard needs names that are UTF-8; rename it, or set PYTHONUTF8=1"
+        ) from None
+    if name is not None:
+        _refuse_no_name(name)
+    parent.mkdir(parents=True, exist_ok=True)
+    if name is None:
+        stem = f"{UNPORTABLE.sub('_', default)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        candidates = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
+        return next(filter(_created, (parent / candidate for candidate in candidates)))
+    if not _created(parent / name):
+        raise ValueError(f"{parent / name} exists, and no run is overwritten; name another")
+    return parent / name
+
+
+def _refuse_no_name(name: str) -> None:
+    """Refuse what is no directory's name on Linux, macOS and Windows alike."""
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise ValueError(f"name {name!r}: give a directory's name alone; --log-dir is its parent")
+    if UNPORTABLE.search(name):
+        raise ValueError(
+            f"name {name!r}: Windows has no such name, and a run can be taken anywhere; leave out "
+            '\\ : * ? " < > |, a point or a space at its end, and devices such as NUL'
+        )
+
+
+def _created(directory: Path) -> bool:
+    """Create a directory; return False if there is one."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
+    """Return config.json and the trajectory that a run left in `directory`, to the bit.
+
+    Raises:
+        ValueError: `directory` holds no run, or a damaged one.
+        OSError: a file cannot be read.
+    """
+    if not (directory / "trajectory.csv").is_file():
+        raise ValueError(
+            f"{directory} holds no trajectory.csv: give a run's directory, such as runs/NAME/manual"
+        )
+    config = read_json(directory / "config.json")
+    try:
+        text = (directory / "trajectory.csv").read_text(encoding="utf-8")
+        if text and not text.endswith("\n"):
+            raise ValueError("the last line of trajectory.csv is cut off")
+        head, *rows = csv.reader(text.splitlines())
+        for line, row in enumerate(rows, start=2):
+            if len(row) != len(head):
+                count = f"{len(row)} columns of {len(head)}"
+                raise ValueError(f"trajectory.csv, line {line}: {count}")
+        columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+        dtype = DTYPES[config["dtype"]]
+        return config, Trajectory(
+            step=torch.tensor([int(text) for text in columns["step"]]),
+            epoch=torch.tensor([int(text) for text in columns["epoch"]]),
+            weights=_named(columns, "weight/", dtype),
+            loss=_numbers(columns["loss"], dtype),
+            gradients=_named(columns, "gradient/", dtype),
+            stopped="",
+        )
+    except (ValueError, KeyError, TypeError, RuntimeError, csv.Error) as error:
+        raise ValueError(f"{directory} holds a damaged run ({error}); run it again") from None
+
+
+def read_result(directory: Path) -> dict[str, Any]:
+    """Return result.json, which a run leaves when it ends.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+        OSError: it cannot be read.
+    """
+    file = directory / "result.json"
+    if not file.is_file():
+        raise ValueError(
+            f"{directory} has no result.json: the run is still being written, or was killed; "
+            "wait for its end, or go on with it: train.py --resume"
+        )
+    result = read_json(file)
+    for name, kind in (("steps", int), ("stopped", str)):
+        if not isinstance(result.get(name), kind):
+            raise ValueError(f"{file} is damaged (no {name!r}); run it again")
+    return result
+
+
+def _named(columns: dict[str, Any], kind: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the columns KIND/NAME by name."""
+    found = {tag: texts for tag, texts in columns.items() if tag.startswith(kind)}
+    return {tag.removeprefix(kind): _numbers(texts, dtype) for tag, texts in found.items()}
+
+
+def _numbers(texts: tuple[str, ...], dtype: torch.dtype) -> Tensor:
+    """Return a column's numbers; the last row has no loss and no gradients."""
+    return torch.tensor([float(text) for text in texts if text], dtype=dtype)
+
+
+class RunWriter:
+    """Writes one run into `directory`, as it goes; a context manager.
+
+    `config` is everything needed to run it again. Each recorded step becomes a row of
+    trajectory.csv and one event with all of its values, whose tags are the columns' names: loss,
+    weight/NAME, gradient/NAME; result/loss and result/NAME are result.json's numbers. TensorBoard
+    keeps single precision; trajectory.csv keeps every bit.
+
+    With `done`, a run that is there already goes on after those rows or, with none of them, starts
+    again. What it wrote of later steps goes: trajectory.csv is written anew, and TensorBoard told
+    to forget (`purge_step`).
+
+    Raises:
+        ValueError: another process is writing there.
+        OSError: the directory is there, without `done`, or it or a file in it cannot be written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: dict[str, Any],
+        names: list[str],
+        done: list[Row] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.digits = DIGITS[DTYPES[config["dtype"]]]
+        self.tags = ["loss", *(f"{kind}/{n}" for kind in ("weight", "gradient") for n in names)]
+        rows = done or []
+        settled = directory / "config.json"
+        known = bool(rows) and read_json(settled) == config  # and so TensorBoard knows it too
+        directory.mkdir(exist_ok=done is not None)
+        with ExitStack() as opened:
+            opened.enter_context(_only_writer(directory))
+            opened.enter_context(_quiet_threads())
+            write_json(settled, config)
+            (directory / "result.json").unlink(missing_ok=True)  # which says that a run has ended
+            self.file = opened.enter_context(self._open_table(rows))
+            self.table = csv.writer(self.file, lineterminator="\n")
+            purge_step = rows[-1][0] + 1 if rows else 0
+            self.events = opened.enter_context(_event_writer(directory, purge_step))
+            self.event_file = cast(Any, self.events.file_writer)  # set by now
+            self._introduce(config, names, known, purge_step)
+            self.opened = opened.pop_all()
+
+    def _open_table(self, rows: list[Row]) -> TextIO:
+        """Write trajectory.csv with `rows`, whole or not at all, and open it for more."""
+        path = self.directory / "trajectory.csv"
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["step", "epoch", *self.tags])
+            table.writerows(map(self._texts, rows))
+        return path.open("a", newline="", encoding="utf-8")
+
+    def _introduce(self, config: dict[str, Any], names: list[str], known: bool, step: int) -> None:
+        """Tell TensorBoard the configuration, the charts and the hyper-parameters."""
+        # TensorBoard lays runs over each other where one chart's pattern fits their tags.
+        curves = [tag for tag in self.tags if not tag.startswith("gradient/")]
+        charts = {tag: ["Multiline", [f"^{re.escape(tag)}$"]] for tag in curves}
+        # add_hparams would open a run directory of its own; its summaries fit into this one.
+        scalars = {k: v for k, v in config.items() if isinstance(v, (bool, int, float, str))}
+        finals = dict.fromkeys(["result/loss", *(f"result/{name}" for name in names)], 0.0)
+        experiment, start, self.session_end = hparams(scalars, finals)
+        if not known:
+            self.events.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```", step)
+            self.events.add_custom_scalars({"descent": charts})
+            for summary in (experiment, start):
+                self.event_file.add_summary(summary)
+        self._flush()
+
+    def record(self, piece: Trajectory) -> None:
+        """Write a piece of the trajectory through to the disk."""
+        for row in piece.rows():
+            self.table.writerow(self._texts(row))
+            step, _, values = row
+            pairs = zip(self.tags, values, strict=True)
+            event = [Summary.Value(tag=t, simple_value=v) for t, v in pairs if v is not None]
+            self.event_file.add_summary(Summary(value=event), step)
+        self._flush()
+
+    def _flush(self) -> None:
+        self.file.flush()
+        self.events.flush()
+
+    def _texts(self, row: Row) -> list[Any]:
+        step, epoch, values = row
+        return [step, epoch, *("" if v is None else format(v, self.digits) for v in values)]
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json, and its figures and the session's end for TensorBoard's HParams."""
+        write_json(self.directory / "result.json", result)
+        finals = {"loss": result["loss"], **result["parameters"]}
+        event = [Summary.Value(tag=f"result/{n}", simple_value=v) for n, v in finals.items()]
+        self.event_file.add_summary(Summary(value=event), result["steps"])
+        self.event_file.add_summary(self.session_end)
+        self._flush()
+
+    def add_figures(self, figures: dict[str, Any], step: int) -> None:
+        """Show matplotlib figures, by name, under TensorBoard's Images."""
+        for name, figure in figures.items():
+            self.events.add_figure(f"figure/{name}", figure, step)
+
+    def __enter__(self) -> "RunWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.opened.close()
+
+
+@contextmanager
+def _only_writer(directory: Path) -> Iterator[None]:
+    """Keep other processes from writing to a run; the system lets go when this one ends."""
+    try:
+        held = FileLock(directory / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"{directory}: another process is writing this run; wait for its end or stop it"
+        ) from None
+    with held:
+        yield
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Leave out the tracebacks of TensorBoard's writing thread: a flush raises its error here."""
+    shown = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not isinstance(failure.exc_value, OSError):
+            shown(failure)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = shown
+
+
+def _event_writer(directory: Path, purge_step: int) -> SummaryWriter:
+    """Return a writer of events; of those that are there, the ones before `purge_step` stay.
+
+    TensorBoard takes the first session's start for no restart, so that one is written, too.
+    """
+    found = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
+    now = time.time()
+    if str(int(now)) in found:  # TensorBoard reads event files by name, and so by the second
+        time.sleep(1 - now % 1)
+    return SummaryWriter(directory, purge_step=purge_step, max_queue=1000)

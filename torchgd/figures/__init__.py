@@ -1,0 +1,1 @@
+"""The pictures. The only folder that imports matplotlib."""
