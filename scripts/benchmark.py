@@ -29,7 +29,7 @@ import torchgd
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
 from torchgd.experiment.cli import Parser, refusing, run_script
 from torchgd.experiment.experiment import Configuration, Experiment
-from torchgd.experiment.lookup import find_device
+from torchgd.experiment.parallel import find_device
 from torchgd.experiment.report import aligned, config_json
 from torchgd.experiment.tracking import RunWriter
 from torchgd.gradients import GradientSource, compiled

@@ -13,7 +13,7 @@ import torch
 
 from torchgd.data import NAMES
 from torchgd.experiment.cli import Parser, integer, refusing, run_script
-from torchgd.experiment.experiment import UPDATES, Configuration, Experiment, cause
+from torchgd.experiment.experiment import UPDATES, Configuration, Experiment, which_half_differs
 from torchgd.experiment.report import aligned, first_shows, side_by_side
 from torchgd.experiment.tracking import read_run
 from torchgd.models import DTYPES
@@ -89,7 +89,7 @@ def pairs(made: list[tuple[Experiment, dict[str, Any]]]) -> Iterator[Row]:
         )
         comparison, verdict = compare(a, b), "identical"
         if not comparison.identical:
-            verdict = f"cause: {cause(experiment, options, manual, autograd)}"
+            verdict = f"cause: {which_half_differs(experiment, options, manual, autograd)}"
         yield a, b, comparison, verdict
 
 

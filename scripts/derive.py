@@ -7,7 +7,8 @@ import torch
 
 from torchgd.data import NAMES, Column, load
 from torchgd.experiment.cli import Parser, refusing, run_script
-from torchgd.experiment.lookup import find_device, find_model, guarded
+from torchgd.experiment.own_model import call_user_code, find_model
+from torchgd.experiment.parallel import find_device
 from torchgd.experiment.report import aligned
 from torchgd.proof.answers import judge, parse
 from torchgd.proof.checks import ORACLES, Finding, GradientCheck, check_gradient
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(data.x, Column):
             raise ValueError(f"data {arguments.data!r} does not fit into memory; give fewer rows")
         x, y = data.x.to(device), data.y.to(device)
-        check = guarded(arguments.model, check_gradient, model, x, y)
+        check = call_user_code(arguments.model, check_gradient, model, x, y)
     try:
         print(*formulas(derive(model), True, arguments.latex), "", sep="\n")
     except ValueError as error:

@@ -54,7 +54,7 @@ def load(directory: Path, label: str, model: str | None) -> Run:
             f"{directory}: trajectory.csv ends at step {end}, and the run did at "
             f"{result['steps']}: the file is truncated; run it again"
         )
-    experiment = Experiment.of_run(config, model, device="cpu", compile=False)
+    experiment = Experiment.from_config(config, model, device="cpu", compile=False)
     if experiment.streams:
         raise ValueError(f"{directory}: its data were read in chunks, and are too many to draw")
     refuse_changes(directory, experiment, trajectory)

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from torchgd.data import NAMES
 from torchgd.experiment.checkpoint import CHECKPOINT, Saver
-from torchgd.experiment.chunks import Process, RankError
 from torchgd.experiment.cli import (
     Parser,
     cadence,
@@ -28,7 +27,7 @@ from torchgd.experiment.cli import (
 from torchgd.experiment.experiment import AFFINE, Configuration, Experiment, Outcome
 from torchgd.experiment.files import write_json
 from torchgd.experiment.job import CHOICES, Job
-from torchgd.experiment.lookup import processes, torchrun
+from torchgd.experiment.parallel import RankError, process_group, processes, torchrun
 from torchgd.experiment.report import (
     divergence,
     environment_changes,
@@ -126,7 +125,10 @@ def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 class Stop:
-    """Whether SIGINT or SIGTERM came: the first asks the run to end, the second ends it."""
+    """Whether SIGINT or SIGTERM came: the first asks the run to end, the second ends it.
+
+    Of several processes, each ends at once: one that waits for the others in C++ could not hear.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
@@ -136,7 +138,7 @@ class Stop:
         self.previous = {s: signal.getsignal(s) for s in heard}
         for which, handler in self.previous.items():
             if handler is not signal.SIG_IGN:  # as under nohup
-                signal.signal(which, self._note)
+                signal.signal(which, self._note if processes() == 1 else signal.SIG_DFL)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -190,31 +192,17 @@ def refuse_processes(compiled: bool, updates: list[str]) -> None:
         raise ValueError(f"--compile and --update affine take one process, not {processes()}")
 
 
-@contextmanager
-def joined(job: Job) -> Iterator[Process | None]:
-    """Join the other processes that torchrun started, or cut the data up, if either is asked."""
-    chunk_size = job.experiment.configuration.chunk_size
-    if processes() == 1:
-        yield Process(chunk_size) if job.experiment.streams else None
-        return
-    from torchgd.experiment.distributed import Group  # here, for one process does not need it
-
-    with Group(job.experiment.device, chunk_size) as group:
-        yield group
-
-
 def run(
     job: Job,
     update: str,
     writer: RunWriter | None,
     arguments: argparse.Namespace,
     stop: Stop,
-    process: Process | None,
 ) -> Outcome:
     """Train with one update, writing as it goes and showing the progress, unless there is none."""
     experiment, start, predict = job.experiment, job.starts.get(update), arguments.predict
     if writer is None:
-        return experiment.run(update, predict, stop=stop, start=start, process=process)
+        return experiment.run(update, predict, stop=stop, start=start)
     saver = Saver(writer.directory / CHECKPOINT, **arguments.checkpoint_every)
     done = 0 if start is None else start.step
     rows = len(experiment.data.x) if experiment.streams else 0  # else the bar shows steps
@@ -227,9 +215,11 @@ def run(
             if not rows:
                 bar.update(int(piece.step[-1]) - bar.n)
 
-        if rows and process is not None:
-            process.on_rows = lambda count: bar.update(count * process.size)
-        outcome = experiment.run(update, predict, on_block, stop, saver, start, process)
+        def on_rows(count: int) -> None:
+            if rows:
+                bar.update(count * processes())
+
+        outcome = experiment.run(update, predict, on_block, stop, saver, start, on_rows)
         writer.finish(result_json(experiment, outcome))
     return outcome
 
@@ -273,12 +263,13 @@ def main(argv: list[str] | None = None) -> int:
     with refusing(parser, ValueError, RankError), mending(parser, job), ExitStack() as opened:
         outcomes: list[Outcome] = []
         writers: list[RunWriter] = []
-        with Stop() as stop, joined(job) as process:
+        alone = processes() == 1
+        with Stop() as stop, nullcontext() if alone else process_group(job.experiment.device):
             for update in job.configs:
                 if FIRST:
                     writers.append(opened.enter_context(job.writer(update)))
                 writer = writers[-1] if FIRST else None
-                outcomes.append(run(job, update, writer, arguments, stop, process))
+                outcomes.append(run(job, update, writer, arguments, stop))
                 if outcomes[-1].trajectory.stopped == "interrupted":
                     break
         if not FIRST:
@@ -315,7 +306,7 @@ def conclude(
     if interrupted:
         where = f"{last.update} at step {int(last.trajectory.step[-1])}"
         print(f"train.py: interrupted, {where}; {job.how_to_go_on}", file=sys.stderr)
-        return 128 + (stop.signal or signal.SIGTERM)  # or another process was asked to stop
+        return 128 + stop.signal
     if not arguments.no_figures:
         draw_figures(job.experiment, outcomes, writers)
     return status
@@ -340,9 +331,7 @@ def report(
     if diverged:
         print(f"train.py: {divergence(experiment, diverged)}", file=sys.stderr)
     # Compiled, each gradient is summed in an order of its own.
-    # So do more than two processes: (a + b) + c is not a + (b + c).
-    loose = experiment.configuration.compile or processes() > 2
-    agree = comparison is None or comparison.identical or loose
+    agree = comparison is None or comparison.identical or experiment.configuration.compile
     return int(bool(diverged) or not agree)
 
 

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,23 @@ def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
 def stacked(trajectory: Trajectory) -> Tensor:
     """The weights at each row, (K+1, P)."""
     return torch.stack(list(trajectory.weights.values()), dim=1)
+
+
+def with_columns(
+    t: Trajectory,
+    loss: Tensor | None = None,
+    weights: dict[str, Tensor] | None = None,
+    gradients: dict[str, Tensor] | None = None,
+) -> Trajectory:
+    """The same path, but with other numbers in these columns."""
+    table = t.table.clone()
+    if loss is not None:
+        table[: t.recorded, 0] = loss
+    for name, values in (weights or {}).items():
+        table[:, 1 + t.names.index(name)] = values
+    for name, values in (gradients or {}).items():
+        table[: t.recorded, 1 + len(t.names) + t.names.index(name)] = values
+    return replace(t, table=table)
 
 
 SCRIPT = ROOT / "scripts" / "train.py"

@@ -1,6 +1,7 @@
 """The pretended device computes as the CPU does, and notices each planted wait and mix."""
 
 import inspect
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ from helpers import AUTOGRAD, BESIDE_CUDA, ENVIRONMENT, MANUAL, ROOT, may_wait, 
 from pretend import HOST, NAME, Host
 from torch import Tensor
 
+import torchgd
 from torchgd import Batches, ManualSGD, Quadratic, Trajectory, train
 from torchgd.data import load
-from torchgd.experiment import chunks
+from torchgd.experiment import parallel
 from torchgd.experiment.experiment import Configuration, Experiment
 from torchgd.gradients import manual_gradient
 from torchgd.models import scalar
@@ -50,7 +52,13 @@ def descend(device: str, update: Any = MANUAL, shuffle: bool = True, **options: 
     model, batches = on(device, 5, shuffle)
     optimizer = make(model.parameters(), lr=0.001, **options)
     HOST.waits.clear()
-    return train(model, batches, optimizer, gradient, 50, block_rows=40)
+    recorder = Recorder(model, 150, every=1, rows=40, seconds=math.inf)
+    for step, epoch, loss in torchgd.descend(model, batches, optimizer, gradient, 50):
+        recorder.record(step, epoch, loss)
+        if recorder.due:
+            recorder.hand_over()
+    recorder.finish(150, 50)
+    return Trajectory.join(recorder.pieces)
 
 
 @pytest.mark.parametrize("update", [MANUAL, AUTOGRAD], ids=["manual", "autograd"])
@@ -166,9 +174,8 @@ MIXES: list[tuple[str, Any, str, str]] = [
     ("train", Recorder.finish, "torch.zeros_like(weights[0])", "torch.zeros(())"),
     ("run", Experiment._tensor, "self.device, ", ""),
     ("run", Experiment.run, "at.to(self.device, self.dtype)", "at.to(self.dtype)"),
-    ("in chunks", chunks.Process._chunks, "w.device, ", ""),
-    ("in chunks", chunks.Process.loss, "next(model.parameters()).new_zeros", "torch.zeros"),
-    ("in chunks", chunks.Process.autograd_gradient, "next(model.parameters()).new_", "torch."),
+    ("in chunks", parallel.in_chunks, "w.device, w", "w"),
+    ("in chunks", parallel.in_chunks, ", device=w.device", ""),
     ("affine", unit_columns, ", device=like.device", ""),
     ("affine", prefixes, "even.new_empty", "torch.empty"),
     ("affine", affine.affine_trajectory, "weights.new_zeros", "torch.zeros"),

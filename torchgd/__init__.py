@@ -11,7 +11,7 @@ from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import Linear, Model, Quadratic
 from torchgd.optim import ManualSGD
 from torchgd.proof.checks import check_gradient, compare
-from torchgd.training import train
+from torchgd.training import descend, train
 from torchgd.trajectory import Trajectory
 from torchgd.version import __version__
 
@@ -26,6 +26,7 @@ __all__ = [
     "autograd_gradient",
     "check_gradient",
     "compare",
+    "descend",
     "manual_gradient",
     "train",
 ]

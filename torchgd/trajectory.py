@@ -1,9 +1,8 @@
 """Where a descent went: weights, gradients and loss, step by step."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,88 +12,78 @@ from torchgd.models import scalars
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The path of a descent, w₀, w₁, …, with the loss and the gradient at each point.
+    """The path of a descent, w₀, w₁, …, with the loss and the gradients at each point: one table.
 
-    Row k holds the weights before the k-th recorded step, and the loss and gradients of that
-    step's batch there. One last row holds the final weights; no step starts from it, so it has
-    neither loss nor gradients.
+    Row k holds the loss, the weights and the gradients before the k-th recorded step: loss and
+    gradients are those of that step's batch. One last row holds the final weights; no step starts
+    from it, so that the rest of it means nothing, and `loss` and `gradients` leave it out.
 
-    Shapes, for K recorded steps: `step`, `epoch` and each of `weights` (K+1,), `loss` and each of
-    `gradients` (K,); all on the CPU, the values in the model's dtype. The last `step` and `epoch`
-    are the numbers of steps taken and epochs completed.
+    Shapes, for K recorded steps of P parameters, by `names`: `table` (K+1, 1 + 2P) in the model's
+    dtype, `step` and `epoch` (K+1,); of it `loss` and each of `gradients` show (K,), and each of
+    `weights` (K+1,); all on the CPU. The last `step` and `epoch` are the numbers of steps taken and
+    of epochs completed.
 
     `stopped` is "finished", "diverged" where the loss or a weight was not finite at the last
     row, or "interrupted"; of a piece before the last, which has no last row, it is "".
     """
 
+    names: tuple[str, ...]
     step: Tensor
     epoch: Tensor
-    weights: dict[str, Tensor]
-    loss: Tensor
-    gradients: dict[str, Tensor]
+    table: Tensor
     stopped: str = "finished"
+
+    @property
+    def recorded(self) -> int:
+        """K, how many steps are recorded."""
+        return len(self.step) - bool(self.stopped)
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss before each recorded step (K,)."""
+        return self.table[: self.recorded, 0]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights before each recorded step, and the final ones (K+1,), by name."""
+        columns = self.table[:, 1 : 1 + len(self.names)]
+        return dict(zip(self.names, columns.unbind(dim=1), strict=True))
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients at each recorded step (K,), by name."""
+        columns = self.table[: self.recorded, 1 + len(self.names) :]
+        return dict(zip(self.names, columns.unbind(dim=1), strict=True))
+
+    def __getitem__(self, rows: slice | Tensor) -> "Trajectory":
+        """Return a piece of some of the recorded steps, without a last row."""
+        step, epoch, table = self.step[rows], self.epoch[rows], self.table[rows]
+        return replace(self, step=step, epoch=epoch, table=table, stopped="")
 
     def rows(self) -> Iterator[tuple[int, int, list[float | None]]]:
         """Yield (step, epoch, values): loss, weights, gradients; None where there is none."""
-        columns = [self.loss, *self.weights.values(), *self.gradients.values()]
-        values = zip_longest(*(column.tolist() for column in columns))
-        for step, epoch, row in zip(self.step.tolist(), self.epoch.tolist(), values, strict=True):
-            yield step, epoch, list(row)
+        count, numbers = len(self.names), self.table.tolist()
+        index = zip(self.step.tolist(), self.epoch.tolist(), numbers, strict=True)
+        for row, (step, epoch, values) in enumerate(index):
+            last = row == self.recorded
+            yield step, epoch, [None, *values[1 : 1 + count], *[None] * count] if last else values
 
-    @classmethod
-    def of(
-        cls, names: Iterable[str], step: Tensor, epoch: Tensor, table: Tensor, stopped: str
-    ) -> "Trajectory":
-        """Return the path that `table` (1 + 2P, K) holds: loss, P weights, P gradients.
-
-        It ends where loss or weights are not finite; `stopped` as above, "" without a last row.
-        """
-        count, end = len(table) // 2, len(step)
-        if not table[: 1 + count].sum().isfinite():  # by itself, a sum may overflow
-            end = int(table[: 1 + count].isfinite().all(dim=0).cumprod(dim=0).sum())
-        if end < len(step):
-            table, step, epoch = table[:, : end + 1], step[: end + 1], epoch[: end + 1]
-            stopped = "diverged"
-        loss, weights, gradients = table.split([1, count, count])
-        steps = len(step) - bool(stopped)  # a last row has weights alone
-        return cls(
-            step=step,
-            epoch=epoch,
-            weights=dict(zip(names, weights, strict=True)),
-            loss=loss[0, :steps],
-            gradients=dict(zip(names, gradients[:, :steps], strict=True)),
-            stopped=stopped,
-        )
-
-    def before(self, step: int, every: int, steps: int) -> "Trajectory":
-        """Return the rows before `step` that a descent of so many `steps` records.
-
-        Those are each `every`-th step and the last one; the final weights are not among them.
-        """
-        keep = (self.step % every == 0) | (self.step == steps - 1)
-        keep &= self.step < step
-        recorded = keep[: len(self.loss)]
-        return Trajectory(
-            step=self.step[keep],
-            epoch=self.epoch[keep],
-            weights={name: w[keep] for name, w in self.weights.items()},
-            loss=self.loss[recorded],
-            gradients={name: g[recorded] for name, g in self.gradients.items()},
-            stopped="",
-        )
+    def up_to_divergence(self) -> "Trajectory":
+        """Return the path up to its first row whose loss or weights are not finite, if any."""
+        finite = self.table[:, : 1 + len(self.names)].isfinite().all(dim=1)
+        if finite.all():
+            return self
+        first = int((~finite).nonzero()[0])
+        return replace(self[: first + 1], stopped="diverged")
 
     @classmethod
     def join(cls, pieces: Sequence["Trajectory"]) -> "Trajectory":
         """Return one trajectory of consecutive pieces, of which only the last has a last row."""
-        names = pieces[0].weights
-        return cls(
-            step=torch.cat([piece.step for piece in pieces]),
-            epoch=torch.cat([piece.epoch for piece in pieces]),
-            weights={name: torch.cat([p.weights[name] for p in pieces]) for name in names},
-            loss=torch.cat([piece.loss for piece in pieces]),
-            gradients={name: torch.cat([p.gradients[name] for p in pieces]) for name in names},
-            stopped=pieces[-1].stopped,
+        step, epoch, table = (
+            torch.cat([getattr(piece, what) for piece in pieces])
+            for what in ("step", "epoch", "table")
         )
+        return cls(pieces[0].names, step, epoch, table, pieces[-1].stopped)
 
 
 def record_interval(steps: int, most: int = 10_000) -> int:
@@ -106,38 +95,34 @@ def record_interval(steps: int, most: int = 10_000) -> int:
 
 
 class Recorder:
-    """Collects a trajectory without making the device wait for it.
+    """Collects the trajectory of so many `steps`, without making the device wait for it.
 
-    Rows stay on the model's device, one small tensor each, until a block of them is full or too
-    old and so `due`. `hand_over` then brings the block to the CPU in one copy, looks through it
-    for divergence, and hands it to `on_block`, a piece of the trajectory, so that it can be
-    written while the descent goes on. Used as a context manager, it hands over what it has also
-    when an exception ends the descent.
+    Recorded are each `every`-th step and the last one. Rows stay on the model's device, one small
+    tensor each, until a block of them is full or too old, and so `due`. `hand_over` then brings the
+    block to the CPU in one copy, and looks through it for divergence.
 
     Raises:
         ValueError: the model's parameters are not trainable scalars (see `scalars`).
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        on_block: Callable[[Trajectory], None] | None = None,
-        rows: int = 1000,
-        seconds: float = 1.0,
+        self, model: nn.Module, steps: int, every: int, rows: int = 1000, seconds: float = 1.0
     ) -> None:
         self.parameters = scalars(model)
-        self.on_block = on_block
-        self.rows, self.seconds = rows, seconds
+        self.steps, self.every = steps, every
+        self.block_rows, self.block_seconds = rows, seconds
         self.pieces: list[Trajectory] = []
         self._start_block()
 
     def _start_block(self) -> None:
         self._rows: list[Tensor] = []
         self._index: list[tuple[int, int]] = []
-        self._due = time.monotonic() + self.seconds
+        self._began = time.monotonic()
 
     def record(self, step: int, epoch: int, loss: Tensor) -> None:
-        """Record the weights before `step`, and the loss and gradients there."""
+        """Record the weights before `step`, and the loss and gradients there, if it is its turn."""
+        if step % self.every and step != self.steps - 1:
+            return
         parameters = self.parameters.values()
         weights, gradients = [w.detach() for w in parameters], [w.grad for w in parameters]
         self._rows.append(torch.stack([loss, *weights, *gradients]))  # type: ignore[list-item]
@@ -146,48 +131,42 @@ class Recorder:
     @property
     def due(self) -> bool:
         """Whether it is time to hand over."""
-        return len(self._rows) >= self.rows or time.monotonic() > self._due
+        full = len(self._rows) >= self.block_rows
+        return full or time.monotonic() - self._began > self.block_seconds
 
     @property
     def diverged(self) -> bool:
         """Whether a loss or weight handed over so far was not finite."""
         return bool(self.pieces) and self.pieces[-1].stopped == "diverged"
 
-    @torch.no_grad()
-    def finish(self, step: int, epoch: int, stopped: str = "finished") -> Trajectory:
-        """Record the final weights, after `step` steps and `epoch` epochs; return it all.
-
-        Of a descent that diverged, the trajectory ends, and the model's weights stand, at the
-        row where it did.
-        """
-        if not self.diverged:
-            weights = list(self.parameters.values())
-            nothing = [torch.zeros_like(weights[0])]
-            self._rows.append(torch.stack(nothing + weights + nothing * len(weights)))
-            self._index.append((step, epoch))
-            self.hand_over(stopped)
-        trajectory = Trajectory.join(self.pieces)
-        if self.diverged:
-            for name, w in self.parameters.items():
-                w.copy_(trajectory.weights[name][-1])
-        return trajectory
-
-    def hand_over(self, stopped: str = "") -> None:
-        """Bring the block to the CPU as a piece of trajectory, up to where it diverged."""
+    def hand_over(self, stopped: str = "") -> list[Trajectory]:
+        """Bring the block to the CPU; return it as a piece of the trajectory, or if empty none."""
         if not self._rows:
             self._start_block()
-            return
+            return []
         table, index = torch.stack(self._rows).cpu(), torch.tensor(self._index)
         self._start_block()
         step, epoch = index.unbind(dim=1)
-        piece = Trajectory.of(self.parameters, step, epoch, table.T, stopped)
-        self.pieces.append(piece)
-        if self.on_block is not None:
-            self.on_block(piece)
+        piece = Trajectory(tuple(self.parameters), step, epoch, table, stopped)
+        self.pieces.append(piece.up_to_divergence())
+        return self.pieces[-1:]
 
-    def __enter__(self) -> "Recorder":
-        return self
+    @torch.no_grad()
+    def finish(self, step: int, epoch: int, stopped: str = "finished") -> list[Trajectory]:
+        """Hand over, and with it the final weights, after `step` steps and `epoch` epochs.
 
-    def __exit__(self, *exception: object) -> None:
-        if self._rows and not self.diverged:
-            self.hand_over()
+        Where the descent diverged, its trajectory ends, and there the model's weights then stand.
+        """
+        pieces: list[Trajectory] = []
+        if not self.diverged:
+            weights = [w.detach() for w in self.parameters.values()]
+            nothing = torch.zeros_like(weights[0])
+            self._rows.append(torch.stack([nothing, *weights, *[nothing] * len(weights)]))
+            self._index.append((step, epoch))
+            pieces = self.hand_over(stopped)
+        if self.diverged:
+            for w, column in zip(
+                self.parameters.values(), self.pieces[-1].weights.values(), strict=True
+            ):
+                w.copy_(column[-1])
+        return pieces

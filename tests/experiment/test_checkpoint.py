@@ -8,16 +8,17 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import MANUAL, bits, same_bits, same_trajectory
+from helpers import same_bits, same_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgd import Batches, Linear, Quadratic, Trajectory, train
+from torchgd import Linear, Quadratic, Trajectory
 from torchgd.experiment.checkpoint import DIGEST, Checkpoint, Saver
 from torchgd.experiment.experiment import Configuration, Experiment
 
@@ -46,7 +47,7 @@ def test_it_holds_everything_to_the_bit(saved: Path) -> None:
     whole, read = experiment.run("manual", 4.0).trajectory, Checkpoint.load(saved)
     assert read.step == 10
     assert read.identity == experiment.identity("manual")
-    assert same_trajectory(read.done(24), whole.before(10, 1, 24))
+    assert same_trajectory(read.done(24), whole[:10])
     assert read.trajectory.stopped == "interrupted"
     for name, w in read.model.items():
         assert same_bits(w, whole.weights[name][10])
@@ -164,7 +165,7 @@ NOT_ONE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "too much": (lambda c: {**c, "more": 1}, "got an unexpected keyword argument 'more'"),
     "a list": (lambda c: [c], "cannot be interpreted as an integer"),
     "a tensor": (lambda c: torch.ones(3), "object has no attribute 'pop'"),
-    "half a trajectory": (lambda c: {**c, "trajectory": {}}, "missing 5 required positional"),
+    "half a trajectory": (lambda c: {**c, "trajectory": {}}, "missing 4 required positional"),
     "no trajectory": (lambda c: {**c, "trajectory": 3}, "must be a mapping, not int"),
 }  # fmt: skip
 
@@ -292,41 +293,21 @@ def saves(every: dict[str, Any], seconds_a_step: float, monkeypatch: pytest.Monk
 
 def test_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
     assert saves({"steps": 7}, 0.0, monkeypatch) == [7, 14, 21, 28, 30]
-    assert saves({"steps": 10}, 0.0, monkeypatch) == [10, 20, 30, 30]
+    assert saves({"steps": 10}, 0.0, monkeypatch) == [10, 20, 30]
     assert saves({"seconds": 10.0}, 1.5, monkeypatch) == [7, 14, 21, 28, 30]
     assert saves({}, 1.5, monkeypatch) == [30]
 
 
-def test_a_save_finds_everything_recorded_before_it() -> None:
-    """At each save the pieces handed over are the trajectory of exactly so many steps."""
-    pieces: list[Trajectory] = []
-    data, seen = torch.arange(1.0, 4.0), []
-    model = Linear()
-    optimizer = MANUAL[1](model.parameters(), lr=0.01)
-
-    def save(step: int) -> None:
-        path = Trajectory.join(pieces)
-        seen.append((step, path.step[-1].item(), bits(model.w).item()))
-
-    whole = train(
-        model, Batches(data, 2 * data), optimizer, epochs=5, on_block=pieces.append,
-        save=save, save_every=4,
-    )  # fmt: skip
-    assert seen == [(k, k - 1, bits(whole.weights["w"][k]).item()) for k in (4, 8, 12)]
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ({"start": -1}, r"^start is -1: the descent has 6 steps; give 0 to 6$"),
-        ({"start": 7}, r"^start is 7: the descent has 6 steps; give 0 to 6$"),
-        ({"save_every": 0}, r"^save_every is 0: it must be at least 1$"),
-    ],
-)
-def test_where_a_descent_cannot_start(how: dict[str, int], message: str) -> None:
-    model, x = Linear(), torch.arange(1.0, 4.0)
-    with pytest.raises(ValueError, match=message):
-        train(model, Batches(x, x), MANUAL[1](model.parameters(), lr=0.1), epochs=2, **how)  # type: ignore[arg-type]
+def test_a_save_finds_everything_recorded_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each save its trajectory is exactly that of so many steps, and its weights are there."""
+    kept: list[Checkpoint] = []
+    monkeypatch.setattr(Checkpoint, "save", lambda self, path: kept.append(deepcopy(self)))
+    experiment = Experiment(Configuration(epochs=5))
+    whole = experiment.run("manual", 4.0, saver=Saver(Path("unused"), steps=4)).trajectory
+    assert [one.step for one in kept] == [4, 8, 12, 15]
+    for one in kept[:-1]:
+        assert same_trajectory(one.trajectory, whole[: one.step])
+        assert same_bits(one.model["w"], whole.weights["w"][one.step])
 
 
 @pytest.mark.parametrize("length", [0, 5, DIGEST])

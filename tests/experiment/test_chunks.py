@@ -17,11 +17,11 @@ from helpers import ENVIRONMENT, SCRIPT, left, same_bits, stacked
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgd import Batches, Linear, Quadratic, manual_gradient
+from torchgd import Batches, Linear, Quadratic, autograd_gradient, manual_gradient
 from torchgd.data import BLOCK, Column, DataSet, StreamedBatches, load, synthetic
 from torchgd.experiment import experiment
-from torchgd.experiment.chunks import Process
 from torchgd.experiment.experiment import Configuration, Experiment
+from torchgd.experiment.parallel import in_chunks
 from torchgd.experiment.tracking import read_run
 from torchgd.models import Model
 
@@ -39,8 +39,6 @@ def test_any_chunks_give_the_same_gradient(count: int, size: int, data: st.DataO
     seed = data.draw(st.integers(0, 9))
     points = synthetic(count, seed, curved=True)
     seen: list[int] = []
-    process = Process(size)
-    process.on_rows = seen.append
     make: Callable[..., Model] = data.draw(st.sampled_from([Linear, Quadratic]))
     model = make(dtype=F64)
     with torch.no_grad():
@@ -48,13 +46,13 @@ def test_any_chunks_give_the_same_gradient(count: int, size: int, data: st.DataO
         partials = model.partials(points.x).values()
         terms = [(r**2).mean(), *((2 * r * p).abs().mean() for p in partials)]
     whole = gradients(model, manual_gradient(model, points.x, points.y))
-    by_hand = gradients(model, process.manual_gradient(model, points.x, points.y))
+    by_hand = gradients(
+        model, in_chunks(manual_gradient, size, seen.append)(model, points.x, points.y)
+    )
     assert sum(seen) == count
-    usual = gradients(model, process.autograd_gradient(model)(model, points.x, points.y))
+    usual = gradients(model, in_chunks(autograd_gradient, size)(model, points.x, points.y))
     assert same_bits(by_hand, usual)
     assert ((by_hand - whole).abs() <= (count + 3) * 2.3e-16 * torch.stack(terms)).all()
-    loss = process.loss(model, points.x, points.y)
-    assert loss.item() == pytest.approx(terms[0].item(), rel=1e-13)
 
 
 def streamed(points: DataSet) -> DataSet:
@@ -76,10 +74,10 @@ def test_a_descent_in_chunks_is_the_one_without(update: str, size: int) -> None:
     }
     whole = Experiment(Configuration(**asked)).run(update, 4.0)
     for chunk in (1, 3, 50):
-        in_chunks = Experiment(Configuration(**asked, chunk_size=chunk)).run(update, 4.0)
-        apart = (stacked(in_chunks.trajectory) - stacked(whole.trajectory)).abs().max()
+        cut_up = Experiment(Configuration(**asked, chunk_size=chunk)).run(update, 4.0)
+        apart = (stacked(cut_up.trajectory) - stacked(whole.trajectory)).abs().max()
         assert apart <= 1e-13 * stacked(whole.trajectory).abs().max()
-        assert in_chunks.loss.item() == pytest.approx(whole.loss.item(), rel=1e-13)
+        assert cut_up.loss.item() == pytest.approx(whole.loss.item(), rel=1e-13)
     batches = StreamedBatches(streamed(points).x, streamed(points).y, size)
     assert len(batches) == len(Batches(points.x, points.y, size))
     for (a, _), (b, _) in zip(batches, Batches(points.x, points.y, size), strict=True):

@@ -11,9 +11,8 @@ import torch
 from helpers import MANUAL, events, read_csv, same_bits
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from torchgd import Batches, Linear, Trajectory, train
-from torchgd.data import load
-from torchgd.experiment.experiment import Configuration, Experiment
+from torchgd import Trajectory
+from torchgd.experiment.experiment import UPDATES, Configuration, Experiment
 from torchgd.experiment.files import write_json
 from torchgd.experiment.report import config_json, result_json
 from torchgd.experiment.tracking import RunWriter, new_directory
@@ -94,7 +93,7 @@ def test_config_is_everything_needed_to_run_it_again(tmp_path: Path) -> None:
               "batch_size": "full", "shuffle": True, "epochs": 7}  # fmt: skip
     t, config = written(tmp_path / "run", "float64", **wanted)
     saved = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
-    again = Experiment(Configuration.of_run(saved)).run("manual", 4.0).trajectory
+    again = Experiment(Configuration.from_config(saved)).run("manual", 4.0).trajectory
     assert all(same_bits(t.weights[name], again.weights[name]) for name in t.weights)
     assert config["lr"] == pytest.approx(0.29215397910948837, rel=1e-12)
 
@@ -138,24 +137,25 @@ def test_everything_recorded_is_on_disk_while_the_run_goes_on(tmp_path: Path) ->
             assert int(rows[-1][0]) == events(tmp_path / "run")["weight/w"][-1][0] == last
 
         experiment.run("manual", 4.0, look)
-    assert len(seen) >= 4  # or more, where a thousand steps take over a second
+    assert len(seen) >= 3  # or more, where a thousand steps take over a second
     assert seen[-1] == 3000
 
 
-def test_what_was_recorded_stays_when_the_run_fails(tmp_path: Path) -> None:
-    data, model = load("lesson"), Linear(dtype=torch.float64)
-    config = config_json(Experiment(Configuration()), "manual")
-    gradient, optimizer = MANUAL
+def test_what_was_recorded_stays_when_the_run_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, (gradient, make) = Experiment(Configuration()), MANUAL
+    config = config_json(experiment, "manual")
 
     def failing(model: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if x.item() == 3:
             raise RuntimeError("the third sample")
         return gradient(model, x, y)
 
-    batches, sgd = Batches(data.x, data.y), optimizer(model.parameters(), lr=0.01)
+    monkeypatch.setitem(UPDATES, "manual", (failing, make))
     writer = RunWriter(tmp_path / "run", config, ["w"])
     with writer, pytest.raises(RuntimeError, match="the third sample"):
-        train(model, batches, sgd, failing, on_block=writer.record)
+        experiment.run("manual", 4.0, writer.record)
     _, rows = read_csv(tmp_path / "run" / "trajectory.csv")
     assert [row[0] for row in rows] == ["0", "1"]
     assert [step for step, _ in events(tmp_path / "run")["loss"]] == [0, 1]

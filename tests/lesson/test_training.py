@@ -1,3 +1,4 @@
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+import torchgd
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, manual_gradient, train
 from torchgd.data import load
 from torchgd.trajectory import Recorder, record_interval
@@ -23,16 +25,22 @@ def lesson(**options: Any) -> Batches:
 
 
 def descend(update: Any, model: Model, batches: Any, epochs: int, **options: Any) -> Trajectory:
-    gradient, optimizer = update
-    keywords = {
-        k: options.pop(k)
-        for k in ("record_every", "on_block", "block_rows", "stop")
-        if k in options
-    }
-    options.setdefault("lr", 0.01)
-    return train(
-        model, batches, optimizer(model.parameters(), **options), gradient, epochs, **keywords
-    )
+    gradient, make = update
+    every = options.pop("record_every", None)
+    optimizer = make(model.parameters(), **{"lr": 0.01, **options})
+    return train(model, batches, optimizer, gradient, epochs, record_every=every)
+
+
+def pieces(model: Model, batches: Any, epochs: int, **blocks: Any) -> Iterator[Trajectory]:
+    """What a recorder hands over while the descent goes on."""
+    steps = epochs * len(batches)
+    recorder = Recorder(model, steps, every=1, **blocks)
+    optimizer = ManualSGD(model.parameters(), lr=0.01)
+    for step, epoch, loss in torchgd.descend(model, batches, optimizer, epochs=epochs):
+        recorder.record(step, epoch, loss)
+        if recorder.due:
+            yield from recorder.hand_over()
+    yield from recorder.finish(steps, epochs)
 
 
 @pytest.mark.parametrize("update", [MANUAL, AUTOGRAD])
@@ -155,21 +163,12 @@ def test_ten_thousand_steps_are_recorded_one_by_one() -> None:
 
 
 def test_blocks_come_as_the_descent_goes_on_and_join_to_the_whole() -> None:
-    seen: list[tuple[int, int]] = []
-    model = Linear(dtype=torch.float64)
-    batches = CountingBatches(lesson())
-    t = descend(
-        MANUAL,
-        model,
-        batches,
-        900,
-        on_block=lambda piece: seen.append((len(piece.loss), batches.count)),
-        block_rows=1000,
-    )
-    assert [rows for rows, _ in seen] == [1000, 1000, 700]
+    batches, model = CountingBatches(lesson()), Linear(dtype=torch.float64)
+    seen = [(piece, batches.count) for piece in pieces(model, batches, 900, seconds=math.inf)]
+    assert [len(piece.loss) for piece, _ in seen] == [1000, 1000, 700]
     assert [count for _, count in seen] == [1000, 2000, 2700]
-    assert len(t.loss) == 2700
-    assert len(t.weights["w"]) == 2701
+    whole = descend(MANUAL, Linear(dtype=torch.float64), lesson(), 900)
+    assert same_trajectory(Trajectory.join([piece for piece, _ in seen]), whole)
 
 
 class CountingBatches:
@@ -188,15 +187,9 @@ class CountingBatches:
 def test_a_block_does_not_wait_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))
     monkeypatch.setattr("torchgd.trajectory.time.monotonic", lambda: 2.0 * next(clock))
-    pieces: list[int] = []
-    descend(MANUAL, Linear(), lists(), 2, on_block=lambda piece: pieces.append(len(piece.step)))
-    assert pieces == [1] * 7
-    pieces.clear()
-    descend(
-        MANUAL, Linear(), lists(), 2, on_block=lambda piece: pieces.append(len(piece.step)),
-        block_rows=4,
-    )  # fmt: skip
-    assert pieces == [4, 3]
+    assert [len(piece.step) for piece in pieces(Linear(), lists(), 2)] == [1] * 7
+    some = pieces(Linear(), lists(), 2, rows=4, seconds=math.inf)
+    assert [len(piece.step) for piece in some] == [4, 3]
 
 
 def lists() -> list[tuple[Tensor, Tensor]]:
@@ -214,7 +207,6 @@ def test_a_list_and_a_dataloader_do_as_well() -> None:
 OPTIMIZERS: dict[str, Any] = {
     "Adam": lambda p: torch.optim.Adam(p, lr=0.1),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
-    "LBFGS": lambda p: torch.optim.LBFGS(p, lr=0.5, max_iter=3),
 }
 
 
@@ -226,15 +218,13 @@ def test_any_torch_optimizer_fits(make: Any) -> None:
     t = train(model, batches, make(model.parameters()), epochs=6)
     optimizer = make(plain.parameters())
 
-    def closure() -> Tensor:
+    for k in range(6):
+        assert all(same_bits(w, t.weights[name][k]) for name, w in plain.named_parameters())
         optimizer.zero_grad()
         loss = ((plain(batches.x) - batches.y) ** 2).mean()
         loss.backward()
-        return loss
-
-    for k in range(6):
-        assert all(same_bits(w, t.weights[name][k]) for name, w in plain.named_parameters())
-        assert optimizer.step(closure).item() == t.loss[k].item()
+        assert loss.item() == t.loss[k].item()
+        optimizer.step()
     assert all(same_bits(w, t.weights[name][6]) for name, w in plain.named_parameters())
 
 
@@ -277,42 +267,34 @@ def test_divergence_in_the_first_and_in_the_last_step_is_seen() -> None:
     assert t.weights["w"].tolist() == [1.0, -float("inf")]
 
 
-def test_stop_ends_between_steps() -> None:
-    left = iter(range(5, -1, -1))
-    model = Linear(dtype=torch.float64)
-    t = descend(MANUAL, model, lesson(), 50, stop=lambda: next(left) == 0)
-    whole = descend(MANUAL, Linear(dtype=torch.float64), lesson(), 50)
-    assert (t.stopped, t.step.tolist(), t.epoch[-1].item()) == ("interrupted", list(range(6)), 1)
-    assert same_bits(t.weights["w"], whole.weights["w"][:6])
-    assert same_bits(model.w, t.weights["w"][-1])
+@pytest.mark.parametrize("update", [MANUAL, AUTOGRAD])
+@pytest.mark.parametrize("at", [0, 1, 5, 6, 41, 42])
+def test_a_descent_goes_on_from_any_step(update: Any, at: int) -> None:
+    """Left between two steps and started there again, it takes all of the others."""
+    gradient, make = update
+    batches = parabola_on("cpu", batch_size=3, shuffle=True)
+    whole = descend(update, Quadratic(dtype=torch.float64), batches, 6, momentum=0.9)
+    model = Quadratic(dtype=torch.float64)
+    optimizer = make(model.parameters(), lr=0.01, momentum=0.9)
+    for step, _, _ in torchgd.descend(model, batches, optimizer, gradient, 6):
+        if step == at:
+            break
+    for name, w in model.named_parameters():
+        assert same_bits(w, whole.weights[name][at])
+    for step, epoch, loss in torchgd.descend(model, batches, optimizer, gradient, 6, start=at):
+        assert (step, epoch, loss.item()) == (at, at // 7, whole.loss[at].item())
+        at += 1
+    assert at == 42
+    for name, w in model.named_parameters():
+        assert same_bits(w, whole.weights[name][-1])
 
 
-def test_an_exception_hands_over_what_was_recorded() -> None:
-    def failing(model: Model, x: Tensor, y: Tensor) -> Tensor:
-        if x.item() == 3:
-            raise RuntimeError("the third sample")
-        return manual_gradient(model, x, y)
-
-    pieces: list[Trajectory] = []
-    model = Linear(dtype=torch.float64)
-    with pytest.raises(RuntimeError, match="the third sample"):
-        train(
-            model, lesson(), ManualSGD(model.parameters(), lr=0.01), failing, on_block=pieces.append
-        )
-    assert [piece.step.tolist() for piece in pieces] == [[0, 1]]
-    assert pieces[0].weights["w"].tolist() == [1.0, 1.02]
-
-
-def test_a_writer_that_fails_is_not_called_again() -> None:
-    calls = []
-
-    def full(piece: Trajectory) -> None:
-        calls.append(piece)
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        descend(MANUAL, Linear(dtype=torch.float64), lesson(), 500, on_block=full)
-    assert len(calls) == 1
+@pytest.mark.parametrize("start", [-1, 7])
+def test_where_a_descent_cannot_start(start: int) -> None:
+    model = Linear()
+    optimizer = ManualSGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=f"^start is {start}: the descent has 6 steps; give 0 to"):
+        next(torchgd.descend(model, lists(), optimizer, epochs=2, start=start))
 
 
 def test_a_model_that_is_not_linear_in_its_parameters_trains() -> None:
@@ -343,7 +325,7 @@ def test_parameters_must_not_be_frozen() -> None:
     model = Quadratic()
     model.b.requires_grad_(False)
     with pytest.raises(ValueError, match=r"^parameter 'b' does not require gradients: what stays"):
-        Recorder(model)
+        Recorder(model, 1, 1)
 
 
 @pytest.mark.parametrize("update", [MANUAL, AUTOGRAD])
@@ -359,9 +341,9 @@ def test_parameters_must_be_scalars() -> None:
             self.w = torch.nn.Parameter(torch.ones(2))
 
     with pytest.raises(ValueError, match=r"^parameter 'w' has shape \(2,\): a trajectory records"):
-        Recorder(Vector())
+        Recorder(Vector(), 1, 1)
     with pytest.raises(ValueError, match=r"^Model has no parameters: there is nothing to train"):
-        Recorder(Model())
+        Recorder(Model(), 1, 1)
 
 
 def test_rows_are_complete_and_in_order() -> None:
@@ -403,8 +385,12 @@ def test_no_step_waits_for_the_device(
 ) -> None:
     batches = Guarded(parabola_on(device, batch_size=5, shuffle=shuffle))
     model = make(device=device, dtype=torch.float64)
-    # A block of so many rows is handed over after the last of 100 steps, whatever the clock says.
-    t = descend(update, model, batches, 20, lr=0.001, block_rows=1000, **options)
+    gradient, optimizer = update[0], update[1](model.parameters(), lr=0.001, **options)
+    # A block is handed over after the last of 100 steps, whatever the clock says.
+    recorder = Recorder(model, 100, every=1, seconds=math.inf)
+    for step, epoch, loss in torchgd.descend(model, batches, optimizer, gradient, 20):
+        recorder.record(step, epoch, loss)
+    (t,) = recorder.finish(100, 20)
     assert t.stopped == "finished"
     assert t.loss.isfinite().all()
 

@@ -1,8 +1,8 @@
 import math
-from dataclasses import replace
 
 import pytest
 import torch
+from helpers import with_columns
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,7 +76,7 @@ def test_identical() -> None:
 
 def test_one_bit_in_one_weight_is_found() -> None:
     a = run(bias=True)
-    b = replace(a, weights={**a.weights, "b": nudged(a.weights["b"], 5, ups=3)})
+    b = with_columns(a, weights={**a.weights, "b": nudged(a.weights["b"], 5, ups=3)})
     found = compare(a, b)
     assert not found.identical
     assert found.max_ulp == 3
@@ -87,10 +87,10 @@ def test_one_bit_in_one_weight_is_found() -> None:
 def test_the_cause_comes_before_its_effects() -> None:
     """In one step a weight goes before a gradient, and a gradient before the loss."""
     a = run()
-    loss = replace(a, loss=nudged(a.loss, 4))
-    gradient = replace(loss, gradients={"w": nudged(a.gradients["w"], 4)})
-    weight = replace(gradient, weights={"w": nudged(a.weights["w"], 4)})
-    earlier = replace(weight, loss=nudged(a.loss, 2))
+    loss = with_columns(a, loss=nudged(a.loss, 4))
+    gradient = with_columns(loss, gradients={"w": nudged(a.gradients["w"], 4)})
+    weight = with_columns(gradient, weights={"w": nudged(a.weights["w"], 4)})
+    earlier = with_columns(weight, loss=nudged(a.loss, 2))
     assert compare(a, loss).first_difference == (4, "loss")
     assert compare(a, gradient).first_difference == (4, "w")
     assert compare(a, gradient).max_ulp == 0
@@ -102,16 +102,16 @@ def test_the_cause_comes_before_its_effects() -> None:
 def test_the_step_is_the_recorded_one() -> None:
     a = run(every=4)
     assert a.step.tolist() == [0, 4, 8, 9]
-    b = replace(a, weights={"w": nudged(a.weights["w"], 2)})
+    b = with_columns(a, weights={"w": nudged(a.weights["w"], 2)})
     assert compare(a, b).first_difference == (8, "w")
 
 
 def test_the_sign_of_zero_and_nan() -> None:
     a = run()
-    zero = replace(a, gradients={"w": torch.zeros_like(a.gradients["w"])})
-    minus = replace(a, gradients={"w": -torch.zeros_like(a.gradients["w"])})
+    zero = with_columns(a, gradients={"w": torch.zeros_like(a.gradients["w"])})
+    minus = with_columns(a, gradients={"w": -torch.zeros_like(a.gradients["w"])})
     assert compare(zero, minus).first_difference == (0, "w")
-    nan = replace(a, gradients={"w": zero.gradients["w"] * math.nan})
+    nan = with_columns(a, gradients={"w": zero.gradients["w"] * math.nan})
     assert compare(nan, nan).identical
     assert not compare(nan, a).identical
 
@@ -132,7 +132,7 @@ def test_steps_that_both_recorded_are_compared(every: tuple[int, int]) -> None:
         alone = set(a.step.tolist()) ^ set(b.step.tolist())
         assert found.first_difference == (min(alone), None)
     row = b.step.tolist().index(4) if 4 in b.step else b.step.tolist().index(6)
-    changed = replace(b, weights={"w": nudged(b.weights["w"], row, ups=2)})
+    changed = with_columns(b, weights={"w": nudged(b.weights["w"], row, ups=2)})
     assert compare(a, changed).first_difference == (int(b.step[row]), "w")
     assert compare(changed, a).max_ulp == 2
 
@@ -140,7 +140,7 @@ def test_steps_that_both_recorded_are_compared(every: tuple[int, int]) -> None:
 def test_runs_that_end_at_infinity_are_identical() -> None:
     a = run(lr=1e200, epochs=50)
     assert a.stopped == "diverged"
-    infinite = replace(a, weights={"w": a.weights["w"] * math.inf})
+    infinite = with_columns(a, weights={"w": a.weights["w"] * math.inf})
     found = compare(infinite, infinite)
     assert (found.identical, found.max_abs, found.max_ulp) == (True, 0, 0)
 

@@ -13,7 +13,7 @@ import train
 from helpers import EXPONENTIAL, ROOT, Shell, same_trajectory
 
 from torchgd import ManualSGD, manual_gradient
-from torchgd.experiment.experiment import UPDATES, Configuration, Experiment, cause
+from torchgd.experiment.experiment import UPDATES, Configuration, Experiment, which_half_differs
 from torchgd.experiment.tracking import read_run
 from torchgd.proof.mistakes import MISTAKES, TwoRoundings, scaled
 
@@ -110,10 +110,19 @@ HALF = partial(scaled, factor=lambda n: 0.5)
 def test_the_mixed_pairs_tell_the_cause() -> None:
     experiment, options = Experiment(Configuration("quadratic")), {"lr": 0.01}
     autograd = UPDATES["autograd"]
-    assert cause(experiment, options, (HALF, ManualSGD), autograd) == "gradient"
-    assert cause(experiment, options, (manual_gradient, TwoRoundings), autograd) == "update"
-    assert cause(experiment, options, (HALF, TwoRoundings), autograd) == "gradient and update"
-    assert cause(experiment, options, UPDATES["manual"], autograd) == "gradient and update together"
+    assert which_half_differs(experiment, options, (HALF, ManualSGD), autograd) == "gradient"
+    assert (
+        which_half_differs(experiment, options, (manual_gradient, TwoRoundings), autograd)
+        == "update"
+    )
+    assert (
+        which_half_differs(experiment, options, (HALF, TwoRoundings), autograd)
+        == "gradient and update"
+    )
+    assert (
+        which_half_differs(experiment, options, UPDATES["manual"], autograd)
+        == "gradient and update together"
+    )
 
 
 def test_a_wrong_update_is_found_in_the_matrix(
@@ -221,7 +230,7 @@ def damaged(folder: Path, file: str, content: str) -> str:
 HEADER = "step,epoch,loss,weight/w,gradient/w\n"
 DAMAGED = {
     ("trajectory.csv", ""): " holds a damaged run (not enough values",
-    ("trajectory.csv", HEADER): " holds a damaged run (zip() argument 2 is shorter than argument 1",
+    ("trajectory.csv", HEADER): " holds a damaged run (not enough values to unpack",
     ("trajectory.csv", f"{HEADER}0,0,1,1\n"): " holds a damaged run (trajectory.csv, line 2: 4 col",
     (
         "trajectory.csv",

@@ -424,7 +424,7 @@ def test_the_affine_update(shell: Shell) -> None:
     config, affine = read_run(shell.run / "affine")
     assert not config["compile"]
     assert config["update"] == shell.result("affine")["update"] == "affine"
-    manual = Experiment(Configuration.of_run(config)).run("manual", 4.0).trajectory
+    manual = Experiment(Configuration.from_config(config)).run("manual", 4.0).trajectory
     assert torch.equal(affine.step, manual.step)
     for name, w in manual.weights.items():
         torch.testing.assert_close(affine.weights[name], w, rtol=1e-13, atol=1e-13)
@@ -439,7 +439,7 @@ def test_compiled_gradients_are_summed_in_another_order(shell: Shell) -> None:
     assert re.search(r"steps are identical|the weights differ by \S+ \(\d+ ULPs\)", shell.out)
     config, compiled = read_run(shell.run / "manual")
     assert config["compile"]
-    eager = Experiment(Configuration.of_run(config)).run("manual", 4.0)
+    eager = Experiment(Configuration.from_config(config)).run("manual", 4.0)
     for name, w in eager.trajectory.weights.items():
         off = 45 * 0.05 * 32 * 1e4 * torch.finfo(torch.float64).eps
         torch.testing.assert_close(compiled.weights[name], w, rtol=0, atol=off)

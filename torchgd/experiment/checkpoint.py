@@ -78,7 +78,9 @@ class Checkpoint:
 
     def done(self, steps: int) -> Trajectory:
         """Return the rows that stay when the descent goes on, to so many steps in all."""
-        return self.trajectory.before(self.step, self.identity["record_every"], steps)
+        step, every = self.trajectory.step, self.identity["record_every"]
+        keep = (step % every == 0) | (step == steps - 1)
+        return self.trajectory[keep & (step < self.step)]
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Put model and optimizer where they were.
@@ -93,21 +95,22 @@ class Checkpoint:
 
     def _fits(self, model: nn.Module, optimizer: Optimizer) -> bool:
         weights, groups = dict(model.named_parameters()), optimizer.state_dict()["param_groups"]
-        path, column = self.trajectory, {name: w[None] for name, w in weights.items()}
-        index, loss = torch.zeros(1, dtype=torch.int64), next(iter(column.values()))
+        path, w = self.trajectory, next(iter(weights.values()))
+        index, table = torch.zeros(1, dtype=torch.int64), w.detach().cpu()[None, None]
         velocities = {k: {"momentum_buffer": w} for k, w in enumerate(weights.values())}
         alike = (
             _alike([self.step, self.seconds, self.model], [0, 0.0, dict(model.state_dict())])
-            and _alike(vars(path), vars(Trajectory(index, index, column, loss, column)))
+            and _alike([path.step, path.epoch, path.table], [index, index, table])
             and isinstance(self.optimizer, dict)
             and repr(self.optimizer.get("param_groups")) == repr(groups)
             and any(_alike(self.optimizer.get("state"), state) for state in ({}, velocities))
         )
-        if not alike or path.stopped not in ("", "finished", "diverged", "interrupted"):
-            return False
-        rows, steps = len(path.step), len(path.step) - bool(path.stopped)
-        return all(len(points) == rows for points in (path.epoch, *path.weights.values())) and all(
-            len(points) == steps for points in (path.loss, *path.gradients.values())
+        return (
+            alike
+            and path.names == tuple(weights)
+            and path.stopped in ("", "finished", "diverged", "interrupted")
+            and len(path.step) == len(path.epoch)
+            and path.table.shape == (len(path.step), 1 + 2 * len(weights))
         )
 
 
@@ -135,10 +138,14 @@ class Saver:
         self.path, self.seconds, self.steps = path, seconds, steps
         self._last = time.monotonic()
 
+    def due_by_step(self, step: int) -> bool:
+        """Whether one is due after `step` steps whatever the clock says."""
+        return self.steps is not None and step % self.steps == 0
+
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` steps."""
         if self.steps is not None:
-            return step % self.steps == 0
+            return self.due_by_step(step)
         return time.monotonic() - self._last >= self.seconds
 
     def save(self, checkpoint: Checkpoint) -> None:

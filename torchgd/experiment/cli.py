@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from torchgd.experiment.lookup import processes, torchrun
+from torchgd.experiment.parallel import processes, torchrun
 
 
 class Parser(argparse.ArgumentParser):

@@ -14,19 +14,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
 
 from torchgd.data import NAMES, Batches, Column, Standardization, StreamedBatches, load
 from torchgd.experiment.checkpoint import Checkpoint, Saver
-from torchgd.experiment.chunks import Process
-from torchgd.experiment.lookup import MODELS, find_device, find_model, guarded, model_sha256
+from torchgd.experiment.own_model import (
+    MODELS,
+    call_user_code,
+    find_model,
+    model_sha256,
+    refuse_model,
+)
+from torchgd.experiment.parallel import find_device, in_chunks, processes
 from torchgd.gradients import GradientSource, autograd_gradient, compiled, manual_gradient
 from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.proof.checks import compare
 from torchgd.theory.affine import affine_trajectory, best_learning_rate
-from torchgd.training import BatchesLike, Update, count_steps, train
+from torchgd.training import Update, count_steps, descend, train
 from torchgd.trajectory import Recorder, Trajectory, record_interval
 
 # Rows at a time of data that are not in memory: what fits into a CPU's cache, or fills a GPU.
@@ -107,7 +112,7 @@ class Configuration:
                 raise ValueError(f"{name} {reprlib.repr(value)}: give {rule}")
 
     @classmethod
-    def of_run(cls, config: Mapping[str, Any]) -> "Configuration":
+    def from_config(cls, config: Mapping[str, Any]) -> "Configuration":
         """Return what a run's config.json says that it was asked to do.
 
         Raises:
@@ -169,7 +174,7 @@ class Experiment:
             x, y = self._tensor(self.standardized(self.data.x)), self._tensor(self.data.y)
             self.batches = Batches(x, y, size, asked.shuffle, asked.seed)
         count_steps(asked.epochs, len(self.batches))
-        self._rehearse()
+        self.try_first_step()
         self.configuration = replace(
             asked,
             data=default if asked.data is None else asked.data,
@@ -183,7 +188,7 @@ class Experiment:
         ManualSGD(model.parameters(), **self.options)  # refuses all that torch.optim.SGD does
 
     @classmethod
-    def of_run(
+    def from_config(
         cls,
         config: Mapping[str, Any],
         model: str | None = None,
@@ -198,7 +203,7 @@ class Experiment:
         Raises:
             ValueError: it is damaged, or as above.
         """
-        asked, folder = Configuration.of_run(config), config.get("working_directory")
+        asked, folder = Configuration.from_config(config), config.get("working_directory")
         if asked.model not in MODELS:
             if model is None:
                 raise ValueError(
@@ -300,7 +305,7 @@ class Experiment:
         through_origin = isinstance(model, Linear) and model.b is None
         z = Standardization.of(self.data.x, center=not through_origin)
         name, parameters = self.configuration.model, dict(model.named_parameters())
-        mapped = guarded(name, lambda: dict(model.in_original_units(z.mean, z.deviation)))
+        mapped = call_user_code(name, lambda: dict(model.in_original_units(z.mean, z.deviation)))
         if mapped.keys() != parameters.keys():
             raise ValueError(
                 f"model {name!r}: in_original_units returns {sorted(mapped)}; "
@@ -335,7 +340,7 @@ class Experiment:
             batches = Batches(batches.x, batches.y, batch_size=1)
         return best_learning_rate(model, batches)
 
-    def _rehearse(self) -> None:
+    def try_first_step(self) -> None:
         """Take each update's first gradient, so that a model that cannot is refused now."""
         model = self.new_model()
         scalars(model)
@@ -346,7 +351,7 @@ class Experiment:
         refuse_model(self.configuration.model, model, few)
         for gradient, _ in UPDATES.values():
             model = self.new_model()
-            guarded(self.configuration.model, gradient, model, x, y)
+            call_user_code(self.configuration.model, gradient, model, x, y)
         if self.configuration.compile:
             try:
                 compiled(manual_gradient, x)(model, x, y)
@@ -361,24 +366,27 @@ class Experiment:
 
     def descend(self, model: Model, update: Update, options: Mapping[str, Any]) -> Trajectory:
         """Train a model with any update, of these options."""
-        gradient, optimizer = update
-        return self._train(model, gradient, optimizer(model.parameters(), **options))
+        gradient, optimizer = update[0], update[1](model.parameters(), **options)
+        epochs, every = self.configuration.epochs, self.configuration.record_every
+        gradient = self._as_asked(gradient)
+        return train(model, self.batches, optimizer, gradient, epochs, record_every=every)
 
-    def _train(
-        self,
-        model: Model,
-        gradient: GradientSource,
-        optimizer: Optimizer,
-        batches: BatchesLike | None = None,
-        **hooks: Any,
-    ) -> Trajectory:
-        c = self.configuration
-        if c.compile:
+    def gradient(
+        self, update: str, on_rows: Callable[[int], object] = lambda count: None
+    ) -> GradientSource:
+        """Return an update's gradient of a batch, whole or in chunks, over all processes."""
+        gradient, rows = self._as_asked(UPDATES[update][0]), self.configuration.chunk_size
+        if rows is None and processes() == 1:
+            return gradient
+        return in_chunks(gradient, rows or len(self.data.x), on_rows)
+
+    def _as_asked(self, gradient: GradientSource) -> GradientSource:
+        """Return a gradient compiled, if asked for, and with a user's errors named."""
+        if self.configuration.compile:
             gradient = compiled(gradient, next(iter(self.batches))[0])
-        if c.model not in MODELS:
-            gradient = partial(guarded, c.model, gradient)
-        batches, every = batches or self.batches, c.record_every
-        return train(model, batches, optimizer, gradient, c.epochs, record_every=every, **hooks)
+        if self.configuration.model not in MODELS:
+            gradient = partial(call_user_code, self.configuration.model, gradient)
+        return gradient
 
     def run(
         self,
@@ -388,13 +396,13 @@ class Experiment:
         stop: Callable[[], bool] = lambda: False,
         saver: Saver | None = None,
         start: Checkpoint | None = None,
-        process: Process | None = None,
+        on_rows: Callable[[int], object] = lambda count: None,
     ) -> Outcome:
         """Train a new model by "manual", "autograd" or "affine"; predict ŷ at x = `predict`.
 
-        With a `saver` it keeps checkpoints, and from one, `start`, it goes on. A `process` that is
-        one of several, or takes chunks, shares the work or cuts it up. The affine update
-        computes the whole path at once, and so hands it over at once and needs none.
+        With a `saver` it keeps checkpoints, and from one, `start`, it goes on. `on_rows` is told
+        how many rows were gone through, where the data are read in chunks. The affine update
+        computes the whole path at once, and so hands it over at once and needs none of these.
 
         Raises:
             ValueError: `start` does not fit, or there is no such update, or `predict` is no number.
@@ -404,21 +412,20 @@ class Experiment:
             raise ValueError(f"update {update!r}: choose {', '.join((*UPDATES, AFFINE))}")
         if not math.isfinite(predict):
             raise ValueError(f"predict {predict}: give a finite number")
-        if self.streams and process is None:
-            process = Process(self.configuration.chunk_size)
         model = self.new_model()
         began = time.perf_counter() - (0.0 if start is None else start.seconds)
         if update == AFFINE:
             trajectory = self._at_once(model)
             on_block(trajectory)
         else:
-            trajectory = self._go_on(update, model, on_block, stop, saver, start, process, began)
+            gradient = self.gradient(update, on_rows)
+            trajectory = self._go_on(update, model, gradient, on_block, stop, saver, start, began)
         seconds = time.perf_counter() - began
         at = self.standardized(torch.tensor([predict], dtype=torch.float64))
         with torch.no_grad():
-            predict_all = partial(guarded, self.configuration.model, model)
-            if self.streams and process is not None:
-                loss = process.loss(model, self.batches.x, self.batches.y)
+            predict_all = partial(call_user_code, self.configuration.model, model)
+            if self.streams:  # no step follows, so that the gradients beside it do no harm
+                loss = self.gradient("manual", on_rows)(model, self.batches.x, self.batches.y)
             else:
                 loss = mean_squared_error(predict_all(self.batches.x), self.batches.y)
             prediction = predict_all(at.to(self.device, self.dtype))[0]
@@ -438,31 +445,24 @@ class Experiment:
         self,
         update: str,
         model: Model,
+        gradient: GradientSource,
         on_block: Callable[[Trajectory], None],
         stop: Callable[[], bool],
         saver: Saver | None,
         start: Checkpoint | None,
-        process: Process | None,
         began: float,
     ) -> Trajectory:
-        gradient, make = UPDATES[update]
-        optimizer = make(model.parameters(), **self.options)
-        pieces: list[Trajectory] = []
-        if start is not None:
-            start.restore(model, optimizer)
-            pieces.append(start.done(self.steps))
+        optimizer = UPDATES[update][1](model.parameters(), **self.options)
+        pieces = [] if start is None else [start.done(self.steps)]
+        recorder = self._recorder(model)
 
-        def collect(piece: Trajectory) -> None:
-            pieces.append(piece)
-            on_block(piece)
+        def hand_over(some: list[Trajectory]) -> None:
+            for piece in some:
+                pieces.append(piece)
+                on_block(piece)
 
-        if start is not None and start.trajectory.stopped == "diverged":
-            epoch = int(start.trajectory.epoch[-1])
-            Recorder(model, collect).finish(start.step, epoch, "diverged")
-            return Trajectory.join(pieces)
-
-        def save(step: int, now: bool = False) -> None:
-            if saver is not None and (now or saver.due(step)):
+        def save(step: int) -> None:
+            if saver is not None:
                 saver.save(
                     Checkpoint(
                         self.identity(update),
@@ -475,28 +475,45 @@ class Experiment:
                     )
                 )
 
-        batches: BatchesLike = self.batches
-        block_rows = None
-        if process is not None:
-            # Ranks find a divergence where they hand over, so all of them must at the same steps.
-            block_rows = min(1000, max(1, 50_000_000 // self.batches.batch_size))
-            batches, gradient = process.part(update, model, self.batches)
-            stop = process.agree(stop)
-        self._train(
-            model,
-            gradient,
-            optimizer,
-            batches,
-            block_rows=block_rows,
-            start=0 if start is None else start.step,
-            on_block=collect,
-            save=save,
-            save_every=None if saver is None else saver.steps,
-            stop=stop,
-        )
+        first, epoch, stopped = 0, self.configuration.epochs, "finished"
+        if start is not None:
+            start.restore(model, optimizer)
+            first = start.step
+        step = first
+        if start is not None and start.trajectory.stopped == "diverged":
+            epoch, stopped = int(start.trajectory.epoch[-1]), "diverged"
+        else:
+            epochs = self.configuration.epochs
+            descent = descend(model, self.batches, optimizer, gradient, epochs, start=first)
+            try:
+                for step, epoch, loss in descent:
+                    if recorder.due or (saver is not None and step and saver.due_by_step(step)):
+                        hand_over(recorder.hand_over())
+                        if recorder.diverged:
+                            break
+                        if saver is not None and saver.due(step):
+                            save(step)
+                    if stop():
+                        stopped = "interrupted"
+                        break
+                    recorder.record(step, epoch, loss)
+                else:
+                    step, epoch = self.steps, epochs
+            except BaseException:
+                hand_over(recorder.hand_over())
+                raise
+        hand_over(recorder.finish(step, epoch, stopped))
         trajectory = Trajectory.join(pieces)
-        save(int(trajectory.step[-1]), now=True)
+        save(int(trajectory.step[-1]))
         return trajectory
+
+    def _recorder(self, model: Model) -> Recorder:
+        every = self.configuration.record_every or 1
+        if processes() == 1:
+            return Recorder(model, self.steps, every)
+        # Ranks find a divergence where they hand over, so all of them must at the same steps.
+        rows = min(1000, max(1, 50_000_000 // self.batches.batch_size))
+        return Recorder(model, self.steps, every, rows, math.inf)
 
     def _at_once(self, model: Model) -> Trajectory:
         c = self.configuration
@@ -520,35 +537,9 @@ def refuse_in_chunks(asked: Configuration) -> None:
         raise ValueError("lr auto needs the data in memory, not in chunks; give a number")
 
 
-def refuse_model(name: str, model: Model, x: Tensor) -> None:
-    """Refuse a user's model whose ŷ or ∂ŷ/∂w are no tensors, NaN, or others each time."""
-
-    def returned() -> dict[str, Any]:
-        partials = guarded(name, model.partials, x)
-        if not isinstance(partials, dict):
-            kind = type(partials).__name__
-            raise ValueError(
-                f"model {name!r}: partials(x) is a {kind}; give a dict of ∂ŷ/∂w by name"
-            )
-        derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
-        return {"forward(x)": guarded(name, model, x), **derivatives}
-
-    again = returned()
-    for what, value in returned().items():
-        if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise ValueError(f"model {name!r}: {what} is a {kind}; give a tensor of x's shape")
-        if value.shape == x.shape and value.isnan().any():
-            at = x[value.isnan()][0].item()
-            raise ValueError(f"model {name!r}: {what} is NaN at x = {at:g}; give a number")
-        if not torch.equal(value, again[what]):
-            raise ValueError(
-                f"model {name!r}: {what} is another each time; let it depend on x, parameters and "
-                "buffers alone"
-            )
-
-
-def cause(experiment: Experiment, options: Mapping[str, Any], a: Update, b: Update) -> str:
+def which_half_differs(
+    experiment: Experiment, options: Mapping[str, Any], a: Update, b: Update
+) -> str:
     """Name the half by which `a` parts from `b`: its gradient or its update of the weights.
 
     The mixed pairs tell: `a`'s gradient with `b`'s optimizer, and the other way round.

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from torchgd.experiment.checkpoint import CHECKPOINT, Checkpoint
 from torchgd.experiment.experiment import AFFINE, UPDATES, Configuration, Experiment
 from torchgd.experiment.files import read_json
-from torchgd.experiment.lookup import MODELS
+from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.report import config_json
 from torchgd.experiment.tracking import Row, RunWriter, new_directory, read_result
 from torchgd.theory.affine import require_linear
@@ -82,8 +82,8 @@ class Job:
                 f"{files[0]} is of a torchgd that kept no checkpoints; start a new run"
             )
         try:
-            own = Configuration.of_run(config)
-            experiment = Experiment.of_run(config, **flags)
+            own = Configuration.from_config(config)
+            experiment = Experiment.from_config(config, **flags)
             if config.get("updates") not in CHOICES.values():
                 raise ValueError(f"updates {config.get('updates')!r} is damaged; run it again")
         except ValueError as error:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from torchgd.experiment.experiment import Experiment, Outcome
-from torchgd.experiment.lookup import processes
+from torchgd.experiment.parallel import processes
 from torchgd.loss import mean_squared_error
 from torchgd.proof.checks import Comparison, difference, ulps
 from torchgd.theory.affine import (

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -19,7 +19,6 @@ from typing import Any, TextIO, cast
 import torch
 from filelock import FileLock, Timeout
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -105,16 +104,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
             if len(row) != len(head):
                 count = f"{len(row)} columns of {len(head)}"
                 raise ValueError(f"trajectory.csv, line {line}: {count}")
-        columns = dict(zip(head, zip(*rows, strict=True), strict=True))
-        dtype = DTYPES[config["dtype"]]
-        return config, Trajectory(
-            step=torch.tensor([int(text) for text in columns["step"]]),
-            epoch=torch.tensor([int(text) for text in columns["epoch"]]),
-            weights=_named(columns, "weight/", dtype),
-            loss=_numbers(columns["loss"], dtype),
-            gradients=_named(columns, "gradient/", dtype),
-            stopped="",
-        )
+        return config, _trajectory(head, rows, DTYPES[config["dtype"]])
     except (ValueError, KeyError, TypeError, RuntimeError, csv.Error) as error:
         raise ValueError(f"{directory} holds a damaged run ({error}); run it again") from None
 
@@ -139,15 +129,26 @@ def read_result(directory: Path) -> dict[str, Any]:
     return result
 
 
-def _named(columns: dict[str, Any], kind: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the columns KIND/NAME by name."""
-    found = {tag: texts for tag, texts in columns.items() if tag.startswith(kind)}
-    return {tag.removeprefix(kind): _numbers(texts, dtype) for tag, texts in found.items()}
+def _trajectory(head: list[str], rows: list[list[str]], dtype: torch.dtype) -> Trajectory:
+    """Return the trajectory of a table's rows, the last of which may have weights alone."""
+    names = tuple(t.removeprefix("weight/") for t in head if t.startswith("weight/"))
+    if head != ["step", "epoch", *_tags(names)]:
+        raise ValueError(f"trajectory.csv has the columns {','.join(head)}")
+    *values, last = [[float(text or 0) for text in row[2:]] for row in rows]
+    if any("" in row for row in rows[:-1]):
+        raise ValueError("trajectory.csv has an empty field")
+    return Trajectory(
+        names,
+        step=torch.tensor([int(row[0]) for row in rows]),
+        epoch=torch.tensor([int(row[1]) for row in rows]),
+        table=torch.tensor([*values, last], dtype=dtype),
+        stopped="" if rows[-1][2] else "finished",
+    )
 
 
-def _numbers(texts: tuple[str, ...], dtype: torch.dtype) -> Tensor:
-    """Return a column's numbers; the last row has no loss and no gradients."""
-    return torch.tensor([float(text) for text in texts if text], dtype=dtype)
+def _tags(names: Iterable[str]) -> list[str]:
+    """The columns of a trajectory, which are TensorBoard's tags too."""
+    return ["loss", *(f"{kind}/{name}" for kind in ("weight", "gradient") for name in names)]
 
 
 class RunWriter:
@@ -176,7 +177,7 @@ class RunWriter:
     ) -> None:
         self.directory = directory
         self.digits = DIGITS[DTYPES[config["dtype"]]]
-        self.tags = ["loss", *(f"{kind}/{n}" for kind in ("weight", "gradient") for n in names)]
+        self.tags = _tags(names)
         rows = done or []
         settled = directory / "config.json"
         known = bool(rows) and read_json(settled) == config  # and so TensorBoard knows it too

@@ -416,13 +416,8 @@ def affine_trajectory(
         for here, rows, states, end in walk(step, blocks, start, one, recorded, compiled):  # noqa: B007
             fill(table[:, here], rows, states[: len(weights), 0])
     table[1 : 1 + len(weights), -1] = end[: len(weights), 0]
-    trajectory = Trajectory.of(
-        source.parameters,
-        row,
-        row // length,
-        table.to(dtype).cpu(),
-        "finished",
-    )
+    names, path = tuple(source.parameters), table.to(dtype).cpu().T
+    trajectory = Trajectory(names, row, row // length, path).up_to_divergence()
     for name, w in source.parameters.items():
         w.copy_(trajectory.weights[name][-1])
     return trajectory

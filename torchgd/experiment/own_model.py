@@ -1,8 +1,7 @@
-"""From names to things: devices, and models in a user's own file."""
+"""Models by name: the built-in ones, and those in a user's own file."""
 
 import hashlib
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -10,40 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchgd.models import Linear, Model, Quadratic
 
 MODELS: dict[str, type[Model]] = {"linear": Linear, "quadratic": Quadratic}
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device of that name: auto (cuda where there is one), cpu, cuda or cuda:N.
-
-    Raises:
-        ValueError: no such device, or not on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if name != "cpu" and not (kind == "cuda" and (name == "cuda" or number.isdecimal())):
-        raise ValueError(f"device {name!r}: choose auto, cpu, cuda or cuda:N")
-    count = torch.cuda.device_count() if kind == "cuda" else 0
-    if kind == "cuda" and int(number or 0) >= count:
-        raise ValueError(
-            f"device {name!r}: torch {torch.__version__} finds {count} CUDA devices on this "
-            "machine; use cpu or auto"
-        )
-    return torch.device(name)
-
-
-def torchrun(name: str, alone: int) -> int:
-    """Return what torchrun tells this process, by name, as RANK; without torchrun, `alone`."""
-    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
-
-
-def processes() -> int:
-    """Return how many processes torchrun started; 1 without it."""
-    return torchrun("WORLD_SIZE", 1)
 
 
 def find_model(name: str, bias: bool = False) -> Callable[..., Model]:
@@ -57,10 +27,10 @@ def find_model(name: str, bias: bool = False) -> Callable[..., Model]:
     """
     found = MODELS.get(name) or _own_model(name)
     if not bias:
-        return partial(guarded, name, found)
+        return partial(call_user_code, name, found)
     if found is not Linear:
         raise ValueError(f"model {name!r} takes no --bias: it is the linear model's option")
-    return partial(guarded, name, found, bias=True)
+    return partial(call_user_code, name, found, bias=True)
 
 
 def _own_model(name: str) -> type[Model]:
@@ -74,7 +44,7 @@ def _own_model(name: str) -> type[Model]:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[file] = importlib.util.module_from_spec(spec)
-    guarded(name, spec.loader.exec_module, module)
+    call_user_code(name, spec.loader.exec_module, module)
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Model)):
         raise ValueError(
@@ -90,10 +60,38 @@ def model_sha256(name: str) -> str:
     return hashlib.sha256(source + class_name.encode()).hexdigest()
 
 
-def guarded(name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def call_user_code(name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Call a user's code; raise ValueError, in one line, whatever it raises."""
     try:
         return call(*arguments, **options)
     except (Exception, SystemExit) as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"model {name!r} fails with {text}") from error
+
+
+def refuse_model(name: str, model: Model, x: Tensor) -> None:
+    """Refuse a user's model whose ŷ or ∂ŷ/∂w are no tensors, NaN, or others each time."""
+
+    def returned() -> dict[str, Any]:
+        partials = call_user_code(name, model.partials, x)
+        if not isinstance(partials, dict):
+            kind = type(partials).__name__
+            raise ValueError(
+                f"model {name!r}: partials(x) is a {kind}; give a dict of ∂ŷ/∂w by name"
+            )
+        derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
+        return {"forward(x)": call_user_code(name, model, x), **derivatives}
+
+    again = returned()
+    for what, value in returned().items():
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise ValueError(f"model {name!r}: {what} is a {kind}; give a tensor of x's shape")
+        if value.shape == x.shape and value.isnan().any():
+            at = x[value.isnan()][0].item()
+            raise ValueError(f"model {name!r}: {what} is NaN at x = {at:g}; give a number")
+        if not torch.equal(value, again[what]):
+            raise ValueError(
+                f"model {name!r}: {what} is another each time; let it depend on x, parameters and "
+                "buffers alone"
+            )

@@ -1,0 +1,129 @@
+"""Where a gradient is computed: on which device, in which chunks, by which processes."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from torchgd.data import Rows
+from torchgd.gradients import GradientSource
+from torchgd.models import Model
+
+
+class RankError(RuntimeError):
+    """Another of the processes that share the work is gone."""
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of that name: auto (cuda where there is one), cpu, cuda or cuda:N.
+
+    Raises:
+        ValueError: no such device, or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if name != "cpu" and not (kind == "cuda" and (name == "cuda" or number.isdecimal())):
+        raise ValueError(f"device {name!r}: choose auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if kind == "cuda" else 0
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ValueError(
+            f"device {name!r}: torch {torch.__version__} finds {count} CUDA devices on this "
+            "machine; use cpu or auto"
+        )
+    return torch.device(name)
+
+
+def torchrun(name: str, alone: int) -> int:
+    """Return what torchrun tells this process, by name, as RANK; without torchrun, `alone`."""
+    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
+
+
+def processes() -> int:
+    """Return how many processes torchrun started; 1 without it."""
+    return torchrun("WORLD_SIZE", 1)
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other processes that torchrun started: through gloo, on CUDA through NCCL."""
+    store, rank, size = next(rendezvous("env://"))
+    # Where torchrun starts all again, what the processes before wrote there is not for these.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+# A batch of N rows is cut into the ranks' shares, and these into chunks, so that each row lies in
+# one chunk. The loss is a mean over N, and so a sum of sums,
+#
+#   loss     = (1/N) Σ_ranks Σ_chunks n·loss_chunk
+#   ∂loss/∂w = (1/N) Σ_ranks Σ_chunks n·∂loss_chunk/∂w
+#
+# where n is the number of rows in the chunk. Each rank adds up its chunks, one all-reduce adds the
+# ranks' sums, and what is left is to divide. (The mean of the ranks' own means
+# gives each the weight 1/K, whatever its share: where K does not divide N, that is the gradient of
+# another loss.)
+def in_chunks(
+    gradient: GradientSource,
+    rows: int,
+    on_rows: Callable[[int], object] = lambda count: None,
+) -> GradientSource:
+    """Return `gradient` of a batch, taken `rows` rows at a time, by all processes together.
+
+    Of x and y, which may be columns that are read when they are asked for, a process takes its
+    share alone; `on_rows` is told of each chunk how many rows it had. Added in another order, the
+    sums differ from those of the whole batch by rounding: by N·ε of Σ|terms| at most.
+
+    Raises, from the gradient:
+        RankError: another process is gone.
+    """
+
+    def gradient_in_chunks(model: Model, x: Rows, y: Rows) -> Tensor:
+        parameters = list(model.parameters())
+        w = parameters[0]
+        sums = torch.zeros(1 + len(parameters), dtype=w.dtype, device=w.device)
+        first, last = share(len(x))
+        for k in range(first, last, rows):
+            part = slice(k, min(k + rows, last))
+            xs, ys = (column[part].to(w.device, w.dtype) for column in (x, y))
+            loss = gradient(model, xs, ys)
+            terms = [loss, *(p.grad for p in parameters)]
+            sums += len(xs) * torch.stack(terms)  # type: ignore[arg-type]
+            on_rows(len(xs))
+        loss, *gradients = add_over_ranks(sums) / len(x)
+        for p, mean in zip(parameters, gradients, strict=True):
+            p.grad = mean
+        return loss
+
+    return gradient_in_chunks
+
+
+def share(count: int) -> tuple[int, int]:
+    """Return where this rank's part of so many rows begins and ends: ⌊rn/K⌋, ⌊(r + 1)n/K⌋."""
+    if not dist.is_initialized():
+        return 0, count
+    rank, size = dist.get_rank(), dist.get_world_size()
+    return count * rank // size, count * (rank + 1) // size
+
+
+def add_over_ranks(sums: Tensor) -> Tensor:
+    """Return the sum over all processes, the same bits on each."""
+    if dist.is_initialized():
+        try:
+            dist.all_reduce(sums)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise RankError(
+                f"rank {dist.get_rank()}: another process is gone ({reason})"
+            ) from error
+    return sums
