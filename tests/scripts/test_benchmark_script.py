@@ -37,6 +37,7 @@ def test_the_sides_of_many_samples_agree() -> None:
             benchmark.agree(work)
 
 
+@needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_the_sides_of_the_full_batch_agree() -> None:
     for work in benchmark.full_batch(CPU, 1000):
