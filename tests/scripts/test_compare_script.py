@@ -239,7 +239,7 @@ DAMAGED = {
     ("trajectory.csv", f"{HEADER}0,0,one,1,1\n"): " holds a damaged run (could not convert string",
     ("trajectory.csv", f"{HEADER}{2**63},0,1,1,1\n"): " holds a damaged run (Overflow",
     ("trajectory.csv", f"{HEADER}0,0,{'1' * 200_000},1,1\n"): " holds a damaged run (field larger",
-    ("trajectory.csv", "a,b\n1,2\n"): " holds a damaged run ('step'",
+    ("trajectory.csv", "a,b\n1,2\n"): " holds a damaged run (trajectory.csv has the columns a,b",
     ("config.json", "{"): "/config.json is damaged (Expecting property name",
     ("config.json", "[]"): "/config.json is damaged (it holds no object); run it again",
     ("config.json", "[" * 100_000): "/config.json is damaged (maximum recursion depth exceeded",
