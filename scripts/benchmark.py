@@ -27,8 +27,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 import torchgd
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
-from torchgd.experiment.cli import Parser, refusing, run_script
-from torchgd.experiment.experiment import Configuration, Experiment
+from torchgd.experiment.command_line import Parser, refusing, run_script
+from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.parallel import find_device
 from torchgd.experiment.report import aligned, config_json
 from torchgd.experiment.tracking import RunWriter

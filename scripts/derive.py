@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from torchgd.data import NAMES, Column, load
-from torchgd.experiment.cli import Parser, refusing, run_script
+from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.own_model import call_user_code, find_model
 from torchgd.experiment.parallel import find_device
 from torchgd.experiment.report import aligned

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from torchgd.experiment.cli import Parser, refusing, run_script
+from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
 from torchgd.experiment.tracking import read_result, read_run
 from torchgd.figures.plots import animate, draw, save, show

@@ -6,25 +6,22 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from torchgd.data import NAMES
 from torchgd.experiment.checkpoint import CHECKPOINT, Saver
-from torchgd.experiment.cli import (
+from torchgd.experiment.command_line import (
     Parser,
     cadence,
-    either,
-    finite,
-    integer,
-    not_negative,
     refusing,
     run_script,
 )
-from torchgd.experiment.experiment import AFFINE, Configuration, Experiment, Outcome
+from torchgd.experiment.configuration import Configuration, add_flags, finite
+from torchgd.experiment.experiment import AFFINE, Experiment, Outcome
 from torchgd.experiment.files import write_json
 from torchgd.experiment.job import CHOICES, Job
 from torchgd.experiment.parallel import RankError, process_group, processes, torchrun
@@ -37,7 +34,6 @@ from torchgd.experiment.report import (
     verdict,
 )
 from torchgd.experiment.tracking import RunWriter
-from torchgd.models import DTYPES
 from torchgd.proof.checks import Comparison, compare
 from torchgd.trajectory import Trajectory
 
@@ -46,82 +42,23 @@ FIRST = torchrun("RANK", 0) == 0
 
 
 def make_parser() -> Parser:
-    """Return the parser of the command line; `Configuration` holds the defaults."""
+    """Return the parser of the command line; what decides the run has no default here."""
     parser = Parser(prog="train.py", description=__doc__, allow_abbrev=False)
+    add_flags(parser)
     add = parser.add_argument
-    add("--model", metavar="M", help="linear (default), quadratic, or FILE.py:CLASS, your own")
-    add("--data", metavar="D", help=f"{', '.join(NAMES)}, a .csv or .npy file, or "
-        "synthetic:N, rows made when they are needed; default: lesson, for quadratic parabola"
-    )  # fmt: skip
-    add("--update", choices=[*CHOICES], default="both", help="default: both; "
+    add("--update", choices=[*CHOICES], default=argparse.SUPPRESS, help="default: both; "
         "affine takes all steps of a model linear in its parameters at once")  # fmt: skip
-    add("--device", metavar="D", help="auto (default: cuda where there is one), cpu, cuda, cuda:N")
-    add("--dtype", choices=DTYPES, help="default: float64")
-    add("--lr", type=either("auto", not_negative), metavar="α", help="learning rate: 0.01 "
-        "(default), a number, or auto, from the Hessian: the best, for batches a safe one"
-    )  # fmt: skip
-    add("--momentum", type=not_negative, metavar="μ", help="default: 0, none")
-    add("--dampening", type=finite, metavar="τ", help="of the momentum; default: 0")
-    add("--weight-decay", type=not_negative, metavar="λ", help="default: 0, none")
-    add("--nesterov", action="store_true", help="Nesterov's momentum")
-    add("--maximize", action="store_true", help="climb instead of descend")
-    add("--epochs", type=integer(1), metavar="E", help="default: 50")
-    add(
-        "--batch-size",
-        type=either("full", integer(1)),
-        metavar="B",
-        help="samples a step: 1 (default), N, full",
-    )
-    add("--shuffle", action="store_true", help="a new order each epoch")
-    add("--seed", type=integer(0), metavar="S", help="of the order; default: 0")
-    add("--standardize", action="store_true", help="train on (x − mean)/deviation, a line without "
-        "a bias on x/rms; report in the data's own units")  # fmt: skip
-    add("--bias", action="store_true", help="give the linear model a bias")
-    add("--initial", nargs="+", type=assignment, metavar="NAME=W", help="starting values of what "
-        "is trained; default: weights 1, biases 0")  # fmt: skip
     add("--predict", type=finite, default=4.0, metavar="X", help="predict ŷ there; default: 4")
     add("--show-steps", action="store_true", help="print every recorded step, as the lesson does")
-    add("--record-every", type=integer(1), metavar="K", help="record each K-th step and the last; "
-        "default: the least that makes at most 10,000")  # fmt: skip
-    add("--compile", action="store_true", help="torch.compile the gradients: fast on much data; "
-        "they then agree to rounding, not to the bit, which is no failure")  # fmt: skip
-    add("--chunk-size", type=integer(1), metavar="R", help="go through the data R rows at a "
-        "time, so that they need not fit into memory; default: all, above 1 GiB 65536, on CUDA 2²²"
-    )  # fmt: skip
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")
-    add("--log-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
-    add("--name", metavar="NAME", help="of the run's directory; default: MODEL-DATA-TIME")
+    add("--log-dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="default: runs")
+    add("--name", metavar="NAME", default=argparse.SUPPRESS, help="of the run's directory; "
+        "default: MODEL-DATA-TIME")  # fmt: skip
     add("--resume", type=Path, metavar="RUN", help="go on with the run in this directory, from its "
         "last checkpoint, to the same bits; --epochs may be more, recorded as before")  # fmt: skip
     add("--checkpoint-every", type=cadence, default={}, metavar="S", help="save the state each S "
         "seconds (default: 60; asked once a second), or each K steps: Ksteps")  # fmt: skip
-    parser.set_defaults(**{**asdict(Configuration()), "initial": []})
     return parser
-
-
-def assignment(text: str) -> tuple[str, float]:
-    """Parse NAME=VALUE."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as w=1.0")
-    return name, finite(value)
-
-
-def configuration(arguments: argparse.Namespace) -> Configuration:
-    """Return the part of the command line that says what to train."""
-    chosen = {field.name: getattr(arguments, field.name) for field in fields(Configuration)}
-    chosen["initial"] = once(arguments.initial)
-    return Configuration(**chosen)
-
-
-def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return the values by name, none of which is given twice."""
-    values: dict[str, float] = {}
-    for name, value in assignments:
-        if name in values:
-            raise ValueError(f"initial {name} is given twice: {values[name]:g} and {value:g}")
-        values[name] = value
-    return values
 
 
 class Stop:
@@ -157,33 +94,38 @@ class Stop:
         return self.signal != 0
 
 
-def make_job(parser: Parser, arguments: argparse.Namespace, argv: list[str] | None) -> Job:
+def make_job(arguments: argparse.Namespace) -> Job:
     """Return what the command line asks for: a new run, or one to go on with."""
-    updates, named = CHOICES[arguments.update], arguments.log_dir / (arguments.name or "")
-    # torchrun starts all processes again where one was killed; with --name they know their run.
-    again = torchrun("TORCHELASTIC_RESTART_COUNT", 0) > 0
-    again = again and arguments.name is not None and named.is_dir()
-    if arguments.resume is None and not again:
-        if arguments.nesterov and (arguments.momentum == 0 or arguments.dampening != 0):
-            parser.error("--nesterov needs --momentum above 0 and --dampening 0")
-        refuse_processes(arguments.compile, updates)
-        if arguments.chunk_size is not None and AFFINE in updates:
-            parser.error("--update affine needs the data in memory; leave --chunk-size out")
-        return Job.new(configuration(arguments), updates, arguments.log_dir, arguments.name, FIRST)
-    # argparse gives no default to what is there, and so leaves what was not asked for as it is.
+    given = vars(arguments)
     names = [*(field.name for field in fields(Configuration)), "update", "log_dir", "name"]
-    asked = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names)))
-    flags = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
-    if "initial" in flags:
-        flags["initial"] = once(flags["initial"])
-    for name in ("log_dir", "name"):
-        if flags.pop(name, None) is not None and not again:
-            parser.error(f"--{name.replace('_', '-')} is a new run's; --resume has its directory")
-    if flags.pop("update", None) is None:
-        updates = []
-    job = Job.resumed(named if again else arguments.resume, updates, flags)
-    refuse_processes(job.experiment.configuration.compile, list(job.configs))
-    return job
+    asked = {name: given[name] for name in names if name in given}
+    if arguments.resume is not None:
+        return Job.resumed(arguments.resume, asked)
+    update, name = asked.pop("update", "both"), asked.pop("name", None)
+    log_dir = asked.pop("log_dir", Path("runs"))
+    # torchrun starts all processes again where one was killed; with --name they know their run.
+    if torchrun("TORCHELASTIC_RESTART_COUNT", 0) > 0 and name and (log_dir / name).is_dir():
+        moved: dict[str, Any] = {k: v for k, v in asked.items() if k in ("model", "data")}
+        return Job.resumed(log_dir / name, moved)
+    if "initial" in asked:
+        asked["initial"] = once(asked["initial"])
+    configuration, updates = Configuration(**asked), CHOICES[update]
+    if configuration.nesterov and (configuration.momentum == 0 or configuration.dampening != 0):
+        raise ValueError("--nesterov needs --momentum above 0 and --dampening 0")
+    refuse_processes(configuration.compile, updates)
+    if configuration.chunk_size is not None and AFFINE in updates:
+        raise ValueError("--update affine needs the data in memory; leave --chunk-size out")
+    return Job.new(configuration, updates, log_dir, name, FIRST)
+
+
+def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return the values by name, none of which is given twice."""
+    values: dict[str, float] = {}
+    for name, value in assignments:
+        if name in values:
+            raise ValueError(f"initial {name} is given twice: {values[name]:g} and {value:g}")
+        values[name] = value
+    return values
 
 
 def refuse_processes(compiled: bool, updates: list[str]) -> None:
@@ -251,7 +193,8 @@ def main(argv: list[str] | None = None) -> int:
     if processes() > 1 and torch.cuda.is_available():
         torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
     with refusing(parser, ValueError, OSError):
-        job = make_job(parser, arguments, argv)
+        job = make_job(arguments)
+        refuse_processes(job.experiment.configuration.compile, list(job.configs))
         over = job.over
     if over is not None:
         text, status = over

@@ -19,7 +19,7 @@ import torch
 import train
 
 from torchgd import ManualSGD
-from torchgd.experiment.cli import run_script
+from torchgd.experiment.command_line import run_script
 
 
 def main() -> int:

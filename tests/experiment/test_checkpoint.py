@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from torchgd import Linear, Quadratic, Trajectory
 from torchgd.experiment.checkpoint import DIGEST, Checkpoint, Saver
-from torchgd.experiment.experiment import Configuration, Experiment
+from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.experiment import Experiment
 
 SHUFFLED = Configuration(
     model="quadratic", data="cars", standardize=True, lr=0.01, momentum=0.9, epochs=3,

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from torchgd import Batches, Linear, Quadratic, autograd_gradient, manual_gradient
 from torchgd.data import BLOCK, Column, DataSet, StreamedBatches, load, synthetic
 from torchgd.experiment import experiment
-from torchgd.experiment.experiment import Configuration, Experiment
+from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.parallel import in_chunks
 from torchgd.experiment.tracking import read_run
 from torchgd.models import Model

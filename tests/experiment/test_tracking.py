@@ -12,7 +12,8 @@ from helpers import MANUAL, events, read_csv, same_bits
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from torchgd import Trajectory
-from torchgd.experiment.experiment import UPDATES, Configuration, Experiment
+from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.files import write_json
 from torchgd.experiment.report import config_json, result_json
 from torchgd.experiment.tracking import RunWriter, new_directory

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from torchgd.experiment.experiment import Configuration, Experiment
+from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.experiment import Experiment
 from torchgd.figures.plots import COLOURS, animate, draw, rates, save
 from torchgd.figures.scene import FAR, Run, Scene
 from torchgd.proof.checks import ulps

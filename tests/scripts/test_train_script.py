@@ -34,7 +34,8 @@ from helpers import (
 from torchgd import Batches, Linear, ManualSGD, Trajectory
 from torchgd import train as descend
 from torchgd.data import load
-from torchgd.experiment.experiment import Configuration, Experiment
+from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.report import verdict
 from torchgd.experiment.tracking import RunWriter, read_run
 from torchgd.proof.checks import Comparison

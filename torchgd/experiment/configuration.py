@@ -36,9 +36,10 @@ def integer(least: int) -> Callable[[str], int]:
             value = int(text)
         except ValueError:
             value = least - 1
-        if not least <= value < 2**63:
-            rule = f"an integer of at least {least}" if value < least else "an integer below 2⁶³"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {rule}")
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+        if value >= 2**63:
+            raise argparse.ArgumentTypeError(f"{text!r} is too large: it must be below 2⁶³")
         return value
 
     return parse
@@ -68,12 +69,9 @@ def assignment(text: str) -> tuple[str, float]:
     return name, finite(value)
 
 
-def flag(default: Any, help: str, metavar: str | None = None, **how: Any) -> Any:
+def flag(default: Any, meaning: str, metavar: str | None = None, **how: Any) -> Any:
     """Return a field that is a flag, too: what argparse is told of it is in its metadata."""
-    metadata = {"help": help, "metavar": metavar, **how}
-    if isinstance(default, dict):
-        return field(default_factory=dict, metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={"help": meaning, "metavar": metavar, **how})
 
 
 @dataclass(frozen=True)
@@ -122,12 +120,14 @@ class Configuration:
         "units",
     )
     bias: bool = flag(False, "give the linear model a bias")
-    initial: dict[str, float] = flag(
-        {},
-        "starting values of what is trained; default: weights 1, biases 0",
-        "NAME=W",
-        type=assignment,
-        nargs="+",
+    initial: dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "help": "starting values of what is trained; default: weights 1, biases 0",
+            "metavar": "NAME=W",
+            "type": assignment,
+            "nargs": "+",
+        },
     )
     record_every: int | None = flag(
         None,

@@ -3,11 +3,9 @@
 import inspect
 import math
 import os
-import reprlib
-import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from torchgd.data import NAMES, Batches, Column, Standardization, StreamedBatches, load
 from torchgd.experiment.checkpoint import Checkpoint, Saver
+from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.own_model import (
     MODELS,
     call_user_code,
@@ -42,88 +41,6 @@ UPDATES: dict[str, Update] = {
     "autograd": (autograd_gradient, torch.optim.SGD),
 }
 AFFINE = "affine"  # the update that takes all steps at once, and has no gradient and optimizer
-
-
-def _is_number(value: Any, least: float = -math.inf) -> bool:
-    return type(value) in (int, float) and least <= value <= sys.float_info.max
-
-
-def _is_count(value: Any, least: int = 1) -> bool:
-    return type(value) is int and least <= value < 2**63
-
-
-# What a configuration may hold; most of it is refused by the command line's own types before.
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "model": (lambda v: isinstance(v, str), "linear, quadratic or FILE.py:CLASS"),
-    "data": (lambda v: v is None or isinstance(v, str), "a built-in data set or a file"),
-    "device": (lambda v: isinstance(v, str), "auto, cpu, cuda or cuda:N"),
-    "dtype": (lambda v: v in tuple(DTYPES), " or ".join(DTYPES)),
-    "lr": (lambda v: v == "auto" or _is_number(v, 0), "a finite number of at least 0, or auto"),
-    "momentum": (lambda v: _is_number(v, 0), "a finite number of at least 0"),
-    "dampening": (_is_number, "a finite number"),
-    "weight_decay": (lambda v: _is_number(v, 0), "a finite number of at least 0"),
-    "nesterov": (lambda v: isinstance(v, bool), "true or false"),
-    "maximize": (lambda v: isinstance(v, bool), "true or false"),
-    "epochs": (_is_count, "an integer from 1 to 2⁶³ − 1"),
-    "batch_size": (lambda v: v == "full" or _is_count(v), "an integer from 1 to 2⁶³ − 1, or full"),
-    "shuffle": (lambda v: isinstance(v, bool), "true or false"),
-    "seed": (lambda v: _is_count(v, 0), "an integer from 0 to 2⁶³ − 1"),
-    "standardize": (lambda v: isinstance(v, bool), "true or false"),
-    "bias": (lambda v: isinstance(v, bool), "true or false"),
-    "initial": (
-        lambda v: isinstance(v, dict) and all(map(_is_number, v.values())),
-        "a finite number for each name",
-    ),
-    "record_every": (lambda v: v is None or _is_count(v), "an integer from 1 to 2⁶³ − 1"),
-    "compile": (lambda v: isinstance(v, bool), "true or false"),
-    "chunk_size": (lambda v: v is None or _is_count(v), "an integer from 1 to 2⁶³ − 1"),
-}
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """What a run is asked to do: the flags of scripts/train.py, by name."""
-
-    model: str = "linear"
-    data: str | None = None  # lesson, or parabola for quadratic
-    device: str = "auto"
-    dtype: str = "float64"
-    lr: float | str = 0.01  # or "auto"
-    momentum: float = 0.0
-    dampening: float = 0.0
-    weight_decay: float = 0.0
-    nesterov: bool = False
-    maximize: bool = False
-    epochs: int = 50
-    batch_size: int | str = 1  # or "full"
-    shuffle: bool = False
-    seed: int = 0
-    standardize: bool = False
-    bias: bool = False
-    initial: dict[str, float] = field(default_factory=dict)
-    record_every: int | None = None
-    compile: bool = False
-    chunk_size: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, (accepts, rule) in RULES.items():
-            value = getattr(self, name)
-            if not accepts(value):
-                raise ValueError(f"{name} {reprlib.repr(value)}: give {rule}")
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Configuration":
-        """Return what a run's config.json says that it was asked to do.
-
-        Raises:
-            ValueError: something is missing, or not what a run can be asked.
-        """
-        try:
-            return cls(**{field.name: config[field.name] for field in fields(cls)})
-        except KeyError as error:
-            raise ValueError(f"config.json lacks {error}; run it again") from None
-        except ValueError as error:
-            raise ValueError(f"config.json is damaged: {error}, or run it again") from None
 
 
 @dataclass(frozen=True)
@@ -204,12 +121,12 @@ class Experiment:
             ValueError: it is damaged, or as above.
         """
         asked, folder = Configuration.from_config(config), config.get("working_directory")
-        if asked.model not in MODELS:
-            if model is None:
-                raise ValueError(
-                    f"the run's model is {asked.model}, whose code is not run unasked: "
-                    "name it with --model FILE.py:CLASS"
-                )
+        if asked.model not in MODELS and model is None:
+            raise ValueError(
+                f"the run's model is {asked.model}, whose code is not run unasked: "
+                "name it with --model FILE.py:CLASS"
+            )
+        if model is not None:
             changes["model"] = model
         if data is not None:
             folder, changes["data"] = None, data

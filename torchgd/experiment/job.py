@@ -3,13 +3,14 @@
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from torchgd.experiment.checkpoint import CHECKPOINT, Checkpoint
-from torchgd.experiment.experiment import AFFINE, UPDATES, Configuration, Experiment
+from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
 from torchgd.experiment.files import read_json
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.report import config_json
@@ -58,18 +59,18 @@ class Job:
         return cls(experiment, new_directory(parent, name, experiment.name), configs)
 
     @classmethod
-    def resumed(cls, directory: Path, updates: Sequence[str], flags: dict[str, Any]) -> "Job":
+    def resumed(cls, directory: Path, asked: Mapping[str, Any]) -> "Job":
         """Return the run in `directory`, ready to go on.
 
-        `updates` and `flags`, parts of a `Configuration` by name, say what is asked of it, and may
-        be empty. Of them `epochs` may be more than the run had, and a model of the user's own must
-        be named again; everything else stays.
+        `asked` are flags by name, of which `epochs` may be more than the run had; a model of the
+        user's own must be named again, and a data file may be elsewhere.
 
         Raises:
             ValueError: there is no run, or it is damaged, or of another model or other data, or
                 asked to be another.
             OSError: a file cannot be read.
         """
+        refuse_what_is_of_a_new_run(asked)
         if (directory / "config.json").is_file():  # one update's directory; the run is all of them
             directory = directory.resolve().parent
         files = [directory / update / "config.json" for update in (*UPDATES, AFFINE)]
@@ -77,27 +78,19 @@ class Job:
         if not files:
             raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
         config = read_json(files[0])
-        if "updates" not in config:
-            raise ValueError(
-                f"{files[0]} is of a torchgd that kept no checkpoints; start a new run"
-            )
         try:
-            own = Configuration.from_config(config)
-            experiment = Experiment.from_config(config, **flags)
             if config.get("updates") not in CHOICES.values():
                 raise ValueError(f"updates {config.get('updates')!r} is damaged; run it again")
+            own = Configuration.from_config(config)
+            experiment = Experiment.from_config(config, **asked)
         except ValueError as error:
             raise ValueError(f"{files[0].parent}: {error}") from None
-        if own.model in MODELS and flags.get("model", own.model) != own.model:
-            refuse("model", flags["model"], own.model)
-        if updates and updates != config["updates"]:
-            words = {tuple(made): word for word, made in CHOICES.items()}
-            refuse("update", words[tuple(updates)], words[tuple(config["updates"])])
-        for name, value in asdict(experiment.configuration).items():
-            was = getattr(own, name)
-            free = name in ("model", "data") or (name == "epochs" and value > was)
-            if value != was and not free:
-                refuse(name, value, was)
+        now = experiment.configuration
+        if now.epochs < own.epochs:
+            raise ValueError(
+                f"--epochs {now.epochs}: the run has {own.epochs}, and can only get more; leave "
+                "it out"
+            )
         identity = experiment.identity(files[0].parent.name)
         for what in ("model", "data"):
             if config.get(f"{what}_sha256") != identity[f"{what}_sha256"]:
@@ -105,14 +98,14 @@ class Job:
                     f"{what} {identity[what]!r} is not the one that the run in {directory} was "
                     "trained with (SHA-256); give that one back or start a new run"
                 )
-        asked = {"epochs": experiment.configuration.epochs, "steps": experiment.steps}
-        configs = {update: {**config, "update": update, **asked} for update in config["updates"]}
+        changes = {"epochs": now.epochs, "steps": experiment.steps}
+        configs = {update: {**config, "update": update, **changes} for update in config["updates"]}
         found = {u: experiment.checkpoint(u, directory / u / CHECKPOINT) for u in configs}
         starts = {update: start for update, start in found.items() if start is not None}
         for update, start in starts.items():
-            if start.trajectory.stopped == "diverged" and asked["epochs"] > own.epochs:
+            if start.trajectory.stopped == "diverged" and now.epochs > own.epochs:
                 raise ValueError(
-                    f"--epochs {asked['epochs']}: {update} diverged at step {start.step} of "
+                    f"--epochs {now.epochs}: {update} diverged at step {start.step} of "
                     f"{directory}, and more epochs change nothing; leave it out"
                 )
         return cls(experiment, directory, configs, starts, again=True)
@@ -153,10 +146,14 @@ class Job:
         return f"go on with {quoted(['--resume', str(self.directory), *again])}"
 
 
-def refuse(name: str, value: object, own: object) -> NoReturn:
-    """Refuse to make a run another."""
-    given = "" if value is True else f" {value}"
-    raise ValueError(
-        f"--{name.replace('_', '-')}{given}: the run has {own}, and of what it has only --epochs "
-        "can change, and only grow; leave it out or start a new run"
-    )
+def refuse_what_is_of_a_new_run(asked: Iterable[str]) -> None:
+    """Refuse flags, by name, that say what another run would be."""
+    for name in asked:
+        flag = f"--{name.replace('_', '-')}"
+        if name in ("log_dir", "name"):
+            raise ValueError(f"{flag} is a new run's; --resume has its directory")
+        if name not in ("epochs", "model", "data"):
+            raise ValueError(
+                f"{flag}: the run has its own; --resume takes --epochs, which may be more, --model "
+                "and --data, which may have moved, and what decides nothing"
+            )

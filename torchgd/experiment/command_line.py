@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import math
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from torchgd.experiment.configuration import integer, not_negative
 from torchgd.experiment.parallel import processes, torchrun
 
 
@@ -23,50 +23,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {shown}\n" if first else None)
 
 
-def number(rule: str, accepts: Callable[[float], bool]) -> Callable[[str], float]:
-    """Return an argparse type: a number that `accepts` takes; `rule` says in words which."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not accepts(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {rule}")
-        return value
-
-    return parse
-
-
-def integer(least: int) -> Callable[[str], int]:
-    """Return an argparse type: an integer of at least `least`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
-        if value >= 2**63:
-            raise argparse.ArgumentTypeError(f"{text!r} is too large: it must be below 2⁶³")
-        return value
-
-    return parse
-
-
-def either(word: str, parse: Callable[[str], float]) -> Callable[[str], float | str]:
-    """Return an argparse type: `word` itself, or what `parse` takes."""
-
-    def parse_either(text: str) -> float | str:
-        try:
-            return text if text == word else parse(text)
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentTypeError(f"{error}, nor {word}") from None
-
-    return parse_either
-
-
 def cadence(text: str) -> dict[str, Any]:
     """Parse how often to save, for `Saver`: so many seconds, or Ksteps, as 500steps."""
     count = text.removesuffix("steps")
@@ -76,10 +32,6 @@ def cadence(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither seconds, such as 60, nor steps, such as 500steps"
         ) from None
-
-
-finite = number("a finite number", math.isfinite)
-not_negative = number("a finite number of at least 0", lambda value: 0 <= value < math.inf)
 
 
 @contextmanager
