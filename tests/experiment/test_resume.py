@@ -230,9 +230,10 @@ REFUSED = {
     **{
         f"--resume runs/parts {flag}": f"{flag.split()[0]}: the run has its own; --resume takes "
         for flag in ("--lr 0.02", "--lr 0.01", "--seed 4", "--nesterov", "--batch-size full",
-                     "--initial b=1", "--record-every 2", "--update manual", "--name other",
-                     "--log-dir x", "--compile", "--chunk-size 3")
+                     "--initial b=1", "--record-every 2", "--update manual", "--compile", "--chunk-size 3")
     },
+    "--resume runs/parts --name other": "--name is a new run's; --resume has its directory",
+    "--resume runs/parts --log-dir x": "--log-dir is a new run's; --resume has its directory",
     "--checkpoint-every never": "argument --checkpoint-every: 'never' is neither seconds, such as "
     "60, nor steps, such as 500steps",
     "--checkpoint-every 0steps": "argument --checkpoint-every: '0steps' is neither seconds, such",
