@@ -10,7 +10,7 @@ from torchgd.experiment.cli import Parser, refusing, run_script
 from torchgd.experiment.lookup import find_device, find_model, guarded
 from torchgd.experiment.report import aligned
 from torchgd.proof.answers import judge, parse
-from torchgd.proof.checks import ORACLES, Finding, GradientCheck, check_gradient
+from torchgd.proof.oracles import ORACLES, Finding, GradientCheck, check_gradient
 from torchgd.proof.symbols import Derivation, derive, latex, notation
 
 

@@ -20,7 +20,7 @@ from torchgd.experiment import chunks
 from torchgd.experiment.experiment import Configuration, Experiment
 from torchgd.gradients import manual_gradient
 from torchgd.models import scalar
-from torchgd.proof import checks
+from torchgd.proof import oracles
 from torchgd.theory import affine
 from torchgd.theory.landscape import Landscape
 from torchgd.theory.scan import prefixes, unit_columns
@@ -87,7 +87,7 @@ WORK: dict[str, Callable[[], object]] = {
     "affine": lambda: affine.affine_trajectory(*on(NAME), 0.001, 3),
     "with momentum": lambda: affine.affine_trajectory(*on(NAME), 0.001, 3, momentum=0.5),
     "minimum": minimum,
-    "oracles": lambda: checks.check_gradient(on(NAME)[0], on(NAME)[1].x, on(NAME)[1].y),
+    "oracles": lambda: oracles.check_gradient(on(NAME)[0], on(NAME)[1].x, on(NAME)[1].y),
 }
 
 
@@ -180,8 +180,8 @@ MIXES: list[tuple[str, Any, str, str]] = [
     ("minimum", affine.jacobians, "x.cpu()", "x"),
     ("minimum", affine.minimiser, "batch[k].cpu()", "batch[k]"),
     ("minimum", Landscape.__init__, "y.cpu()", "y"),
-    ("oracles", checks._points, ".to(x)", ""),
-    ("oracles", checks._points, "x.new_tensor", "torch.tensor"),
+    ("oracles", oracles._points, ".to(x)", ""),
+    ("oracles", oracles._points, "x.new_tensor", "torch.tensor"),
 ]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from torchgd import Linear, Model, Quadratic, autograd_gradient, check_gradient, manual_gradient
-from torchgd.proof.checks import ORACLES
+from torchgd.proof.oracles import ORACLES
 
 X = torch.tensor([1.0, 2.0, 3.0])
 Y = 2 * X

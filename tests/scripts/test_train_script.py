@@ -37,7 +37,7 @@ from torchgd.data import load
 from torchgd.experiment.experiment import Configuration, Experiment
 from torchgd.experiment.report import verdict
 from torchgd.experiment.tracking import RunWriter, read_run
-from torchgd.proof.checks import Comparison
+from torchgd.proof.compare import Comparison
 from torchgd.theory.affine import affine_trajectory
 
 # While it traces, torch's compiler meets what torch itself warns of.

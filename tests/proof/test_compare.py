@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from torchgd import Batches, Linear, ManualSGD, Trajectory, compare, train
 from torchgd.data import load
-from torchgd.proof.checks import ulps
+from torchgd.proof.compare import ulps
 
 F64 = torch.float64
 

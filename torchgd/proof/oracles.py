@@ -1,136 +1,20 @@
-"""Is a gradient right, and where do two trajectories part?"""
+"""Is a gradient right? Four oracles, none of which knows of another."""
 
 import math
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import gradcheck
 
 from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
 from torchgd.loss import mean_squared_error, mean_squared_error_and_derivative, residual
 from torchgd.models import DTYPES, Model, scalars
-from torchgd.trajectory import Trajectory
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found.
-
-    `identical`: weights, gradients and loss agree at every recorded step, to the last bit.
-    `max_abs` and `max_ulp`: the largest difference between two weights, as a number and in units
-    in the last place. `first_difference`: the first step at which anything differs, and in which
-    parameter ("loss" if in the loss alone, None if only one of the two has that step).
-    """
-
-    identical: bool
-    max_abs: float
-    max_ulp: int
-    first_difference: tuple[int, str | None] | None
-
-    def within(self, max_ulp: int) -> bool:
-        """Whether the weights are at most `max_ulp` apart, step by step; for 0, all is identical.
-
-        Where only one of the two has a step, they are not.
-        """
-        if self.first_difference is None:
-            return True
-        _, parameter = self.first_difference
-        return parameter is not None and self.max_ulp <= max_ulp and max_ulp > 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what comparison.json holds."""
-        first = self.first_difference
-        named = first and {"step": first[0], "parameter": first[1]}
-        return {**asdict(self), "first_difference": named}
-
-
-def ulps(a: Tensor, b: Tensor) -> NDArray[np.uint64]:
-    """|a − b| in units in the last place: how many floating-point numbers lie between them.
-
-    The bits of a float, read as an integer, count the floats from 0 up; negative ones count
-    down. −0 and 0 are 0 apart, and so are two NaNs. Shapes: a, b and the result alike, any.
-
-    Raises:
-        ValueError: a and b differ in dtype, or are neither float32 nor float64.
-    """
-    bits = {torch.float32: torch.int32, torch.float64: torch.int64}.get(a.dtype)
-    if a.dtype != b.dtype or bits is None:
-        raise ValueError(f"dtypes {a.dtype} and {b.dtype}: give two float32 or two float64")
-
-    def position(t: Tensor) -> Tensor:
-        integer = t.contiguous().view(bits).to(torch.int64)
-        magnitude = integer & torch.iinfo(bits).max
-        return torch.where(integer < 0, -magnitude, magnitude)
-
-    p, q = position(a), position(b)
-    # Between numbers of opposite signs this wraps around 63 bits, but into the right 64.
-    distance = torch.maximum(p, q) - torch.minimum(p, q)
-    return torch.where(a.isnan() & b.isnan(), 0, distance).numpy().view(np.uint64)
-
-
-def difference(a: Tensor, b: Tensor) -> Tensor:
-    """|a − b|, which is 0 also between infinities of one sign and between two NaNs."""
-    return torch.where((a == b) | (a.isnan() & b.isnan()), 0, a - b).abs()
-
-
-def _differs(a: Tensor, b: Tensor) -> Tensor:
-    """Elementwise: are the bits not the same (any NaN being like any other)?"""
-    same_sign = a.signbit() == b.signbit()
-    return ~(((a == b) & same_sign) | (a.isnan() & b.isnan()))
-
-
-def compare(a: Trajectory, b: Trajectory) -> Comparison:
-    """Return how far apart two trajectories are, and where they first differ.
-
-    Compared are the steps that both recorded. Within a step, the weights are looked at first: they
-    cause what follows.
-
-    Raises:
-        ValueError: they are not of the same parameters and dtype.
-    """
-    if list(a.weights) != list(b.weights):
-        raise ValueError(
-            f"parameters {list(a.weights)} and {list(b.weights)}: compare runs of one model"
-        )
-    in_a, in_b = torch.isin(a.step, b.step), torch.isin(b.step, a.step)
-
-    def common(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        p, q = p[in_a[: len(p)]], q[in_b[: len(q)]]
-        return p[: len(q)], q[: len(p)]  # a last row has neither loss nor gradients
-
-    weights = [(name, *common(w, b.weights[name])) for name, w in a.weights.items()]
-    effects = [(name, *common(g, b.gradients[name])) for name, g in a.gradients.items()]
-    effects += [("loss", *common(a.loss, b.loss))]
-    first = _first_difference(a.step[in_a], weights + effects)
-    alone = torch.cat([a.step[~in_a], b.step[~in_b]])
-    if first is None and len(alone):
-        first = int(alone.min()), None
-    return Comparison(
-        identical=first is None,
-        max_abs=torch.cat([difference(p, q) for _, p, q in weights]).max().item(),
-        max_ulp=max(int(ulps(p, q).max()) for _, p, q in weights),
-        first_difference=first,
-    )
-
-
-def _first_difference(
-    steps: Tensor, columns: list[tuple[str, Tensor, Tensor]]
-) -> tuple[int, str | None] | None:
-    """Return the first of the steps at which a column differs, and the first such column."""
-    found = [
-        (int(steps[int(different.nonzero()[0])]), name)
-        for name, p, q in columns
-        if (different := _differs(p, q)).any()
-    ]
-    return min(found, key=lambda step_and_name: step_and_name[0], default=None)
-
+from torchgd.proof.compare import ulps
 
 ORACLES = ("symbolic", "autograd", "finite differences", "gradcheck")
 # A right derivative, written otherwise, rounds otherwise, each operation by half a unit. This
