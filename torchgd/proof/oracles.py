@@ -1,10 +1,9 @@
-"""Is a gradient right? Four oracles, none of which knows of another."""
+"""Is a gradient right? Four oracles are asked, none of which knows of another."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -37,13 +36,16 @@ class Point:
         largest = max(self.x.abs().max().item(), self.y.abs().max().item())
         return max(largest, *map(abs, self.weights.values())) <= 10
 
+    def moved(self, name: str, w: float) -> "Point":
+        """Return the point at which the weight `name` is w."""
+        return replace(self, weights={**self.weights, name: w})
+
     def __str__(self) -> str:
-        named = {"x": self.x, "y": self.y}
-        samples = {n: t.item() if len(t) == 1 else t.tolist() for n, t in named.items()}
-        values = {**samples, **self.weights} if len(self.x) == 1 else self.weights
-        text = ", ".join(f"{name} = {value:g}" for name, value in values.items())
-        many = f"the mean over {len(self.x)} samples, " if len(self.x) > 1 else ""
-        return f"{many}{text} ({str(self.x.dtype).removeprefix('torch.')})"
+        dtype = str(self.x.dtype).removeprefix("torch.")
+        values, many = self.weights, f"the mean over {len(self.x)} samples, "
+        if len(self.x) == 1:
+            values, many = {"x": self.x.item(), "y": self.y.item(), **self.weights}, ""
+        return f"{many}{', '.join(f'{name} = {v:g}' for name, v in values.items())} ({dtype})"
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Finding:
         """How far the two numbers are apart in units in the last place; None of formulas."""
         if self.point is None:
             return None
-        pair = (self.point.x.new_tensor([v]).cpu() for v in (self.by_hand, self.expected))
-        return int(ulps(*pair)[0])
+        by_hand, expected = self.point.x.new_tensor([self.by_hand, self.expected]).cpu()
+        return int(ulps(by_hand, expected))
 
 
 @dataclass(frozen=True)
@@ -123,30 +125,13 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
         ValueError: x and y differ in shape, or what `scalars` or the two gradients refuse.
     """
     residual(x, y)
-    scalars(model)
+    names = list(scalars(model))
     found = list(_symbolic(model))
     for dtype in DTYPES.values():
         copy = deepcopy(model).to(dtype)
         for point in _points(copy, x.flatten().to(dtype), y.flatten().to(dtype)):
             found += _numeric(copy, point)
-    return GradientCheck([_worst(found, p, o) for p in scalars(model) for o in ORACLES])
-
-
-def _numeric(model: Model, point: Point) -> Iterator[Finding]:
-    """Yield what the three numeric oracles find at a point, if it is in the model's domain."""
-    asked: dict[str, Iterable[Values]] = {"autograd": list(_autograd(model, point))}
-    with torch.no_grad():
-        loss = mean_squared_error(model(point.x), point.y).item()
-    if not all(map(math.isfinite, [loss, *(expected for _, _, expected, _ in asked["autograd"])])):
-        return
-    if point.moderate and point.x.dtype == torch.float64:
-        asked["finite differences"] = _finite_differences(model, point)
-        asked["gradcheck"] = _gradcheck(model, point)
-    for oracle, values in asked.items():
-        for name, by_hand, expected, tolerance in values:
-            error = abs(by_hand - expected) / tolerance if tolerance > 0 else math.inf
-            error = math.inf if math.isnan(error) else error
-            yield Finding(name, oracle, error <= 1, by_hand, expected, error, point)
+    return GradientCheck([_worst(found, name, oracle) for name in names for oracle in ORACLES])
 
 
 def _worst(found: list[Finding], parameter: str, oracle: str) -> Finding:
@@ -158,53 +143,32 @@ def _worst(found: list[Finding], parameter: str, oracle: str) -> Finding:
     )
 
 
-def _points(model: Model, x: Tensor, y: Tensor) -> list[Point]:
-    """Return the points to look at, on the model's device and in its dtype."""
-    names, dtype = list(scalars(model)), x.dtype
-    generator = torch.Generator().manual_seed(0)
+def _points(model: Model, x: Tensor, y: Tensor) -> Iterator[Point]:
+    """Yield the points to look at, on the model's device and in its dtype."""
+    weights, generator = scalars(model), torch.Generator().manual_seed(0)
 
     def random(count: int) -> Tensor:
         return torch.randn(count, generator=generator, dtype=torch.float64).to(x)
 
-    tiny, huge = torch.finfo(dtype).tiny ** (1 / 8), torch.finfo(dtype).max ** (1 / 8)
+    info = torch.finfo(x.dtype)
+    tiny, huge = info.tiny ** (1 / 8), info.max ** (1 / 8)
     some = torch.linspace(0, len(x) - 1, min(len(x), 16)).round().long().to(x.device)
     special = x.new_tensor([0.0, 1.0, -1.0, tiny, -tiny, huge, -huge])
     xs = torch.cat([x[some], random(4), special])
     ys = torch.cat([y[some], random(4 + len(special))])
-    samples = [(xs[n : n + 1], ys[n : n + 1]) for n in range(len(xs))]
     near = xs.abs() <= 10
-    batches = [(x, y), (xs[near], ys[near])]
-    own = [w.item() for w in scalars(model).values()]
-    one = random(len(names))
-    rows = [own, one.tolist(), (-one).tolist()]
-    rows += [[value] * len(names) for value in (0.0, tiny, huge, -huge)]
-    return [
-        Point(x, y, dict(zip(names, row, strict=True)))
-        for row in rows
-        for x, y in samples + batches
-    ]
-
-
-def _place(model: Model, point: Point) -> None:
-    """Give the model the point's weights."""
-    with torch.no_grad():
-        for name, w in model.named_parameters():
-            w.fill_(point.weights[name])
-
-
-def _gradient(source: GradientSource, model: Model, point: Point) -> dict[str, float]:
-    """Return ∂loss/∂w by name at a point, and leave the model there."""
-    _place(model, point)
-    source(model, point.x, point.y)
-    return {name: w.grad.item() for name, w in model.named_parameters() if w.grad is not None}
+    samples = [*zip(xs.split(1), ys.split(1), strict=True), (x, y), (xs[near], ys[near])]
+    one = random(len(weights))
+    rows = [[w.item() for w in weights.values()], one.tolist(), (-one).tolist()]
+    rows += [[value] * len(weights) for value in (0.0, tiny, huge, -huge)]
+    for row in rows:
+        for sample in samples:
+            yield Point(*sample, dict(zip(weights, row, strict=True)))
 
 
 def _symbolic(model: Model) -> Iterator[Finding]:
-    from torchgd.proof.symbols import (  # sympy: a second that compare spares
-        derive,
-        is_zero,
-        notation,
-    )
+    # Here, for sympy takes a second to import, which all who only compare are spared.
+    from torchgd.proof.symbols import derive, is_zero, notation
 
     try:
         derivation = derive(model)
@@ -220,66 +184,85 @@ def _symbolic(model: Model) -> Iterator[Finding]:
         yield Finding(name, "symbolic", zero, *texts, error=float(not zero), reason=reason)
 
 
-# (parameter, value by hand, value expected, tolerance)
-Values = tuple[str, float, float, float]
+def _numeric(model: Model, point: Point) -> Iterator[Finding]:
+    """Yield what the three numeric oracles find at a point, if it is in the model's domain."""
+    _, gradient = _gradient(manual_gradient, model, point)
+    loss, by_autograd = _gradient(autograd_gradient, model, point)
+    if not all(map(math.isfinite, [loss, *by_autograd.values()])):
+        return
+    for name, by_hand in gradient.items():
+        said = {"autograd": (by_autograd[name], _rounding(model, point, name, by_autograd[name]))}
+        if point.moderate and point.x.dtype == torch.float64:
+            said["finite differences"] = _finite_differences(model, point, name)
+            said["gradcheck"] = _gradcheck(model, point, name)
+        for oracle, (expected, tolerance) in said.items():
+            error = abs(by_hand - expected) / tolerance if tolerance > 0 else math.inf
+            error = math.inf if math.isnan(error) else error
+            yield Finding(name, oracle, error <= 1, by_hand, expected, error, point)
 
 
-def _autograd(model: Model, point: Point) -> Iterator[Values]:
-    by_hand, expected = (_gradient(s, model, point) for s in (manual_gradient, autograd_gradient))
+def _gradient(source: GradientSource, model: Model, point: Point) -> tuple[float, dict[str, float]]:
+    """Return the loss at a point, and ∂loss/∂w by name."""
+    loss = source(_placed(model, point), point.x, point.y)
+    gradients = {name: w.grad for name, w in model.named_parameters()}
+    return loss.item(), {name: g.item() for name, g in gradients.items() if g is not None}
+
+
+@torch.no_grad()
+def _placed(model: Model, point: Point) -> Model:
+    """Return the model, with the point's weights."""
+    for name, w in model.named_parameters():
+        w.fill_(point.weights[name])
+    return model
+
+
+@torch.no_grad()
+def _rounding(model: Model, point: Point, name: str, expected: float) -> float:
+    """Return what rounding may make of ∂loss/∂`name`, taken in two ways."""
     info = torch.finfo(point.x.dtype)
-    with torch.no_grad():
-        _, derivative = mean_squared_error_and_derivative(model(point.x), point.y)
-        partials = model.partials(point.x)
-    for name, value in by_hand.items():
-        size = (derivative * partials[name]).abs().sum().item() + abs(expected[name])
-        yield name, value, expected[name], MOST_ULPS * info.eps * size + info.tiny
+    _, derivative = mean_squared_error_and_derivative(_placed(model, point)(point.x), point.y)
+    size = (derivative * model.partials(point.x)[name]).abs().sum().item() + abs(expected)
+    return MOST_ULPS * info.eps * size + info.tiny
 
 
-def _finite_differences(model: Model, point: Point) -> Iterator[Values]:
+def _finite_differences(model: Model, point: Point, name: str) -> tuple[float, float]:
+    """Return D(h) and its tolerance."""
     info = torch.finfo(point.x.dtype)
-    for name, value in _gradient(manual_gradient, model, point).items():
-        h = info.eps ** (1 / 3) * max(1.0, abs(point.weights[name]))
-        near, size = _central_difference(model, point, name, h)
-        far, _ = _central_difference(model, point, name, 2 * h)
-        yield name, value, near, abs(far - near) + 100 * info.eps * size / h + info.tiny
+    h = info.eps ** (1 / 3) * max(1.0, abs(point.weights[name]))
+    near, size = _central_difference(model, point, name, h)
+    far, _ = _central_difference(model, point, name, 2 * h)
+    return near, abs(far - near) + 100 * info.eps * size / h + info.tiny
 
 
 @torch.no_grad()
 def _central_difference(model: Model, point: Point, name: str, h: float) -> tuple[float, float]:
-    """(L(w + h) − L(w − h))/2h, and the larger mean of ŷ² + y² of the two."""
-    w = dict(model.named_parameters())[name]
+    """Return D(h) = (L(w + h) − L(w − h))/2h, and the larger mean of ŷ² + y² of the two."""
     losses, sizes = [], []
-    for value in (point.weights[name] + h, point.weights[name] - h):
-        w.fill_(value)
-        prediction = model(point.x)
+    for w in (point.weights[name] + h, point.weights[name] - h):
+        prediction = _placed(model, point.moved(name, w))(point.x)
         losses.append(mean_squared_error(prediction, point.y).item())
         sizes.append((prediction**2 + point.y**2).mean().item())
-    w.fill_(point.weights[name])
     return (losses[0] - losses[1]) / (2 * h), max(sizes)
 
 
 class _ByHand(torch.autograd.Function):
-    """The loss as a function of the weights whose backward pass is the gradient by hand."""
+    """The loss as a function of one weight, whose backward pass is the gradient by hand."""
 
     @staticmethod
-    def forward(ctx: Any, model: Model, point: Point, *weights: Tensor) -> Tensor:
-        values = dict(zip(point.weights, (w.item() for w in weights), strict=True))
-        gradients = _gradient(manual_gradient, model, replace(point, weights=values))
-        ctx.gradients = list(gradients.values())
-        return mean_squared_error(model(point.x), point.y)
+    def forward(ctx: Any, w: Tensor, model: Model, point: Point, name: str) -> Tensor:
+        loss, gradient = _gradient(manual_gradient, model, point.moved(name, w.item()))
+        ctx.derivative = gradient[name]
+        return w.new_tensor(loss)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        return None, None, *(upstream * g for g in ctx.gradients)
+        return upstream * ctx.derivative, None, None, None
 
 
-def _gradcheck(model: Model, point: Point) -> Iterator[Values]:
-    for name, value in _gradient(manual_gradient, model, point).items():
-        weights = [
-            point.x.new_tensor(w, requires_grad=other == name) for other, w in point.weights.items()
-        ]
-        by_hand: Any = partial(_ByHand.apply, model, point)
-        agrees = gradcheck(by_hand, weights, eps=STEP, atol=ATOL, rtol=RTOL, raise_exception=False)
-        expected, _ = _central_difference(model, point, name, STEP)
-        tolerance = ATOL + RTOL * abs(expected)
-        yield name, value, expected, tolerance if agrees else 0.0
+def _gradcheck(model: Model, point: Point, name: str) -> tuple[float, float]:
+    """Return D(STEP) and gradcheck's tolerance, which is 0 where gradcheck says no."""
+    w = point.x.new_tensor(point.weights[name], requires_grad=True)
+    loss: Any = lambda w: _ByHand.apply(w, model, point, name)  # noqa: E731
+    agrees = gradcheck(loss, w, eps=STEP, atol=ATOL, rtol=RTOL, raise_exception=False)
+    expected, _ = _central_difference(model, point, name, STEP)
+    return expected, ATOL + RTOL * abs(expected) if agrees else 0.0
