@@ -47,6 +47,11 @@ class Derivation:
     prediction: Expr
     partials: dict[str, Expr]
 
+    @property
+    def symbols(self) -> dict[str, Expr]:
+        """x, y and the parameters, by name."""
+        return {"x": self.x, "y": self.y, **self.weights}
+
     @cached_property
     def residual(self) -> Expr:
         """ŷ − y."""
