@@ -97,19 +97,18 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
         return p[: len(q)], q[: len(p)]  # a last row has neither loss nor gradients
 
     weights = [common(a.weights[name], b.weights[name]) for name in names]
-    gradients = [common(a.gradients[name], b.gradients[name]) for name in names]
-    columns = [*weights, *gradients, common(a.loss, b.loss)]
-    steps = a.step[in_a]
-    found: list[tuple[int, str | None]] = [
-        (int(steps[: len(p)][differs(p, q)][0]), name)
-        for name, (p, q) in zip([*names, *names, "loss"], columns, strict=True)
-        if differs(p, q).any()
+    effects = [common(a.gradients[name], b.gradients[name]) for name in names]
+    effects += [common(a.loss, b.loss)]
+    parted: list[tuple[int, str | None]] = [
+        (step, name)
+        for name, (p, q) in zip([*names, *names, "loss"], weights + effects, strict=True)
+        for step in a.step[in_a][: len(p)][differs(p, q)][:1].tolist()
     ]
-    alone = torch.cat([a.step[~in_a], b.step[~in_b]])
-    found = found or [(step, None) for step in alone.tolist()]
+    alone = torch.cat([a.step[~in_a], b.step[~in_b]]).tolist()
+    first = min(parted or [(step, None) for step in alone], key=lambda at: at[0], default=None)
     return Comparison(
-        identical=not found,
+        identical=first is None,
         max_abs=torch.cat([difference(p, q) for p, q in weights]).max().item(),
         max_ulp=max(int(ulps(p, q).max()) for p, q in weights),
-        first_difference=min(found, key=lambda step_and_name: step_and_name[0], default=None),
+        first_difference=first,
     )
