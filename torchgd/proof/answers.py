@@ -75,8 +75,9 @@ class _Reader:
         for kind, token in self.tokens(text):
             depth += {"opening": 1, "closing": -1}.get(kind, 0)
             needs_left = kind in ("power", "times", "closing")
-            if (needs_left and not whole) or kind == before == "power" or depth < 0:
-                raise ValueError(f"{token[0]!r} is not expected there")
+            twice = kind == before and kind in ("power", "function")
+            if (needs_left and not whole) or twice or depth < 0:
+                raise ValueError(f"{'^' if kind == 'power' else token!r} is not expected there")
             if whole and kind == "number":
                 raise ValueError(f"{token!r} follows without a sign: write ^ or * before it")
             if depth > DEEPEST:
