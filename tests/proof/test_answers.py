@@ -8,36 +8,20 @@ from typing import Any
 
 import pytest
 import sympy
-import torch
 from helpers import MODELS, Exponential
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgd import Model
 from torchgd.proof.answers import judge, parse
 from torchgd.proof.symbols import Derivation, derive
 
-
-class Root(Model):
-    """ŷ = w·√x."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = torch.nn.Parameter(torch.tensor(1.0))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.w * x.sqrt()
-
-    def partials(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"w": x.sqrt()}
-
-
+x, y, w = sympy.symbols("x y w", real=True)
 DERIVATIONS: dict[str, Derivation] = {
     "line": derive(MODELS["linear"]()),
     "bias": derive(MODELS["linear with bias"]()),
     "parabola": derive(MODELS["quadratic"]()),
     "exponential": derive(Exponential()),
-    "root": derive(Root()),
+    "root": Derivation(x, y, {"w": w}, w * sympy.sqrt(x), {"w": sympy.sqrt(x)}),
 }
 
 # The lesson's own, in its notation and in others.
