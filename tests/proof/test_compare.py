@@ -41,6 +41,7 @@ def test_ulps_at_the_ends() -> None:
     assert ulps(t64(0.0, nan, inf, largest), t64(-0.0, nan, inf, inf)).tolist() == [0, 0, 0, 1]
     assert ulps(t64(-inf), t64(inf)).tolist() == [2 * 0x7FF0000000000000]
     assert ulps(t64(1.0), t64(nan)).item() > 2**50
+    assert ulps(t64(nan), -t64(nan)).item() == 0
 
 
 @pytest.mark.parametrize("pair", [(torch.float32, F64), (torch.float16, torch.float16)])
