@@ -20,6 +20,17 @@ EQUAL = sympy.Float("1e-40")  # relative
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 SIGNS = str.maketrans("·×−", "**-")  # as the lesson prints them
 
+# What an answer is made of beside names.
+KINDS = {
+    "number": r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+",
+    "power": r"\^\s*-?\s*(?:[0-9.]+|\w*)",
+    "times": r"[*/]",
+    "plus": r"[+-]",
+    "opening": r"\(",
+    "closing": r"\)",
+    "unknown": r"\S",
+}
+
 
 def parse(text: str, derivation: Derivation) -> Expr:
     """Read an expression in x, y and the parameters, in the lesson's notation or in Python's.
@@ -49,11 +60,8 @@ class _Reader:
         # Of two names the longer first, so that w2 is not w·2; and xw is x·w.
         names = sorted([*self.names, *self.functions], key=len, reverse=True)
         # A digit right after a name, as in x2, is a power to some and a product to others.
-        self.token = re.compile(
-            rf"(?P<name>(?:{'|'.join(map(re.escape, names))})(?![0-9]))|"
-            r"(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)|(?P<power>\^\s*-?\s*(?:[0-9.]+|\w*))|"
-            r"(?P<times>[*/])|(?P<plus>[+-])|(?P<opening>\()|(?P<closing>\))|(?P<unknown>\S)"
-        )
+        kinds = {"name": rf"(?:{'|'.join(map(re.escape, names))})(?![0-9])", **KINDS}
+        self.token = re.compile("|".join(f"(?P<{kind}>{p})" for kind, p in kinds.items()))
 
     def tokens(self, text: str) -> Iterator[tuple[str, str]]:
         """Yield each token of a formula after its kind."""
