@@ -18,7 +18,7 @@ from torchgd.experiment.experiment import UPDATES, Experiment, which_half_differ
 from torchgd.experiment.report import aligned, first_shows, side_by_side
 from torchgd.experiment.tracking import read_run
 from torchgd.models import DTYPES
-from torchgd.proof.checks import Comparison, compare
+from torchgd.proof.compare import Comparison, compare
 from torchgd.proof.mistakes import MISTAKES
 from torchgd.trajectory import Trajectory
 

@@ -11,7 +11,7 @@ from torchgd.experiment.own_model import call_user_code, find_model
 from torchgd.experiment.parallel import find_device
 from torchgd.experiment.report import aligned
 from torchgd.proof.answers import judge, parse
-from torchgd.proof.checks import ORACLES, Finding, GradientCheck, check_gradient
+from torchgd.proof.oracles import ORACLES, Finding, GradientCheck, check_gradient
 from torchgd.proof.symbols import Derivation, derive, latex, notation
 
 

@@ -34,7 +34,7 @@ from torchgd.experiment.report import (
     verdict,
 )
 from torchgd.experiment.tracking import RunWriter
-from torchgd.proof.checks import Comparison, compare
+from torchgd.proof.compare import Comparison, compare
 from torchgd.trajectory import Trajectory
 
 # Of the processes that torchrun starts, the first one alone writes, and speaks.

@@ -23,7 +23,7 @@ from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
 from torchgd.gradients import manual_gradient
 from torchgd.models import scalar
-from torchgd.proof import checks
+from torchgd.proof import oracles
 from torchgd.theory import affine
 from torchgd.theory.landscape import Landscape
 from torchgd.theory.scan import prefixes, unit_columns
@@ -96,7 +96,7 @@ WORK: dict[str, Callable[[], object]] = {
     "affine": lambda: affine.affine_trajectory(*on(NAME), 0.001, 3),
     "with momentum": lambda: affine.affine_trajectory(*on(NAME), 0.001, 3, momentum=0.5),
     "minimum": minimum,
-    "oracles": lambda: checks.check_gradient(on(NAME)[0], on(NAME)[1].x, on(NAME)[1].y),
+    "oracles": lambda: oracles.check_gradient(on(NAME)[0], on(NAME)[1].x, on(NAME)[1].y),
 }
 
 
@@ -152,7 +152,7 @@ x[torch.zeros(1, dtype=torch.long)]
 WAITS = [
     *((manual_gradient, "return loss", f"{wait}; return loss") for wait in IN_THE_GRADIENT),
     (Batches._order, ", non_blocking=True", ""),
-    (ManualSGD._update, "alpha=_number(", "alpha=g.item() + _number("),
+    (ManualSGD._update, "alpha=float(", "alpha=g.item() + float("),
     (Recorder.record, "torch.stack([loss,", "torch.stack([loss.cpu(),"),
 ]
 
@@ -188,8 +188,8 @@ MIXES: list[tuple[str, Any, str, str]] = [
     ("minimum", affine.jacobians, "x.cpu()", "x"),
     ("minimum", affine.minimiser, "batch[k].cpu()", "batch[k]"),
     ("minimum", Landscape.__init__, "y.cpu()", "y"),
-    ("oracles", checks._points, ".to(x)", ""),
-    ("oracles", checks._points, "x.new_tensor", "torch.tensor"),
+    ("oracles", oracles._points, ".to(x)", ""),
+    ("oracles", oracles._points, "x.new_tensor", "torch.tensor"),
 ]
 
 

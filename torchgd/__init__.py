@@ -10,7 +10,8 @@ from torchgd.data import Batches
 from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import Linear, Model, Quadratic
 from torchgd.optim import ManualSGD
-from torchgd.proof.checks import check_gradient, compare
+from torchgd.proof.compare import compare
+from torchgd.proof.oracles import check_gradient
 from torchgd.training import descend, train
 from torchgd.trajectory import Trajectory
 from torchgd.version import __version__

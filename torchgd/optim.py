@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,20 +77,23 @@ class ManualSGD(Optimizer):
         """Add a group of parameters, with options of its own where it names them."""
         options = {**self.defaults, **param_group}
         for name in ("lr", "momentum", "dampening", "weight_decay"):
-            value = _number(options[name])
+            value = float(options[name])
             if not math.isfinite(value):
                 raise ValueError(f"{name} is {value}: it must be finite; give a number")
         # Without torch's wrapper, which imports the whole compiler (1.4 s) to leave this alone.
         inspect.unwrap(Optimizer.add_param_group)(self, param_group)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a state; one that an older torch saved may lack what was added since."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name in ("nesterov", "maximize"):
+                group.setdefault(name, False)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Update every parameter that has a gradient; return the closure's loss, if given."""
         loss = None
         if closure is not None:
@@ -108,20 +111,12 @@ class ManualSGD(Optimizer):
         if group["weight_decay"] != 0:
             g = g.add(w, alpha=group["weight_decay"])
         if group["momentum"] != 0:
-            v = self._velocity(w, g, group["momentum"], group["dampening"])
+            v = self.state[w].get("momentum_buffer")
+            if v is None:
+                v = g.clone()
+            else:
+                v.mul_(group["momentum"]).add_(g, alpha=1 - group["dampening"])
+            self.state[w]["momentum_buffer"] = v
             g = g.add(v, alpha=group["momentum"]) if group["nesterov"] else v
         # One rounding (a fused multiply-add), as in torch.optim.SGD; w − α·g spelled out has two.
-        w.sub_(g, alpha=_number(group["lr"]))
-
-    def _velocity(self, w: Tensor, g: Tensor, momentum: float, dampening: float) -> Tensor:
-        state = self.state[w]
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = g.clone()
-        else:
-            state["momentum_buffer"].mul_(momentum).add_(g, alpha=1 - dampening)
-        buffer: Tensor = state["momentum_buffer"]
-        return buffer
-
-
-def _number(value: float | Tensor) -> float:
-    return value.item() if isinstance(value, Tensor) else value
+        w.sub_(g, alpha=float(group["lr"]))

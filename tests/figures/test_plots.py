@@ -19,7 +19,7 @@ from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
 from torchgd.figures.plots import COLOURS, animate, draw, rates, save
 from torchgd.figures.scene import FAR, Run, Scene
-from torchgd.proof.checks import ulps
+from torchgd.proof.compare import ulps
 from torchgd.proof.mistakes import MISTAKES
 
 F64 = torch.float64

@@ -116,6 +116,22 @@ def test_state_dict_goes_over(options: dict[str, Any], first: Any, second: Any) 
     assert all(same_bits(a, b) for a, b in zip(whole, halves, strict=True))
 
 
+@pytest.mark.parametrize("lacking", ["nesterov", "maximize"])
+@pytest.mark.parametrize("through", ["load_state_dict", "__setstate__"])
+def test_a_state_dict_from_before_an_option_was_added(lacking: str, through: str) -> None:
+    ours, theirs = weights(torch.float64), weights(torch.float64)
+    for kind, w in ((ManualSGD, ours), (torch.optim.SGD, theirs)):
+        optimizer = kind(w, lr=0.1, momentum=0.9)
+        descend(optimizer, list(w), 1, 2)
+        old = optimizer.state_dict() if through == "load_state_dict" else optimizer.__getstate__()
+        for group in old["param_groups"]:
+            del group[lacking]
+        getattr(optimizer, through)(old)
+        assert optimizer.param_groups[0][lacking] is False
+        descend(optimizer, list(w), 2, 2)
+    assert all(same_bits(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_state_dict_has_torchs_layout() -> None:
     w = weights(torch.float64)
     ours, theirs = ManualSGD(w, momentum=0.9), torch.optim.SGD(w, momentum=0.9)

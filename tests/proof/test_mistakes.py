@@ -1,5 +1,7 @@
 """Each mistake is what it says it is."""
 
+from typing import Any
+
 import pytest
 import torch
 from helpers import MODELS, no_waits, same_bits
@@ -17,40 +19,34 @@ Y = 2 * X
 def descend(
     update: Update, lr: float, x: Tensor = X, batch_size: int = 4, **options: float
 ) -> Trajectory:
-    model = Quadratic(dtype=F64)
-    gradient, optimizer = update
-    batches = Batches(x, 2 * x, batch_size)
-    return train(model, batches, optimizer(model.parameters(), lr=lr, **options), gradient, 20)
+    model, (gradient, make) = Quadratic(dtype=F64), update
+    optimizer = make(model.parameters(), lr=lr, **options)
+    return train(model, Batches(x, 2 * x, batch_size), optimizer, gradient, 20)
 
 
-def mistaken(name: str, lr: float, x: Tensor = X, batch_size: int = 4) -> Trajectory:
-    _, update = MISTAKES[name]
-    return descend(update(lr), lr, x, batch_size)
+def mistaken(name: str, lr: float, *data: Any) -> Trajectory:
+    return descend(MISTAKES[name][1](lr), lr, *data)
 
 
-def right(lr: float, x: Tensor = X, batch_size: int = 4, **options: float) -> Trajectory:
-    return descend((manual_gradient, ManualSGD), lr, x, batch_size, **options)
+def right(lr: float, *data: Any, **options: Any) -> Trajectory:
+    return descend((manual_gradient, ManualSGD), lr, *data, **options)
 
 
 def same_weights(a: Trajectory, b: Trajectory) -> bool:
     return all(same_bits(a.weights[name], b.weights[name]) for name in a.weights)
 
 
-def test_without_zero_grad_is_a_momentum_of_1() -> None:
-    assert same_weights(mistaken("no-zero-grad", 0.01), right(0.01, momentum=1.0))
-    assert not same_weights(mistaken("no-zero-grad", 0.01), right(0.01))
-
-
-def test_half_the_loss_is_half_the_learning_rate() -> None:
-    assert same_weights(mistaken("half", 0.01), right(0.005))
-    assert same_bits(mistaken("half", 0.01).loss[:1] * 2, right(0.01).loss[:1])
-
-
-def test_the_sum_is_n_times_the_learning_rate() -> None:
+def test_each_is_the_right_descent_by_other_options() -> None:
     """N = 4 is a power of 2, by which multiplying is exact."""
-    assert same_weights(mistaken("sum", 0.001), right(0.004))
-    assert same_bits(mistaken("sum", 0.001).loss[:1], 4 * right(0.001).loss[:1])
-    assert same_weights(mistaken("sum", 0.01, batch_size=1), right(0.01, batch_size=1))
+    no_zero_grad, half = mistaken("no-zero-grad", 0.01), mistaken("half", 0.01)
+    assert same_weights(no_zero_grad, right(0.01, momentum=1.0))
+    assert not same_weights(no_zero_grad, right(0.01))
+    assert same_weights(half, right(0.005))
+    assert same_bits(half.loss[:1] * 2, right(0.01).loss[:1])
+    total = mistaken("sum", 0.001)
+    assert same_weights(total, right(0.004))
+    assert same_bits(total.loss[:1], 4 * right(0.001).loss[:1])
+    assert same_weights(mistaken("sum", 0.01, X, 1), right(0.01, X, 1))
 
 
 def test_the_sign_reversed_is_ascent() -> None:
@@ -80,9 +76,10 @@ def test_sequential_leaves_a_single_weight_alone() -> None:
     gradient, _ = MISTAKES["sequential"][1](0.01)
     model, other = Linear(dtype=F64), Linear(dtype=F64)
     assert same_bits(gradient(model, X, Y), manual_gradient(other, X, Y))
-    assert model.w.grad is not None
-    assert other.w.grad is not None
-    assert same_bits(model.w.grad, other.w.grad)
+    for mine, its in ((model.w, other.w), (model.w.grad, other.w.grad)):
+        assert mine is not None
+        assert its is not None
+        assert same_bits(mine, its)
 
 
 def test_two_roundings_are_those_of_pythons_floats() -> None:

@@ -38,7 +38,7 @@ from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.report import verdict
 from torchgd.experiment.tracking import RunWriter, read_run
-from torchgd.proof.checks import Comparison
+from torchgd.proof.compare import Comparison
 from torchgd.theory.affine import affine_trajectory
 
 # While it traces, torch's compiler meets what torch itself warns of.

@@ -28,7 +28,7 @@ from torchgd.gradients import GradientSource, autograd_gradient, compiled, manua
 from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model, scalars
 from torchgd.optim import ManualSGD
-from torchgd.proof.checks import compare
+from torchgd.proof.compare import compare
 from torchgd.theory.affine import affine_trajectory, best_learning_rate
 from torchgd.training import Update, count_steps, descend, train
 from torchgd.trajectory import Recorder, Trajectory, record_interval

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torchgd.experiment.experiment import Experiment, Outcome
 from torchgd.experiment.parallel import processes
 from torchgd.loss import mean_squared_error
-from torchgd.proof.checks import Comparison, difference, ulps
+from torchgd.proof.compare import Comparison, difference, ulps
 from torchgd.theory.affine import (
     hessian,
     is_linear_in_parameters,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.models import Linear, Quadratic
-from torchgd.proof.checks import ulps
+from torchgd.proof.compare import ulps
 from torchgd.theory.affine import affine_trajectory
 from torchgd.theory.landscape import Landscape
 from torchgd.trajectory import Trajectory

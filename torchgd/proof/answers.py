@@ -1,5 +1,6 @@
 """A learner's own derivative: read as data, never run, and told how it is wrong."""
 
+import ast
 import itertools
 import random
 import re
@@ -19,16 +20,24 @@ EQUAL = sympy.Float("1e-40")  # relative
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 SIGNS = str.maketrans("·×−", "**-")  # as the lesson prints them
 
+# What an answer is made of beside names.
+KINDS = {
+    "number": r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+",
+    "power": r"\^\s*-?\s*(?:[0-9.]+|\w*)",
+    "times": r"[*/]",
+    "plus": r"[+-]",
+    "opening": r"\(",
+    "closing": r"\)",
+    "unknown": r"\S",
+}
+
 
 def parse(text: str, derivation: Derivation) -> Expr:
-    """Read an expression in x, y and the parameters, by a grammar of its own.
+    """Read an expression in x, y and the parameters, in the lesson's notation or in Python's.
 
-        expression = [sign] term {sign term}            sign: + or −
-        term       = factor {[* or /] [sign] factor}    neither: implied multiplication, 2x(xw − y)
-        factor     = atom [^ integer]                   ^ or **, or a superscript
-        atom       = number | name | function atom | ( expression )
-
-    The functions are those, such as exp, in which the model's own formulas are written; for the
+    What stands side by side is multiplied, 2x(xw − y), and a power is an integer, after ^ or **
+    or raised; for the rest the grammar is Python's, of whose parser's tree a formula is built. The
+    functions are those, such as exp, in which the model's own formulas are written; for the
     built-in models there is none.
 
     Raises:
@@ -36,50 +45,97 @@ def parse(text: str, derivation: Derivation) -> Expr:
     """
     if len(text) > LONGEST:
         raise ValueError(f"{len(text)} characters: an answer has at most {LONGEST}")
-    parser = _Parser(text, derivation)
-    found, _ = parser.expression()
-    if parser.token:
-        raise ValueError(f"{parser.token!r} is not expected there")
+    reader = _Reader(derivation)
+    found, _ = reader.formula(ast.parse(reader.in_python(text), mode="eval").body)
     if found.has(sympy.zoo, sympy.nan):
         raise ValueError("it divides by 0")
     return found
 
 
-Term = tuple[Expr, int]  # with its degree
+class _Reader:
+    """Reads formulas in the names and functions of one model."""
 
-
-class _Parser:
-    """Goes through the tokens from left to right; `token` is the next one, "" at the end."""
-
-    def __init__(self, text: str, derivation: Derivation) -> None:
-        named = {"x": derivation.x, "y": derivation.y, **derivation.weights}
-        self.names: dict[str, Expr] = named
-        self.functions = _functions(derivation)
-        self.tokens = self._tokens(text)
-        self.depth = 0
-        self.token = next(self.tokens, "")
-
-    def advance(self) -> str:
-        """Return this token and go to the next."""
-        passed, self.token = self.token, next(self.tokens, "")
-        return passed
-
-    def _tokens(self, text: str) -> Iterator[str]:
-        text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda s: "^" + s.group().translate(SUPERSCRIPTS), text)
-        text = text.translate(SIGNS).replace("**", "^").strip()
+    def __init__(self, derivation: Derivation) -> None:
+        self.names, self.functions = derivation.symbols, _functions(derivation)
         # Of two names the longer first, so that w2 is not w·2; and xw is x·w.
-        words = sorted([*self.names, *self.functions], key=len, reverse=True)
-        word = "|".join(map(re.escape, words))
-        number = r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
+        names = sorted([*self.names, *self.functions], key=len, reverse=True)
         # A digit right after a name, as in x2, is a power to some and a product to others.
-        pattern = re.compile(rf"\s*({number}|(?:{word})(?![0-9])|[-+*/^()])")
-        position = 0
-        while position < len(text):
-            found = pattern.match(text, position)
-            if found is None:
-                raise ValueError(self._not_understood(text[position:].lstrip()))
-            position = found.end()
-            yield found.group(1)
+        kinds = {"name": rf"(?:{'|'.join(map(re.escape, names))})(?![0-9])", **KINDS}
+        self.token = re.compile("|".join(f"(?P<{kind}>{p})" for kind, p in kinds.items()))
+
+    def tokens(self, text: str) -> Iterator[tuple[str, str]]:
+        """Yield each token of a formula after its kind."""
+        text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda s: "^" + s.group().translate(SUPERSCRIPTS), text)
+        text = text.translate(SIGNS).replace("**", "^")
+        for found in self.token.finditer(text):
+            kind, token = str(found.lastgroup), found.group()
+            if kind == "unknown":
+                raise ValueError(self._not_understood(text[found.start() :]))
+            is_function = kind == "name" and token not in self.names
+            yield "function" if is_function else kind, token
+
+    # 2x²(x·w2 − y) becomes '2' * 'x' ** '2' * ( 'x' * 'w2' - 'y' ). What is in quotes Python
+    # takes as it is, so that it rounds no number and finds no keyword among the names.
+    def in_python(self, text: str) -> str:
+        """Write a formula in Python's grammar; refuse what would have no place there."""
+        written, before, depth = [], "", 0
+        whole = False  # whether the formula could end here
+        for kind, token in self.tokens(text):
+            depth += {"opening": 1, "closing": -1}.get(kind, 0)
+            needs_left = kind in ("power", "times", "closing")
+            twice = kind == before and kind in ("power", "function")
+            if (needs_left and not whole) or twice or depth < 0:
+                raise ValueError(f"{'^' if kind == 'power' else token!r} is not expected there")
+            if whole and kind == "number":
+                raise ValueError(f"{token!r} follows without a sign: write ^ or * before it")
+            if depth > DEEPEST:
+                raise ValueError(f"more than {DEEPEST} parentheses within each other")
+            if whole and kind in ("name", "function", "opening"):
+                written.append("*")
+            if kind == "power":
+                token = "".join(token[1:].split())
+                if not re.fullmatch("-?[0-9]+", token):
+                    raise ValueError(f"the power {token[:20]!r} is no integer: write x^2")
+                written.append("**")
+            if kind in ("name", "number", "power"):
+                token = f"( {token!r} )" if before == "function" else repr(token)
+            written.append(token)
+            before, whole = kind, kind in ("name", "number", "power", "closing")
+        if not whole:
+            raise ValueError("it ends too early")
+        if depth > 0:
+            raise ValueError("a parenthesis is not closed")
+        return " ".join(written)
+
+    def formula(self, node: ast.expr) -> tuple[Expr, int]:
+        """Return what a node of Python's tree stands for, and its degree."""
+        match node:
+            case ast.Constant(str(word)):
+                return self.names[word] if word in self.names else sympy.Rational(word), 1
+            case ast.UnaryOp(sign, operand):
+                value, degree = self.formula(operand)
+                return -value if isinstance(sign, ast.USub) else value, degree
+            case ast.BinOp(base, ast.Pow(), ast.Constant(str(power))):
+                value, degree = self.formula(base)
+                degree = bounded(degree * bounded(abs(int(power))))
+                return value ** int(power), max(degree, 1)
+            case ast.BinOp(left, operation, right):
+                (a, of_a), (b, of_b) = self.formula(left), self.formula(right)
+                match operation:
+                    case ast.Add():
+                        return a + b, max(of_a, of_b)
+                    case ast.Sub():
+                        return a - b, max(of_a, of_b)
+                    case ast.Mult():
+                        return a * b, bounded(of_a + of_b)
+                    case ast.Div():
+                        return a / b, bounded(of_a + of_b)
+            case ast.Call(ast.Name(name), [inside]):
+                value, degree = self.formula(inside)
+                if value.atoms(sympy.Function):
+                    raise ValueError(f"{name} of a function: the numbers could grow beyond measure")
+                return self.functions[name](value), degree
+        raise ValueError(f"{ast.unparse(node)!r} is not expected there")
 
     def _not_understood(self, rest: str) -> str:
         found = re.match(r"[A-Za-z0-9_]+", rest)
@@ -90,69 +146,12 @@ class _Parser:
         known = ", ".join([*self.names, *self.functions])
         return f"{word[:20]!r}{name} is not understood: use numbers, {known}, + - * / ^ ( )"
 
-    def expression(self) -> Term:
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise ValueError(f"more than {DEEPEST} parentheses within each other")
-        total, degree = self.signed(self.term)
-        while self.token in ("+", "-"):
-            term, of_term = self.signed(self.term)
-            total, degree = total + term, max(degree, of_term)
-        self.depth -= 1
-        return total, degree
 
-    def signed(self, read: Callable[[], Term]) -> Term:
-        sign = 1
-        while self.token in ("+", "-"):
-            sign = -sign if self.advance() == "-" else sign
-        value, degree = read()
-        return sign * value, degree
-
-    def term(self) -> Term:
-        product, degree = self.factor()
-        while self.token not in ("", "+", "-", ")"):
-            sign = self.advance() if self.token in ("*", "/") else ""
-            if not sign and self.token[0] in "0123456789.":
-                raise ValueError(f"{self.token!r} follows without a sign: write ^ or * before it")
-            value, of_factor = self.signed(self.factor) if sign else self.factor()
-            product = product / value if sign == "/" else product * value
-            degree = self.bounded(degree + of_factor)
-        return product, degree
-
-    def factor(self) -> Term:
-        base, degree = self.atom()
-        if self.token != "^":
-            return base, degree
-        self.advance()
-        sign = self.advance() if self.token == "-" else ""
-        digits = self.advance()
-        if not digits.isdecimal():
-            raise ValueError(f"the power {digits!r} is no integer: write x^2")
-        power = self.bounded(int(digits))
-        return base ** int(f"{sign}{power}"), self.bounded(degree * power)
-
-    def atom(self) -> Term:
-        token = self.advance()
-        if token == "(":
-            inside = self.expression()
-            if self.advance() != ")":
-                raise ValueError("a parenthesis is not closed")
-            return inside
-        if token in self.names:
-            return self.names[token], 1
-        if token in self.functions:
-            argument, degree = self.atom()
-            if argument.atoms(sympy.Function):
-                raise ValueError(f"{token} of a function: the numbers could grow beyond measure")
-            return self.functions[token](argument), degree
-        if token and token[0] in "0123456789.":
-            return sympy.Rational(token), 1
-        raise ValueError(f"{token!r} is not expected there" if token else "it ends too early")
-
-    def bounded(self, degree: int) -> int:
-        if degree > HIGHEST:
-            raise ValueError(f"a degree of {degree}: the highest is {HIGHEST}")
-        return degree
+def bounded(degree: int) -> int:
+    """Return a degree that is not too high."""
+    if degree > HIGHEST:
+        raise ValueError(f"a degree of {degree}: the highest is {HIGHEST}")
+    return degree
 
 
 def _functions(derivation: Derivation) -> dict[str, Callable[[Expr], Expr]]:
@@ -173,9 +172,8 @@ def judge(derivation: Derivation, name: str, answer: Expr) -> tuple[bool, str]:
     if _constant(answer / right, derivation) == 1:
         return True, ""
     hints = "; ".join(_hints(derivation, name, answer, right))
-    known = _known(derivation, name, answer)
-    found = ": this is ".join(filter(None, (hints, known))) if hints else f"this is {known}"
-    return False, found if hints or known else _counterexample(derivation, answer, right)
+    said = filter(None, (hints, _known(derivation, name, answer)))
+    return False, ": ".join(said) or _counterexample(derivation, answer, right)
 
 
 def _hints(derivation: Derivation, name: str, answer: Expr, right: Expr) -> Iterator[str]:
@@ -203,42 +201,39 @@ def _hints(derivation: Derivation, name: str, answer: Expr, right: Expr) -> Iter
 
 def _known(derivation: Derivation, name: str, answer: Expr) -> str:
     """Say what else an answer is, "" if nothing known."""
-    r = derivation.residual
+    partials, r = derivation.true_partials, derivation.residual
     known = {
-        **{
-            f"∂loss/∂{other}": derivation.loss_derivative(partial)
-            for other, partial in derivation.true_partials.items()
-            if other != name
-        },
+        f"∂loss/∂{other}": derivation.loss_derivative(partials[other])
+        for other in partials
+        if other != name
+    }
+    known |= {
         "∂loss/∂ŷ, without the inner derivative": 2 * r,
-        f"∂ŷ/∂{name}, without the outer derivative 2(ŷ − y)": derivation.true_partials[name],
+        f"∂ŷ/∂{name}, without the outer derivative 2(ŷ − y)": partials[name],
         "the loss itself": r**2,
         "ŷ − y, the residual": r,
         "ŷ, the prediction": derivation.prediction,
     }
     same = (what for what, e in known.items() if _constant(answer / e, derivation) == 1)
-    return next(same, "")
+    return next((f"this is {what}" for what in same), "")
 
 
-def _values(formula: Expr, derivation: Derivation) -> list[Expr]:
-    """Return a formula's values at random points of its domain: exact, or to 50 digits."""
-    generator = random.Random(0)
-    values = []
+def _constant(formula: Expr, derivation: Derivation) -> Expr | None:
+    """Return the number that a formula is at random points, None if it is not everywhere the same.
+
+    Its values are exact where it is rational, and else have 50 digits; what is no number at a
+    point is outside its domain there.
+    """
+    generator, values = random.Random(0), []
     for _ in range(16):
         point = {
             symbol: sympy.Rational(generator.choice((-1, 1)) * generator.randint(50, 300), 97)
-            for symbol in (derivation.x, derivation.y, *derivation.weights.values())
+            for symbol in derivation.symbols.values()
         }
         value = formula.xreplace(point)
         value = value if value.is_Rational else value.evalf(50)
         if value.is_Rational or value.is_Float:
             values.append(value)
-    return values
-
-
-def _constant(formula: Expr, derivation: Derivation) -> Expr | None:
-    """Return the number that a formula is everywhere, None if there is no such number."""
-    values = _values(formula, derivation)
     if len(values) < 4 or any(abs(v - values[0]) > abs(values[0]) * EQUAL for v in values):
         return None
     near = sympy.Rational(str(values[0])).limit_denominator(1000)
@@ -251,7 +246,7 @@ def _monomial(ratio: Expr, derivation: Derivation) -> tuple[Expr | None, Expr, E
     Doubling a variable multiplies a monomial by 2 to its power in that variable.
     """
     many = missing = sympy.Integer(1)
-    for symbol in (derivation.x, derivation.y, *derivation.weights.values()):
+    for symbol in derivation.symbols.values():
         doubled = _constant(ratio.xreplace({symbol: 2 * symbol}) / ratio, derivation)
         power = sympy.log(doubled, 2) if doubled is not None and doubled > 0 else None
         if power is None or not power.is_Integer:
@@ -262,7 +257,7 @@ def _monomial(ratio: Expr, derivation: Derivation) -> tuple[Expr | None, Expr, E
 
 def _counterexample(derivation: Derivation, answer: Expr, right: Expr) -> str:
     """Name a point at which the two differ, and both values there."""
-    symbols = {"x": derivation.x, "y": derivation.y, **derivation.weights}
+    symbols = derivation.symbols
     for numbers in itertools.permutations((2, 3, 5, 7, 11, 13, -1, 1), len(symbols)):
         point = dict(zip(symbols.values(), map(sympy.Integer, numbers), strict=True))
         yours, true = answer.xreplace(point), right.xreplace(point)

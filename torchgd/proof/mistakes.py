@@ -37,16 +37,13 @@ def scaled(model: Model, x: Tensor, y: Tensor, factor: Callable[[int], float]) -
 @torch.no_grad()
 def sequential(model: Model, x: Tensor, y: Tensor, lr: float) -> Tensor:
     """Take each derivative where the updates of the weights before it lead."""
-    parameters = list(model.parameters())
-    start = [w.clone() for w in parameters]
-    loss = manual_gradient(model, x, y)
-    gradients = []
-    for w in parameters:
+    loss, taken = manual_gradient(model, x, y), []
+    for w in model.parameters():
         manual_gradient(model, x, y)
         assert w.grad is not None
-        gradients.append(w.grad)
+        taken.append((w, w.clone(), w.grad))
         w.sub_(w.grad, alpha=lr)
-    for w, before, gradient in zip(parameters, start, gradients, strict=True):
+    for w, before, gradient in taken:
         w.copy_(before)
         w.grad = gradient
     return loss

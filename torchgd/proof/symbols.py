@@ -17,13 +17,12 @@ from torch import Tensor, fx, nn
 
 from torchgd.models import Model
 
-# What sympy calls as torch does; the others by their formulas.
+# What sympy and Python call as torch does; the others by their formulas.
+SYMPYS = ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "atan")
+PYTHONS = ("add", "sub", "mul", "pow", "neg", "abs")
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{
-        name: getattr(sympy, name)
-        for name in ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "atan")
-    },
-    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "pow", "neg", "abs")},
+    **{name: getattr(sympy, name) for name in SYMPYS},
+    **{name: getattr(operator, name) for name in PYTHONS},
     "div": operator.truediv,
     "square": lambda u: u**2,
     "reciprocal": lambda u: 1 / u,
@@ -46,6 +45,11 @@ class Derivation:
     weights: dict[str, Expr]
     prediction: Expr
     partials: dict[str, Expr]
+
+    @cached_property
+    def symbols(self) -> dict[str, Expr]:
+        """x, y and the parameters, by name."""
+        return {"x": self.x, "y": self.y, **self.weights}
 
     @cached_property
     def residual(self) -> Expr:
@@ -110,9 +114,9 @@ class _Symbolic(fx.Interpreter):
         return self.weights[name] if name in self.weights else _exact(self.fetch_attr(target))
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target.__module__ != "_operator":
-            return self.call_method(target.__name__, args, kwargs)
-        return target(*map(_exact, args))
+        if target.__module__ == "_operator":
+            return target(*map(_exact, args))
+        return self.call_method(target.__name__, args, kwargs)
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target not in FUNCTIONS:
@@ -122,8 +126,7 @@ class _Symbolic(fx.Interpreter):
 
 def _exact(value: Any) -> Any:
     """Return a decimal constant as the fraction that its digits say; all else as it is."""
-    if isinstance(value, Tensor):
-        value = value.item()
+    value = value.item() if isinstance(value, Tensor) else value
     return sympy.Rational(str(value)) if isinstance(value, float) else value
 
 
@@ -134,14 +137,13 @@ def _flat(expression: Expr) -> Expr:
     kind, args = expression.func, [_flat(arg) for arg in expression.args]
     if kind in (sympy.Add, sympy.Mul):
         args = [inner for arg in args for inner in (arg.args if arg.func == kind else [arg])]
-        return kind(*args, evaluate=False)
     return kind(*args, evaluate=False)
 
 
 def is_zero(expression: Expr) -> bool | None:
     """Return whether an expression is 0 identically; None where sympy cannot tell."""
     simple = sympy.simplify(expression)
-    return True if simple == 0 else simple.equals(0)
+    return simple == 0 or simple.equals(0)
 
 
 def latex(expression: Expr) -> str:

@@ -1,4 +1,7 @@
+"""Where two trajectories part, and how far: to the bit."""
+
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 
 from torchgd import Batches, Linear, ManualSGD, Trajectory, compare, train
 from torchgd.data import load
-from torchgd.proof.checks import ulps
+from torchgd.proof.compare import ulps
 
 F64 = torch.float64
 
@@ -38,6 +41,7 @@ def test_ulps_at_the_ends() -> None:
     assert ulps(t64(0.0, nan, inf, largest), t64(-0.0, nan, inf, inf)).tolist() == [0, 0, 0, 1]
     assert ulps(t64(-inf), t64(inf)).tolist() == [2 * 0x7FF0000000000000]
     assert ulps(t64(1.0), t64(nan)).item() > 2**50
+    assert ulps(t64(nan), -t64(nan)).item() == 0
 
 
 @pytest.mark.parametrize("pair", [(torch.float32, F64), (torch.float16, torch.float16)])
@@ -57,21 +61,17 @@ def run(
 def nudged(values: torch.Tensor, row: int, ups: int = 1) -> torch.Tensor:
     changed = values.clone()
     for _ in range(ups):
-        changed[row] = torch.nextafter(changed[row], torch.tensor(math.inf, dtype=values.dtype))
+        changed[row] = torch.nextafter(changed[row], t64(math.inf)[0])
     return changed
 
 
 def test_identical() -> None:
-    found = compare(run(), run())
-    assert (found.identical, found.max_abs, found.max_ulp, found.first_difference) == (
-        True,
-        0,
-        0,
-        None,
-    )
-    assert found.as_dict() == {
-        "identical": True, "max_abs": 0.0, "max_ulp": 0, "first_difference": None
-    }  # fmt: skip
+    nothing: dict[str, Any] = {"max_abs": 0.0, "max_ulp": 0, "first_difference": None}
+    assert compare(run(), run()).as_dict() == {"identical": True, **nothing}
+    infinite = run(lr=1e200, epochs=50)
+    assert infinite.stopped == "diverged"
+    infinite = with_columns(infinite, weights={"w": infinite.weights["w"] * math.inf})
+    assert compare(infinite, infinite).as_dict() == {"identical": True, **nothing}
 
 
 def test_one_bit_in_one_weight_is_found() -> None:
@@ -81,7 +81,11 @@ def test_one_bit_in_one_weight_is_found() -> None:
     assert not found.identical
     assert found.max_ulp == 3
     assert found.max_abs == (b.weights["b"][5] - a.weights["b"][5]).item() > 0
+    assert found.first_difference == (5, "b")
     assert found.as_dict()["first_difference"] == {"step": 5, "parameter": "b"}
+    assert not found.within(0)
+    assert not found.within(2)
+    assert found.within(3)
 
 
 def test_the_cause_comes_before_its_effects() -> None:
@@ -91,19 +95,15 @@ def test_the_cause_comes_before_its_effects() -> None:
     gradient = with_columns(loss, gradients={"w": nudged(a.gradients["w"], 4)})
     weight = with_columns(gradient, weights={"w": nudged(a.weights["w"], 4)})
     earlier = with_columns(weight, loss=nudged(a.loss, 2))
-    assert compare(a, loss).first_difference == (4, "loss")
-    assert compare(a, gradient).first_difference == (4, "w")
-    assert compare(a, gradient).max_ulp == 0
-    assert compare(a, weight).first_difference == (4, "w")
-    assert compare(a, weight).max_ulp == 1
-    assert compare(a, earlier).first_difference == (2, "loss")
-
-
-def test_the_step_is_the_recorded_one() -> None:
-    a = run(every=4)
-    assert a.step.tolist() == [0, 4, 8, 9]
-    b = with_columns(a, weights={"w": nudged(a.weights["w"], 2)})
-    assert compare(a, b).first_difference == (8, "w")
+    for changed, first, apart in (
+        (loss, (4, "loss"), 0),
+        (gradient, (4, "w"), 0),
+        (weight, (4, "w"), 1),
+        (earlier, (2, "loss"), 1),
+    ):
+        found = compare(a, changed)
+        assert (found.first_difference, found.max_ulp) == (first, apart)
+        assert not found.identical
 
 
 def test_the_sign_of_zero_and_nan() -> None:
@@ -116,33 +116,23 @@ def test_the_sign_of_zero_and_nan() -> None:
     assert not compare(nan, a).identical
 
 
-def test_one_that_ends_earlier() -> None:
-    """Where both go they agree, so they part at the first step that only one of them has."""
-    short, long = run(epochs=2), run(epochs=3)
-    assert compare(short, long).first_difference == (7, None)
-    assert compare(long, short).first_difference == (7, None)
-
-
-@pytest.mark.parametrize("every", [(4, 4), (2, 3), (1, 4)])
+@pytest.mark.parametrize("every", [(1, 1), (4, 4), (2, 3), (1, 4)])
 def test_steps_that_both_recorded_are_compared(every: tuple[int, int]) -> None:
+    """Where both go they agree, so they part at the first step that only one of them has."""
     a, b = run(epochs=2, every=every[0]), run(epochs=3, every=every[1])
+    alone = set(a.step.tolist()) ^ set(b.step.tolist())
+    assert every != (1, 1) or min(alone) == 7
+    assert every != (4, 4) or b.step.tolist() == [0, 4, 8, 9]
     for found in (compare(a, b), compare(b, a)):
         assert not found.identical
+        assert not found.within(2**63)
         assert (found.max_abs, found.max_ulp) == (0, 0)
-        alone = set(a.step.tolist()) ^ set(b.step.tolist())
         assert found.first_difference == (min(alone), None)
     row = b.step.tolist().index(4) if 4 in b.step else b.step.tolist().index(6)
     changed = with_columns(b, weights={"w": nudged(b.weights["w"], row, ups=2)})
     assert compare(a, changed).first_difference == (int(b.step[row]), "w")
+    assert compare(b, changed).first_difference == (int(b.step[row]), "w")
     assert compare(changed, a).max_ulp == 2
-
-
-def test_runs_that_end_at_infinity_are_identical() -> None:
-    a = run(lr=1e200, epochs=50)
-    assert a.stopped == "diverged"
-    infinite = with_columns(a, weights={"w": a.weights["w"] * math.inf})
-    found = compare(infinite, infinite)
-    assert (found.identical, found.max_abs, found.max_ulp) == (True, 0, 0)
 
 
 def test_what_cannot_be_compared() -> None:

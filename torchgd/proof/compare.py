@@ -1,0 +1,114 @@
+"""Where do two trajectories part, and how far?"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchgd.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    `identical`: weights, gradients and loss agree at every recorded step, to the last bit.
+    `max_abs` and `max_ulp`: the largest difference between two weights, as a number and in units
+    in the last place. `first_difference`: the first step at which anything differs, and in which
+    parameter ("loss" if in the loss alone, None if only one of the two has that step).
+    """
+
+    identical: bool
+    max_abs: float
+    max_ulp: int
+    first_difference: tuple[int, str | None] | None
+
+    def within(self, max_ulp: int) -> bool:
+        """Whether the weights are at most `max_ulp` apart, step by step; for 0, all is identical.
+
+        Where only one of the two has a step, they are not.
+        """
+        if self.first_difference is None:
+            return True
+        _, parameter = self.first_difference
+        return parameter is not None and self.max_ulp <= max_ulp and max_ulp > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what comparison.json holds."""
+        first = self.first_difference
+        named = first and {"step": first[0], "parameter": first[1]}
+        return {**asdict(self), "first_difference": named}
+
+
+def ulps(a: Tensor, b: Tensor) -> NDArray[np.uint64]:
+    """|a − b| in units in the last place: how many floating-point numbers lie between them.
+
+    The bits of a float, read as an integer, count the floats from 0 up; negative ones count
+    down. −0 and 0 are 0 apart, and so are two NaNs. Shapes: a, b and the result alike, any.
+
+    Raises:
+        ValueError: a and b differ in dtype, or are neither float32 nor float64.
+    """
+    bits = {torch.float32: torch.int32, torch.float64: torch.int64}.get(a.dtype)
+    if a.dtype != b.dtype or bits is None:
+        raise ValueError(f"dtypes {a.dtype} and {b.dtype}: give two float32 or two float64")
+
+    def position(t: Tensor) -> Tensor:
+        integer = t.contiguous().view(bits).to(torch.int64)
+        magnitude = integer & torch.iinfo(bits).max
+        return torch.where(integer < 0, -magnitude, magnitude)
+
+    p, q = position(a), position(b)
+    # Between numbers of opposite signs this wraps around 63 bits, but into the right 64.
+    distance = torch.maximum(p, q) - torch.minimum(p, q)
+    return torch.where(a.isnan() & b.isnan(), 0, distance).numpy().view(np.uint64)
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """|a − b|, which is 0 also between infinities of one sign and between two NaNs."""
+    return torch.where((a == b) | (a.isnan() & b.isnan()), 0, a - b).abs()
+
+
+def differs(a: Tensor, b: Tensor) -> Tensor:
+    """Whether the bits are not the same, elementwise; any NaN is like any other."""
+    same = (a == b) & (a.signbit() == b.signbit())
+    return ~(same | (a.isnan() & b.isnan()))
+
+
+def compare(a: Trajectory, b: Trajectory) -> Comparison:
+    """Return how far apart two trajectories are, and where they first differ.
+
+    Compared are the steps that both recorded. Within a step, the weights are looked at first: they
+    cause what follows.
+
+    Raises:
+        ValueError: they are not of the same parameters and dtype.
+    """
+    names = list(a.weights)
+    if names != list(b.weights):
+        raise ValueError(f"parameters {names} and {list(b.weights)}: compare runs of one model")
+    in_a, in_b = torch.isin(a.step, b.step), torch.isin(b.step, a.step)
+
+    def common(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        p, q = p[in_a[: len(p)]], q[in_b[: len(q)]]
+        return p[: len(q)], q[: len(p)]  # a last row has neither loss nor gradients
+
+    weights = [common(a.weights[name], b.weights[name]) for name in names]
+    effects = [common(a.gradients[name], b.gradients[name]) for name in names]
+    effects += [common(a.loss, b.loss)]
+    parted: list[tuple[int, str | None]] = [
+        (step, name)
+        for name, (p, q) in zip([*names, *names, "loss"], weights + effects, strict=True)
+        for step in a.step[in_a][: len(p)][differs(p, q)][:1].tolist()
+    ]
+    alone = torch.cat([a.step[~in_a], b.step[~in_b]]).tolist()
+    first = min(parted or [(step, None) for step in alone], key=lambda at: at[0], default=None)
+    return Comparison(
+        identical=first is None,
+        max_abs=torch.cat([difference(p, q) for p, q in weights]).max().item(),
+        max_ulp=max(int(ulps(p, q).max()) for p, q in weights),
+        first_difference=first,
+    )
