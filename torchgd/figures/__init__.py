@@ -1,1 +1,39 @@
 """The pictures. The only folder that imports matplotlib."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from torchgd.figures.curves import curves, rates
+from torchgd.figures.descent import descent, fit
+from torchgd.figures.runs import Descent
+from torchgd.figures.style import STYLE
+
+
+def draw(descents: Sequence[Descent], plane: Sequence[str] | None = None) -> dict[str, Figure]:
+    """Return every figure of runs that are drawn together, by name.
+
+    They are `loss` (of one parameter) or `contour`, `fit`, `curves` and, where some learning rate
+    is stable and some is not, `rates`.
+
+    Raises:
+        ValueError: the plane is not of two parameters (see `descent.contour`).
+    """
+    landscape, options = descents[0].landscape, dict(descents[0].experiment.options)
+    del options["lr"]
+    stable = landscape.largest_stable_learning_rate(**options)
+    kinds: dict[str, Callable[..., None]] = {
+        "loss" if len(landscape.names) == 1 else "contour": partial(descent, plane=plane),
+        "fit": fit,
+        "curves": curves,
+    }
+    if 0 < stable < math.inf:
+        kinds["rates"] = partial(rates, stable=stable)
+    with matplotlib.rc_context(STYLE):
+        figures = {name: Figure() for name in kinds}
+        for name, kind in kinds.items():
+            kind(figures[name], descents)
+    return figures
