@@ -1,7 +1,7 @@
 """The pictures. The only folder that imports matplotlib."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import matplotlib
@@ -9,20 +9,20 @@ from matplotlib.figure import Figure
 
 from torchgd.figures.curves import curves, rates
 from torchgd.figures.descent import descent, fit
-from torchgd.figures.runs import Descent
+from torchgd.figures.runs import Runs
 from torchgd.figures.style import STYLE
 
 
-def draw(descents: Sequence[Descent], plane: Sequence[str] | None = None) -> dict[str, Figure]:
+def draw(runs: Runs, plane: list[str] | None = None) -> dict[str, Figure]:
     """Return every figure of runs that are drawn together, by name.
 
     They are `loss` (of one parameter) or `contour`, `fit`, `curves` and, where some learning rate
     is stable and some is not, `rates`.
 
     Raises:
-        ValueError: the plane is not of two parameters (see `descent.contour`).
+        ValueError: the plane is not of two of the parameters.
     """
-    landscape, options = descents[0].landscape, dict(descents[0].experiment.options)
+    landscape, options = runs[0].landscape, dict(runs[0].experiment.options)
     del options["lr"]
     stable = landscape.largest_stable_learning_rate(**options)
     kinds: dict[str, Callable[..., None]] = {
@@ -35,5 +35,5 @@ def draw(descents: Sequence[Descent], plane: Sequence[str] | None = None) -> dic
     with matplotlib.rc_context(STYLE):
         figures = {name: Figure() for name in kinds}
         for name, kind in kinds.items():
-            kind(figures[name], descents)
+            kind(figures[name], runs)
     return figures

@@ -1,6 +1,5 @@
 """The descent, step by step: a GIF."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,20 +10,20 @@ from matplotlib.figure import Figure
 
 from torchgd.experiment.files import replacing
 from torchgd.figures.descent import descent, fit
-from torchgd.figures.runs import Descent
+from torchgd.figures.runs import Runs
 from torchgd.figures.style import STYLE
 
 
-def animate(descents: Sequence[Descent], file: Path, plane: Sequence[str] | None = None) -> None:
+def animate(runs: Runs, file: Path, plane: list[str] | None = None) -> None:
     """Write a GIF of the descent, on its loss graph or contour plot, beside the fit.
 
     At most 48 frames, 10 a second, of rows spaced more widely as the descent slows down; the last
     one stays for a second. The file is written whole or not at all.
 
     Raises:
-        ValueError: the plane is not of two parameters (see `descent.contour`).
+        ValueError: the plane is not of two of the parameters.
     """
-    last = max(run.inside for run in descents)
+    last = max(run.inside for run in runs)
     rows = (np.unique(np.geomspace(1, last, 48).round().astype(int)) - 1).tolist()
     writer = PillowWriter(fps=10)
     with replacing(file) as temporary, matplotlib.rc_context(STYLE):
@@ -33,8 +32,8 @@ def animate(descents: Sequence[Descent], file: Path, plane: Sequence[str] | None
         for row in rows:
             figure.clear()
             left, right = cast(Any, figure.subfigures(1, 2))
-            descent(left, descents, row, plane)
-            fit(right, descents, row)
+            descent(left, runs, row, plane)
+            fit(right, runs, row)
             writer.grab_frame()
         for _ in range(10):
             writer.grab_frame()

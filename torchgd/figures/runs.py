@@ -10,16 +10,17 @@ from torch import Tensor
 from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
 from torchgd.experiment.tracking import read_result, read_run
 from torchgd.loss import mean_squared_error
+from torchgd.models import Linear, Quadratic
 from torchgd.theory.landscape import Landscape
 from torchgd.trajectory import Trajectory
 
 FAR = 100.0  # times the first excess: a path that climbs higher leaves the picture
 
-Run = tuple[str, Experiment, Trajectory]  # its label, what was asked for, and the path it took
+Recorded = tuple[str, Experiment, Trajectory]  # its label, what was asked for, and the path it took
 
 
 @dataclass(frozen=True)
-class Descent:
+class Run:
     """A run on the landscape that all runs of a figure descend.
 
     `path` holds the weights at each row, (K+1, P), and `excess` loss − minimum over all data
@@ -36,8 +37,33 @@ class Descent:
     excess: Tensor
     inside: int
 
+    @property
+    def title(self) -> str:
+        """MODEL-DATA and the batch size."""
+        size = self.experiment.configuration.batch_size
+        full = size == len(self.experiment.data.x)
+        return f"{self.experiment.name}, {'full batch' if full else f'batch size {size}'}"
 
-def lay_together(runs: Sequence[Run]) -> list[Descent]:
+    def weight_unit(self, name: str) -> str:
+        """A built-in model's unit of a weight, if the data have units: ŷ = w·x is in y's."""
+        data, power = self.experiment.data, {"b": 0, "w": 1, "w1": 1, "w2": 2}.get(name)
+        if not data.y_unit or not isinstance(self.landscape.model, Linear | Quadratic):
+            return ""
+        if power == 0 or self.experiment.standardization is not None:  # z has no unit
+            return f"[{data.y_unit}]"
+        return f"[{data.y_unit}/{data.x_unit.removesuffix('s')}{'²' if power == 2 else ''}]"
+
+    @property
+    def loss_unit(self) -> str:
+        """The square of y's unit."""
+        unit = self.experiment.data.y_unit
+        return f"[({unit})²]" if "/" in unit else f"[{unit}²]" if unit else ""
+
+
+Runs = Sequence[Run]
+
+
+def lay_together(runs: Sequence[Recorded]) -> list[Run]:
     """Return the runs on one landscape; shuffled batches are those of the first epoch.
 
     Raises:
@@ -54,9 +80,15 @@ def lay_together(runs: Sequence[Run]) -> list[Descent]:
     excesses = [landscape.excess(path) for path in paths]
     limit = FAR * max(excess[0].item() for excess in excesses) or torch.inf
     return [
-        Descent(*run, landscape, path, excess, _before(~(excess <= limit) | ~excess.isfinite()))
+        Run(*run, landscape, path, excess, _before(~(excess <= limit) | ~excess.isfinite()))
         for run, path, excess in zip(runs, paths, excesses, strict=True)
     ]
+
+
+def title_of(runs: Runs) -> str:
+    """The title, with each run's learning rate."""
+    rates = dict.fromkeys(f"{run.experiment.options['lr']:g}" for run in runs)
+    return f"{runs[0].title}, α = {', '.join(rates)}"
 
 
 def path_of(trajectory: Trajectory) -> Tensor:
@@ -64,7 +96,7 @@ def path_of(trajectory: Trajectory) -> Tensor:
     return torch.stack(list(trajectory.weights.values()), dim=1).double()
 
 
-def _on_one_landscape(a: Run, b: Run) -> None:
+def _on_one_landscape(a: Recorded, b: Recorded) -> None:
     for what in ("model", "data", "bias", "standardize"):
         p, q = (getattr(experiment.configuration, what) for _, experiment, _ in (a, b))
         if p != q:
@@ -79,7 +111,7 @@ def _before(outside: Tensor) -> int:
     return max(1, int(outside.int().argmax())) if outside.any() else len(outside)
 
 
-def read_runs(paths: Sequence[Path], model: str | None) -> list[Run]:
+def read_runs(paths: Sequence[Path], model: str | None) -> list[Recorded]:
     """Read runs that have ended, of runs/NAME all its updates; each label tells it from the rest.
 
     Raises:
