@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchgd.experiment.cli import Parser, refusing, run_script
-from torchgd.figures import draw
+from torchgd.figures import draw, save
 from torchgd.figures.animation import animate
 from torchgd.figures.runs import lay_together, read_runs
-from torchgd.figures.style import save
 
 
 def make_parser() -> Parser:

@@ -1,12 +1,14 @@
 """The pictures. The only folder that imports matplotlib."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from torchgd.experiment.files import replacing
 from torchgd.figures.curves import curves, rates
 from torchgd.figures.descent import descent, fit
 from torchgd.figures.runs import Runs
@@ -37,3 +39,12 @@ def draw(runs: Runs, plane: list[str] | None = None) -> dict[str, Figure]:
         for name, kind in kinds.items():
             kind(figures[name], runs)
     return figures
+
+
+def save(figures: dict[str, Figure], directory: Path, suffix: str) -> Iterator[Path]:
+    """Write each figure as directory/NAME.SUFFIX, whole or not at all; yield the files."""
+    for name, figure in figures.items():
+        file = directory / f"{name}.{suffix}"
+        with replacing(file) as temporary, matplotlib.rc_context(STYLE):
+            figure.savefig(temporary, dpi=150)
+        yield file

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from torchgd.experiment.experiment import Experiment
 from torchgd.figures.runs import Run, Runs, path_of, title_of
-from torchgd.figures.style import BLACK, COLOURS, GREY, RED, line_of
+from torchgd.figures.style import BLACK, COLOURS, GREY, RED, Style, line_of
 from torchgd.proof.checks import ulps
 from torchgd.theory.affine import affine_trajectory
 
-ASIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # of an axes' legend
+ASIDE: Style = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # of an axes' legend
 HIGHEST = 1e100  # of a logarithmic axis
 
 
@@ -57,7 +57,7 @@ def _excess_panel(axes: Axes, runs: Runs) -> None:
         theories.add(label)
         expected = excess[0] * rate ** step.double()
         near = (expected > excess[seen].min() / 10) & (expected < 10 * excess[seen].max())
-        style: Any = {"color": BLACK, "linewidth": 1.4, "zorder": 5, "gid": "rate"}
+        style: Style = {"color": BLACK, "linewidth": 1.4, "zorder": 5, "gid": "rate"}
         axes.plot(step, expected.where(near, torch.nan), "--", label=label, **style)
     if any((run.excess > 0).any() for run in runs):
         axes.set_yscale("log")
@@ -69,7 +69,7 @@ def _weight_panel(axes: Axes, runs: Runs) -> None:
     for number, run in enumerate(runs):
         over = {"linestyle": "--"} if number else {"alpha": 0.5 if len(runs) > 1 else 1.0}
         for k, (name, w) in enumerate(run.trajectory.weights.items()):
-            line: Any = {**line_of(runs, number), "color": COLOURS[k % len(COLOURS)], **over}
+            line: Style = {**line_of(runs, number), "color": COLOURS[k % len(COLOURS)], **over}
             axes.plot(run.trajectory.step, w, label=f"{name}, {run.label}", gid=name, **line)
     landscape = runs[0].landscape
     if any(run.trajectory.stopped == "diverged" for run in runs):

@@ -4,9 +4,6 @@ The functions draw on a figure that they are given; in an animation `upto` is th
 shown yet.
 """
 
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -17,11 +14,12 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from torchgd.figures.runs import Run, Runs, title_of
-from torchgd.figures.style import BLACK, GREEN, GREY, RED, STEPS, line_of
+from torchgd.figures.style import BLACK, GREEN, GREY, RED, STEPS, Style, line_of
 from torchgd.theory.landscape import Landscape
 
 F64 = torch.float64
-Style = dict[str, Any]
+STAR: Style = {"color": RED, "markersize": 15, "zorder": 8, "gid": "minimiser"}
+RING: Style = {"color": BLACK, "fillstyle": "none", "zorder": 9}
 
 
 def descent(
@@ -48,7 +46,7 @@ def descent(
     figure.legend(loc="outside right upper")
 
 
-def loss_graph(axes: Axes, runs: Runs, upto: int | None = None) -> None:
+def loss_graph(axes: Axes, runs: Runs, upto: int | None) -> None:
     """loss(w) over the only parameter w, and the descent on it.
 
     A point is a row of the trajectory: the weight before a step, and the loss of that step's batch
@@ -66,7 +64,7 @@ def loss_graph(axes: Axes, runs: Runs, upto: int | None = None) -> None:
     points = [torch.stack([run.path[:, 0], _losses(run)]) for run in runs]
     _tangents(axes, first, half / 8)
     _paths(axes, runs, points, upto)
-    _minimiser(axes, (middle, lowest), f"minimiser w* = {middle:.6g}")
+    axes.plot(middle, lowest, "*", label=f"minimiser w* = {middle:.6g}", **STAR)
     seen = torch.cat([loss[: run.inside] for run, (_, loss) in zip(runs, points, strict=True)])
     room = seen[seen.isfinite()].max().item() - lowest or mean.max().item()
     axes.set(xlim=(middle - half, middle + half), ylim=(lowest - 0.06 * room, lowest + 1.08 * room))
@@ -77,7 +75,7 @@ def loss_graph(axes: Axes, runs: Runs, upto: int | None = None) -> None:
 def _losses(run: Run) -> Tensor:
     """Each row's recorded loss and, for the last weights, the loss over all data."""
     last = run.landscape.loss(run.path[-1:])
-    return torch.cat([run.trajectory.loss.double(), last])[: len(run.path)]
+    return torch.cat([run.trajectory.loss.double(), last])
 
 
 def _batch_curves(axes: Axes, landscape: Landscape, w: Tensor) -> None:
@@ -101,7 +99,7 @@ def _tangents(axes: Axes, run: Run, half: float) -> None:
         axes.plot(w + along, loss + slope * along, label=label, **style)
 
 
-def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None = None) -> None:
+def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None) -> None:
     """The loss's level lines over two parameters, and the descent projected on their plane.
 
     The other parameters are at the minimiser. The Hessian's principal axes in this plane are
@@ -123,7 +121,7 @@ def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None = 
     axes.plot([], [], color=GREY, linewidth=0.8, label="level lines of the loss")
     _principal_axes(axes, landscape, ij, 2 * max(x1 - x0, y1 - y0))
     _paths(axes, runs, [run.path[:, ij].T for run in runs], upto)
-    _minimiser(axes, landscape.minimiser[ij], "minimiser")
+    axes.plot(*landscape.minimiser[ij], "*", label="minimiser", **STAR)
     axes.set_xlim(x0, x1, auto=None)  # None leaves an equal aspect free to widen it
     axes.set_ylim(y0, y1, auto=None)
     if 1 / 6 < (x1 - x0) / (y1 - y0) < 6:  # right angles look right
@@ -191,10 +189,9 @@ def _paths(axes: Axes, runs: Runs, points: list[Tensor], upto: int | None) -> No
         axes.scatter(x[:rows], y[:rows], zorder=3 + number, gid="points", **colours, **size)
     run, (x, y), end = runs[0], points[0], _rows(runs[0], upto) - 1
     step = int(run.trajectory.step[end])
-    ring: Style = {"color": BLACK, "fillstyle": "none", "zorder": 9}
-    axes.plot(x[0], y[0], "s", markersize=11, label="start", **ring)
+    axes.plot(x[0], y[0], "s", markersize=11, label="start", **RING)
     if run.inside == len(x) or upto is not None:
-        axes.plot(x[end], y[end], "o", markersize=13, label=f"end, step {step}", gid="end", **ring)
+        axes.plot(x[end], y[end], "o", markersize=13, label=f"end, step {step}", gid="end", **RING)
     else:
         axes.plot([], [], " ", label=f"leaves after step {step}")
 
@@ -207,10 +204,6 @@ def _rows(run: Run, upto: int | None) -> int:
 def _of_steps(run: Run) -> PowerNorm:
     """The scale of the steps' colours, by the root: the first steps go farthest."""
     return PowerNorm(0.5, vmin=0, vmax=max(1, int(run.trajectory.step[-1])))
-
-
-def _minimiser(axes: Axes, at: Iterable[float | Tensor], label: str) -> None:
-    axes.plot(*at, "*", color=RED, markersize=15, zorder=8, label=label, gid="minimiser")
 
 
 def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:

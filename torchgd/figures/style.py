@@ -1,14 +1,12 @@
-"""What all figures look like, on the screen and in a file."""
+"""What all figures look like: their colours, fonts and sizes, and the line of each run."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.figure import Figure
 
-from torchgd.experiment.files import replacing
 from torchgd.figures.runs import Runs
+
+Style = dict[str, Any]
 
 # Okabe and Ito's palette, told apart by every kind of colour vision, as is cividis for the steps.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
@@ -29,16 +27,7 @@ STYLE: Any = {
 }
 
 
-def line_of(runs: Runs, number: int, alone: float = 1.8) -> dict[str, Any]:
+def line_of(runs: Runs, number: int, alone: float = 1.8) -> Style:
     """A run's colour and width: the first lies, wide, under the others; one is `alone` wide."""
     width = (4.5, 1.6, 1.0)[min(number, 2)] if len(runs) > 1 else alone
     return {"color": COLOURS[number % len(COLOURS)], "linewidth": width}
-
-
-def save(figures: dict[str, Figure], directory: Path, suffix: str) -> Iterator[Path]:
-    """Write each figure as directory/NAME.SUFFIX, whole or not at all; yield the files."""
-    for name, figure in figures.items():
-        file = directory / f"{name}.{suffix}"
-        with replacing(file) as temporary, matplotlib.rc_context(STYLE):
-            figure.savefig(temporary, dpi=150)
-        yield file
