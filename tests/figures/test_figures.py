@@ -32,7 +32,7 @@ CARS: dict[str, Any] = {"model": "quadratic", "data": "cars", "standardize": Tru
 FULL: dict[str, Any] = {**CARS, "lr": "auto", "batch_size": "full"}
 FAR_OFF: dict[str, Any] = {"lr": 1.0, "epochs": 100}
 SHUFFLED: dict[str, Any] = {
-    "bias": True, "data": "norris", "lr": 1e-7, "shuffle": True, "batch_size": 10, "epochs": 2
+    "bias": True, "data": "noint1", "lr": 1e-5, "shuffle": True, "batch_size": 5, "epochs": 2
 }  # fmt: skip
 KEPT: dict[str, tuple[list[Run], dict[str, Figure]]] = {}
 
@@ -431,7 +431,7 @@ def test_manual_and_autograd_differ_in_lightness_too() -> None:
     assert (max(manual, autograd) + 0.05) / (min(manual, autograd) + 0.05) > 2
 
 
-@pytest.mark.parametrize("asked", [{"epochs": 2}, {**FULL, "epochs": 4}])
+@pytest.mark.parametrize("asked", [{"epochs": 1}, {**FULL, "epochs": 3}])
 def test_the_animation(asked: dict[str, Any], tmp_path: Path) -> None:
     runs = trained(**asked)
     animate(runs, tmp_path / "descent.gif")
