@@ -183,7 +183,7 @@ def test_the_plane_is_of_the_two_that_cost_most() -> None:
     way = (stacked(runs[0].trajectory) - landscape.minimiser).abs().amax(dim=0)
     costs = [landscape.hessian[k, k].item() * way[k].item() ** 2 for k in range(3)]
     assert sorted(costs)[1:] == sorted(costs[k] for k in plane_of(runs, None))
-    for wrong in (["w2"], ["w2", "w2"], ["w2", "v"], ["w2", "w1", "b"], [""]):
+    for wrong in (["w2"], ["w2", "w2"], ["w2", "v"], ["w2", "w1", "b"], ["b", "w2", "b"], [""]):
         with pytest.raises(ValueError, match="^plane '.*': give two of the parameters w2, w1, b, "):
             draw(runs, wrong)
 

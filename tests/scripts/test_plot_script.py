@@ -226,5 +226,7 @@ def test_a_diverged_and_an_interrupted_run(lesson: Shell) -> None:
     result = json.loads((run / "manual/result.json").read_text(encoding="utf-8"))
     assert result["stopped"] == "diverged"
     assert lesson(str(run), "--format", "svg") == 0
+    assert "<!-- manual, step 2 -->" in (run / "fit.svg").read_text(encoding="utf-8")
+    edit("config.json", '"device": "cpu"', '"device": "cuda:0"')()  # drawn where there is none, too
     edit("result.json", '"finished"', '"interrupted"')()
     assert lesson("runs/lesson", "--format", "svg") == 0

@@ -42,6 +42,7 @@ def curves(figure: Figure, runs: Runs) -> None:
 
 
 def _excess_panel(axes: Axes, runs: Runs) -> None:
+    """Draw what each run still has to go down, and the rates that theory predicts, each once."""
     theories: set[str] = set()
     for number, run in enumerate(runs):
         step, excess = run.trajectory.step, run.excess
@@ -66,6 +67,7 @@ def _excess_panel(axes: Axes, runs: Runs) -> None:
 
 
 def _weight_panel(axes: Axes, runs: Runs) -> None:
+    """Draw each weight in a colour of its own; if they leave all bounds, on a logarithmic axis."""
     for number, run in enumerate(runs):
         over = {"linestyle": "--"} if number else {"alpha": 0.5 if len(runs) > 1 else 1.0}
         for k, (name, w) in enumerate(run.trajectory.weights.items()):
@@ -93,6 +95,7 @@ def _parted(runs: Runs) -> dict[str, NDArray[np.float64]]:
 
 
 def _ulp_panel(axes: Axes, runs: Runs, parted: dict[str, Any]) -> None:
+    """Draw the ULPs between the first two runs, and say in words how many there are at most."""
     for k, (name, apart) in enumerate(parted.items()):
         steps = runs[0].trajectory.step[: len(apart)]
         axes.plot(steps, apart, color=COLOURS[k % len(COLOURS)], label=name, gid=f"ulps {name}")
@@ -114,7 +117,8 @@ def rates(figure: Figure, runs: Runs, stable: float) -> None:
     the same start; below, |ρ|, by which an epoch multiplies the error at last (see
     `theory.affine.contraction`). The largest stable rate is where |ρ| passes 1.
     """
-    run, landscape = runs[0], runs[0].landscape
+    run = runs[0]
+    landscape = run.landscape
     options = dict(run.experiment.options)
     own = options.pop("lr")
     end = max(1.25 * stable, 1.1 * own if own < 3 * stable else 0.0)
@@ -142,7 +146,9 @@ def rates(figure: Figure, runs: Runs, stable: float) -> None:
 
 
 def _after_panel(axes: Axes, run: Run, sweep: list[float]) -> None:
-    epochs, start = run.experiment.configuration.epochs, run.excess[0].item() or 1.0
+    """Draw loss − minimum at the descent's end against the learning rate."""
+    epochs = run.experiment.configuration.epochs
+    start = run.excess[0].item() or 1.0
     floor = 1e-32 * start  # the square of rounding: what is below is not seen
     ends = torch.stack([_end(run.experiment, lr) for lr in sweep])
     after = run.landscape.excess(ends).nan_to_num(math.inf)
@@ -156,8 +162,10 @@ def _after_panel(axes: Axes, run: Run, sweep: list[float]) -> None:
 
 def _end(experiment: Experiment, lr: float) -> Tensor:
     """The weights (P,) at which the experiment's descent ends with another learning rate."""
-    model, options = experiment.new_model(), {**experiment.options, "lr": lr}
-    epochs, every = experiment.configuration.epochs, experiment.steps  # the two ends alone
+    model = experiment.new_model()
+    options = {**experiment.options, "lr": lr}
+    epochs = experiment.configuration.epochs
+    every = experiment.steps  # records the two ends alone
     descent = affine_trajectory(
         model, experiment.batches, epochs=epochs, record_every=every, **options
     )

@@ -1,7 +1,6 @@
 """The descent on its loss graph or contour plot, and the fit that it leads to.
 
-The functions draw on a figure that they are given; in an animation `upto` is the last row that is
-shown yet.
+Each draws on what it is given; in an animation `upto` is the last row that is shown yet.
 """
 
 import numpy as np
@@ -168,6 +167,7 @@ def _reach(runs: Runs, k: int) -> tuple[float, float]:
 
 
 def _principal_axes(axes: Axes, landscape: Landscape, ij: list[int], length: float) -> None:
+    """Draw the Hessian's eigenvectors in the plane through the minimiser, as lines."""
     curvatures, directions = torch.linalg.eigh(landscape.hessian[ij][:, ij])
     pairs = zip(curvatures, directions.T, ((1, 2), (5, 3)), strict=True)
     for curvature, direction, dashes in pairs:
@@ -187,7 +187,8 @@ def _paths(axes: Axes, runs: Runs, points: list[Tensor], upto: int | None) -> No
         colours: Style = {"c": run.trajectory.step[:rows], "norm": _of_steps(run), "cmap": STEPS}
         size: Style = {"s": 30 / (1 + number), "linewidths": 0.3, "edgecolors": line["color"]}
         axes.scatter(x[:rows], y[:rows], zorder=3 + number, gid="points", **colours, **size)
-    run, (x, y), end = runs[0], points[0], _rows(runs[0], upto) - 1
+    run, (x, y) = runs[0], points[0]
+    end = _rows(run, upto) - 1
     step = int(run.trajectory.step[end])
     axes.plot(x[0], y[0], "s", markersize=11, label="start", **RING)
     if run.inside == len(x) or upto is not None:

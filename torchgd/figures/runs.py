@@ -72,7 +72,8 @@ def lay_together(runs: Sequence[Recorded]) -> list[Run]:
     """
     for run in runs[1:]:
         _on_one_landscape(runs[0], run)
-    experiment, paths = runs[0][1], [path_of(trajectory) for _, _, trajectory in runs]
+    experiment = runs[0][1]
+    paths = [path_of(trajectory) for _, _, trajectory in runs]
     ends = torch.cat([path[[0, -1]] for path in paths])
     near = ends[ends.isfinite().all(dim=1)]
     experiment.batches.set_epoch(0)
@@ -97,6 +98,7 @@ def path_of(trajectory: Trajectory) -> Tensor:
 
 
 def _on_one_landscape(a: Recorded, b: Recorded) -> None:
+    """Refuse two runs that do not share the loss that they descend."""
     for what in ("model", "data", "bias", "standardize"):
         p, q = (getattr(experiment.configuration, what) for _, experiment, _ in (a, b))
         if p != q:
@@ -130,7 +132,8 @@ def read_runs(paths: Sequence[Path], model: str | None) -> list[Recorded]:
 
 def _read(directory: Path, model: str | None) -> tuple[Experiment, Trajectory]:
     config, trajectory = read_run(directory)
-    result, end = read_result(directory), int(trajectory.step[-1])
+    result = read_result(directory)
+    end = int(trajectory.step[-1])
     if result["steps"] != end:
         raise ValueError(
             f"{directory}: trajectory.csv ends at step {end}, and the run did at "
@@ -149,7 +152,8 @@ def _refuse_changes(directory: Path, experiment: Experiment, trajectory: Traject
         return
     x, y = next(iter(experiment.batches))
     with torch.no_grad():
-        now, then = mean_squared_error(experiment.new_model()(x), y), trajectory.loss[0]
+        now = mean_squared_error(experiment.new_model()(x), y)
+    then = trajectory.loss[0]
     # Another device rounds otherwise, in the last digits alone.
     rounding = torch.finfo(now.dtype).eps ** 0.5
     if not torch.allclose(now, then, rtol=rounding, atol=0, equal_nan=True):
