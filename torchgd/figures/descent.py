@@ -168,10 +168,9 @@ def _reach(runs: Runs, k: int) -> tuple[float, float]:
 
 def _principal_axes(axes: Axes, landscape: Landscape, ij: list[int], length: float) -> None:
     """Draw the Hessian's eigenvectors in the plane through the minimiser, as lines."""
-    curvatures, directions = torch.linalg.eigh(landscape.hessian[ij][:, ij])
-    pairs = zip(curvatures, directions.T, ((1, 2), (5, 3)), strict=True)
-    for curvature, direction, dashes in pairs:
-        ends = landscape.minimiser[ij] + length * direction * torch.tensor([[-1.0], [1.0]])
+    curvatures, vectors = torch.linalg.eigh(landscape.hessian[ij][:, ij])
+    for curvature, vector, dashes in zip(curvatures, vectors.T, ((1, 2), (5, 3)), strict=True):
+        ends = landscape.minimiser[ij] + length * vector * torch.tensor([[-1.0], [1.0]])
         line: Style = {"color": GREEN, "linewidth": 1.4, "dashes": dashes, "gid": "axis"}
         label = f"principal axis, λ = {curvature:.3g}"
         axes.plot(*ends.T, scalex=False, scaley=False, label=label, **line)
