@@ -171,14 +171,11 @@ def draw_figures(experiment: Experiment, outcomes: list[Outcome], writers: list[
     if experiment.streams:
         print("no figures: the data are read in chunks", file=sys.stderr)
         return
-    from torchgd.figures.plots import (
-        draw,  # here, so that a run without figures does not load matplotlib
-    )
-    from torchgd.figures.scene import Run, Scene
+    from torchgd.figures import draw  # here, for a run without figures needs no matplotlib
+    from torchgd.figures.runs import lay_together
 
     try:
-        scene = Scene([Run(o.update, experiment, o.trajectory) for o in outcomes])
-        figures = draw(scene)
+        figures = draw(lay_together([(o.update, experiment, o.trajectory) for o in outcomes]))
     except (ValueError, RuntimeError) as error:  # a user's model may have no second derivative
         print(f"no figures: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         return

@@ -1,0 +1,260 @@
+"""The descent on its loss graph or contour plot, and the fit that it leads to.
+
+Each draws on what it is given; in an animation `upto` is the last row that is shown yet.
+"""
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import FigureBase
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from torchgd.figures.runs import Run, Runs, title_of
+from torchgd.figures.style import BLACK, GREEN, GREY, RED, STEPS, Style, line_of
+from torchgd.theory.landscape import Landscape
+
+F64 = torch.float64
+STAR: Style = {"color": RED, "markersize": 15, "zorder": 8, "gid": "minimiser"}
+RING: Style = {"color": BLACK, "fillstyle": "none", "zorder": 9}
+
+
+def descent(
+    figure: FigureBase, runs: Runs, upto: int | None = None, plane: list[str] | None = None
+) -> None:
+    """The loss graph or, of several parameters, the contour plot.
+
+    Beside it are the steps' colours and the legend; a frame of an animation has neither.
+
+    Raises:
+        ValueError: the plane is not of two of the parameters.
+    """
+    axes, first = figure.add_subplot(), runs[0]
+    if len(first.landscape.names) == 1:
+        loss_graph(axes, runs, upto)
+    else:
+        contour(axes, runs, upto, plane)
+    if upto is not None:
+        axes.set_title(f"step {int(first.trajectory.step[_rows(first, upto) - 1])}")
+        return
+    axes.set_title(title_of(runs))
+    scale, ticks = ScalarMappable(_of_steps(first), STEPS), MaxNLocator(integer=True)
+    figure.colorbar(scale, ax=axes, label="step", pad=0.02, aspect=30, ticks=ticks)
+    figure.legend(loc="outside right upper")
+
+
+def loss_graph(axes: Axes, runs: Runs, upto: int | None) -> None:
+    """loss(w) over the only parameter w, and the descent on it.
+
+    A point is a row of the trajectory: the weight before a step, and the loss of that step's batch
+    there. It lies on this batch's own curve, down whose tangent the step goes, and not on the
+    curve of all samples. The last weight, from which no step starts, lies on the latter.
+    """
+    first, landscape = runs[0], runs[0].landscape
+    middle, lowest = landscape.minimiser.item(), landscape.minimum
+    half = 1.15 * max(abs(end - middle) for end in _reach(runs, 0))
+    w = torch.linspace(middle - half, middle + half, 201, dtype=F64)
+    if len(landscape.batches) > 1:
+        _batch_curves(axes, landscape, w)
+    mean = lowest + landscape.excess(w[:, None])
+    axes.plot(w, mean, color=BLACK, label="loss(w) over all samples", gid="loss")
+    points = [torch.stack([run.path[:, 0], _losses(run)]) for run in runs]
+    _tangents(axes, first, half / 8)
+    _paths(axes, runs, points, upto)
+    axes.plot(middle, lowest, "*", label=f"minimiser w* = {middle:.6g}", **STAR)
+    seen = torch.cat([loss[: run.inside] for run, (_, loss) in zip(runs, points, strict=True)])
+    room = seen[seen.isfinite()].max().item() - lowest or mean.max().item()
+    axes.set(xlim=(middle - half, middle + half), ylim=(lowest - 0.06 * room, lowest + 1.08 * room))
+    axes.set_xlabel(f"w  {first.weight_unit(landscape.names[0])}")
+    axes.set_ylabel(f"loss = (1/N) Σ (ŷ − y)²  {first.loss_unit}")
+
+
+def _losses(run: Run) -> Tensor:
+    """Each row's recorded loss and, for the last weights, the loss over all data."""
+    last = run.landscape.loss(run.path[-1:])
+    return torch.cat([run.trajectory.loss.double(), last])
+
+
+def _batch_curves(axes: Axes, landscape: Landscape, w: Tensor) -> None:
+    """Draw the losses of single batches: of all of them where they are few."""
+    batches = landscape.batches
+    what = "sample" if len(batches[0][1]) == 1 else "batch"
+    for n in np.linspace(0, len(batches) - 1, min(len(batches), 12)).round().astype(int).tolist():
+        label = f"loss(w) of one {what}" if n == 0 else None
+        loss = landscape.loss(w[:, None], batch=n)
+        axes.plot(w, loss, color=GREY, linewidth=1, label=label, gid="batch")
+
+
+def _tangents(axes: Axes, run: Run, half: float) -> None:
+    """Draw the tangents down which the first steps go: their slope is the recorded ∂loss/∂w."""
+    ((name, slopes),) = run.trajectory.gradients.items()
+    along = torch.tensor([-half, half], dtype=F64)
+    style: Style = {"color": RED, "linewidth": 1.5, "zorder": 4, "gid": "tangent"}
+    for k, slope in enumerate(slopes[:3]):
+        label = "tangents of the first steps" if k == 0 else None
+        w, loss = run.trajectory.weights[name][k], run.trajectory.loss[k]
+        axes.plot(w + along, loss + slope * along, label=label, **style)
+
+
+def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None) -> None:
+    """The loss's level lines over two parameters, and the descent projected on their plane.
+
+    The other parameters are at the minimiser. The Hessian's principal axes in this plane are
+    dashed: across, along the larger curvature λ, a descent zigzags, along the other it creeps.
+    """
+    landscape = runs[0].landscape
+    i, j = ij = plane_of(runs, plane)
+    (x0, x1), (y0, y1) = _window(runs, i, j), _window(runs, j, i)
+    # Beyond the window, which grows where both axes get one scale.
+    count = 241 if landscape.linear else 121
+    u = torch.linspace(2 * x0 - x1, 2 * x1 - x0, count, dtype=F64)
+    v = torch.linspace(2 * y0 - y1, 2 * y1 - y0, count, dtype=F64)
+    weights = landscape.minimiser.repeat(count, count, 1)
+    weights[..., i], weights[..., j] = u, v[:, None]
+    height = landscape.excess(weights.flatten(0, 1)).reshape(count, count)
+    top = height[height.isfinite()].max().item()
+    levels = np.geomspace(1e-5 * top, top, 16) if top > 0 else [0.0, 1.0]
+    axes.contour(u, v, height.clamp(max=top), levels=levels, colors=GREY, linewidths=0.8)
+    axes.plot([], [], color=GREY, linewidth=0.8, label="level lines of the loss")
+    _principal_axes(axes, landscape, ij, 2 * max(x1 - x0, y1 - y0))
+    _paths(axes, runs, [run.path[:, ij].T for run in runs], upto)
+    axes.plot(*landscape.minimiser[ij], "*", label="minimiser", **STAR)
+    axes.set_xlim(x0, x1, auto=None)  # None leaves an equal aspect free to widen it
+    axes.set_ylim(y0, y1, auto=None)
+    if 1 / 6 < (x1 - x0) / (y1 - y0) < 6:  # right angles look right
+        axes.set_aspect("equal", adjustable="datalim")
+    x, y = (f"{name}  {runs[0].weight_unit(name)}" for name in (landscape.names[k] for k in ij))
+    axes.set(xlabel=x, ylabel=y)
+
+
+def plane_of(runs: Runs, chosen: list[str] | None) -> list[int]:
+    """Return the two parameters of a contour plot.
+
+    Unless chosen, those whose own way costs most: H_kk·(w_k − w*_k)², at its largest on the path,
+    is twice what parameter k alone adds to the loss.
+    """
+    landscape, names = runs[0].landscape, runs[0].landscape.names
+    if chosen is None:
+        seen = torch.cat([run.path[: run.inside] for run in runs])
+        way = (seen - landscape.minimiser).square().amax(dim=0)
+        costs = landscape.hessian.diagonal() * way
+        return sorted(costs.argsort(descending=True, stable=True)[:2].tolist())
+    if len(chosen) != 2 or len({*chosen} & {*names}) != 2:
+        raise ValueError(
+            f"plane {','.join(chosen)!r}: give two of the parameters {', '.join(names)}, "
+            "separated by a comma"
+        )
+    return [names.index(name) for name in chosen]
+
+
+def _window(runs: Runs, k: int, other: int) -> tuple[float, float]:
+    """Where parameter k is looked at: its reach, widened towards the scale of the other's."""
+    (low, high), (first, last) = _reach(runs, k), _reach(runs, other)
+    like = last - first if last - first < 6 * (high - low) else 0.0
+    half = 0.62 * max(high - low, like / 1.4)
+    return (low + high) / 2 - half, (low + high) / 2 + half
+
+
+def _reach(runs: Runs, k: int) -> tuple[float, float]:
+    """From where to where parameter k goes, inside of the picture; with the minimiser."""
+    seen = [run.path[: run.inside, k] for run in runs]
+    values = torch.cat([*seen, runs[0].landscape.minimiser[k, None]])
+    low, high = values.min().item(), values.max().item()
+    margin = 0.0 if high - low > 1e-12 * abs(high) else 0.5 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def _principal_axes(axes: Axes, landscape: Landscape, ij: list[int], length: float) -> None:
+    """Draw the Hessian's eigenvectors in the plane through the minimiser, as lines."""
+    curvatures, vectors = torch.linalg.eigh(landscape.hessian[ij][:, ij])
+    for curvature, vector, dashes in zip(curvatures, vectors.T, ((1, 2), (5, 3)), strict=True):
+        ends = landscape.minimiser[ij] + length * vector * torch.tensor([[-1.0], [1.0]])
+        line: Style = {"color": GREEN, "linewidth": 1.4, "dashes": dashes, "gid": "axis"}
+        label = f"principal axis, λ = {curvature:.3g}"
+        axes.plot(*ends.T, scalex=False, scaley=False, label=label, **line)
+
+
+def _paths(axes: Axes, runs: Runs, points: list[Tensor], upto: int | None) -> None:
+    """Draw each run's points (2, K+1), x and y of each row, joined and coloured by step."""
+    for number, (run, (x, y)) in enumerate(zip(runs, points, strict=True)):
+        rows, line = _rows(run, upto), line_of(runs, number, alone=1.2)
+        joined = rows if upto is not None else rows + 1  # the step that leaves the picture, too
+        label = run.label if len(runs) > 1 else "descent"
+        axes.plot(x[:joined], y[:joined], alpha=0.6, label=label, gid="path", **line)
+        colours: Style = {"c": run.trajectory.step[:rows], "norm": _of_steps(run), "cmap": STEPS}
+        size: Style = {"s": 30 / (1 + number), "linewidths": 0.3, "edgecolors": line["color"]}
+        axes.scatter(x[:rows], y[:rows], zorder=3 + number, gid="points", **colours, **size)
+    run, (x, y) = runs[0], points[0]
+    end = _rows(run, upto) - 1
+    step = int(run.trajectory.step[end])
+    axes.plot(x[0], y[0], "s", markersize=11, label="start", **RING)
+    if run.inside == len(x) or upto is not None:
+        axes.plot(x[end], y[end], "o", markersize=13, label=f"end, step {step}", gid="end", **RING)
+    else:
+        axes.plot([], [], " ", label=f"leaves after step {step}")
+
+
+def _rows(run: Run, upto: int | None) -> int:
+    """How many rows of a run are drawn."""
+    return run.inside if upto is None else min(run.inside, upto + 1)
+
+
+def _of_steps(run: Run) -> PowerNorm:
+    """The scale of the steps' colours, by the root: the first steps go farthest."""
+    return PowerNorm(0.5, vmin=0, vmax=max(1, int(run.trajectory.step[-1])))
+
+
+def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
+    """The data, ŷ at several steps and at the end, and least squares' ŷ; in original units."""
+    axes, first = figure.add_subplot(), runs[0]
+    landscape, data = first.landscape, first.experiment.data
+    some = torch.linspace(0, len(data.x) - 1, min(len(data.x), 2000)).long()
+    dots: Style = {"color": BLACK, "markersize": 4, "zorder": 4, "label": "data", "gid": "data"}
+    axes.plot(data.x[some], data.y[some], "o", **dots)
+    low, high = data.x.min().item(), data.x.max().item()
+    margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
+    x = torch.linspace(low - margin, high + margin, 201, dtype=F64)
+    z = first.experiment.standardized(x)
+    if upto is None:
+        _early(axes, first, x, z)
+    for number, run in enumerate(runs):
+        end = _fitted(run, upto) - 1
+        which = f"{run.label}, " if len(runs) > 1 else ""
+        label = f"{which}step {int(run.trajectory.step[end])}"
+        prediction = landscape.predict(run.path[end], z)
+        axes.plot(x, prediction, label=label, gid="end", **line_of(runs, number, 2.5))
+    best = landscape.predict(landscape.minimiser, z)
+    axes.plot(x, best, "--", color=RED, label="least squares", zorder=5, gid="best")
+    axes.set(xlim=(x[0].item(), x[-1].item()), ylim=_heights(first, best, z))
+    axes.set_xlabel(f"x  [{data.x_unit}]" if data.x_unit else "x")
+    axes.set_ylabel(f"y  [{data.y_unit}]" if data.y_unit else "y")
+    if upto is None:
+        axes.set_title(title_of(runs))
+        figure.legend(loc="outside right upper")
+
+
+def _fitted(run: Run, upto: int | None) -> int:
+    """How many rows have their ŷ shown: if the descent diverged, those inside of the picture."""
+    whole = upto is None and run.trajectory.stopped != "diverged"
+    return len(run.path) if whole else _rows(run, upto)
+
+
+def _early(axes: Axes, run: Run, x: Tensor, z: Tensor) -> None:
+    """Draw ŷ at up to six rows before the last, spaced by powers: most happens at first."""
+    norm = _of_steps(run)
+    for row in np.unique(np.geomspace(1, _fitted(run, None), 7).round()).astype(int)[:-1] - 1:
+        step = int(run.trajectory.step[row])
+        style: Style = {"color": STEPS(norm(step)), "linewidth": 1.2, "label": f"step {step}"}
+        axes.plot(x, run.landscape.predict(run.path[row], z), gid="early", **style)
+
+
+def _heights(run: Run, best: Tensor, z: Tensor) -> tuple[float, float]:
+    """From where to where the fit is shown: all data, and of the first curve what is near."""
+    heights = torch.cat([run.experiment.data.y, best])
+    bottom, top = heights.min().item(), heights.max().item()
+    room = top - bottom or 0.5 * abs(top) or 1.0
+    start = run.landscape.predict(run.path[0], z).clamp(bottom - room, top + room)
+    bottom, top = min(bottom, start.min().item()), max(top, start.max().item())
+    return bottom - 0.05 * room, top + 0.05 * room

@@ -1,0 +1,163 @@
+"""The runs that one figure shows: read back from the disk, and laid on the landscape they share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
+from torchgd.experiment.tracking import read_result, read_run
+from torchgd.loss import mean_squared_error
+from torchgd.models import Linear, Quadratic
+from torchgd.theory.landscape import Landscape
+from torchgd.trajectory import Trajectory
+
+FAR = 100.0  # times the first excess: a path that climbs higher leaves the picture
+
+Recorded = tuple[str, Experiment, Trajectory]  # its label, what was asked for, and the path it took
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on the landscape that all runs of a figure descend.
+
+    `path` holds the weights at each row, (K+1, P), and `excess` loss − minimum over all data
+    there, (K+1,), both in float64. `inside` is how many of the rows come before the path leaves
+    the picture: before the excess passes FAR times the largest one at a start. Where all start at
+    the minimum, every finite row is inside.
+    """
+
+    label: str
+    experiment: Experiment
+    trajectory: Trajectory
+    landscape: Landscape
+    path: Tensor
+    excess: Tensor
+    inside: int
+
+    @property
+    def title(self) -> str:
+        """MODEL-DATA and the batch size."""
+        size = self.experiment.configuration.batch_size
+        full = size == len(self.experiment.data.x)
+        return f"{self.experiment.name}, {'full batch' if full else f'batch size {size}'}"
+
+    def weight_unit(self, name: str) -> str:
+        """A built-in model's unit of a weight, if the data have units: ŷ = w·x is in y's."""
+        data, power = self.experiment.data, {"b": 0, "w": 1, "w1": 1, "w2": 2}.get(name)
+        if not data.y_unit or not isinstance(self.landscape.model, Linear | Quadratic):
+            return ""
+        if power == 0 or self.experiment.standardization is not None:  # z has no unit
+            return f"[{data.y_unit}]"
+        return f"[{data.y_unit}/{data.x_unit.removesuffix('s')}{'²' if power == 2 else ''}]"
+
+    @property
+    def loss_unit(self) -> str:
+        """The square of y's unit."""
+        unit = self.experiment.data.y_unit
+        return f"[({unit})²]" if "/" in unit else f"[{unit}²]" if unit else ""
+
+
+Runs = Sequence[Run]
+
+
+def lay_together(runs: Sequence[Recorded]) -> list[Run]:
+    """Return the runs on one landscape; shuffled batches are those of the first epoch.
+
+    Raises:
+        ValueError: the runs are not of one model, one data set and one standardisation, or the
+            data are beyond float64.
+    """
+    for run in runs[1:]:
+        _on_one_landscape(runs[0], run)
+    experiment = runs[0][1]
+    paths = [path_of(trajectory) for _, _, trajectory in runs]
+    ends = torch.cat([path[[0, -1]] for path in paths])
+    near = ends[ends.isfinite().all(dim=1)]
+    experiment.batches.set_epoch(0)
+    landscape = Landscape(experiment.new_model(), experiment.batches, near)
+    excesses = [landscape.excess(path) for path in paths]
+    limit = FAR * max(excess[0].item() for excess in excesses) or torch.inf
+    return [
+        Run(*run, landscape, path, excess, _before(~(excess <= limit) | ~excess.isfinite()))
+        for run, path, excess in zip(runs, paths, excesses, strict=True)
+    ]
+
+
+def title_of(runs: Runs) -> str:
+    """The title, with each run's learning rate."""
+    rates = dict.fromkeys(f"{run.experiment.options['lr']:g}" for run in runs)
+    return f"{runs[0].title}, α = {', '.join(rates)}"
+
+
+def path_of(trajectory: Trajectory) -> Tensor:
+    """Return the weights at each row, (K+1, P), in float64."""
+    return torch.stack(list(trajectory.weights.values()), dim=1).double()
+
+
+def _on_one_landscape(a: Recorded, b: Recorded) -> None:
+    """Refuse two runs that do not share the loss that they descend."""
+    for what in ("model", "data", "bias", "standardize"):
+        p, q = (getattr(experiment.configuration, what) for _, experiment, _ in (a, b))
+        if p != q:
+            raise ValueError(
+                f"{a[0]} has {what} {p}, and {b[0]} {q}: only runs of one model on one data "
+                "set lie over each other; draw them one by one"
+            )
+
+
+def _before(outside: Tensor) -> int:
+    """How many rows come before the first one outside; the start is always one of them."""
+    return max(1, int(outside.int().argmax())) if outside.any() else len(outside)
+
+
+def read_runs(paths: Sequence[Path], model: str | None) -> list[Recorded]:
+    """Read runs that have ended, of runs/NAME all its updates; each label tells it from the rest.
+
+    Raises:
+        ValueError: one has not ended, or is damaged, or its model or data are not what they were.
+        OSError: a file cannot be read.
+    """
+    found: list[Path] = []
+    for path in paths:
+        updates = [path / update for update in (*UPDATES, AFFINE)]
+        found += [update for update in updates if update.is_dir()] or [path]
+    labels = [directory.resolve().name for directory in found]
+    if len(set(labels)) < len(labels):
+        labels = [f"{d.resolve().parent.name}/{d.resolve().name}" for d in found]
+    return [(label, *_read(d, model)) for label, d in zip(labels, found, strict=True)]
+
+
+def _read(directory: Path, model: str | None) -> tuple[Experiment, Trajectory]:
+    config, trajectory = read_run(directory)
+    result = read_result(directory)
+    end = int(trajectory.step[-1])
+    if result["steps"] != end:
+        raise ValueError(
+            f"{directory}: trajectory.csv ends at step {end}, and the run did at "
+            f"{result['steps']}: the file is truncated; run it again"
+        )
+    experiment = Experiment.from_config(config, model, device="cpu", compile=False)
+    if experiment.streams:
+        raise ValueError(f"{directory}: its data were read in chunks, and are too many to draw")
+    _refuse_changes(directory, experiment, trajectory)
+    return experiment, replace(trajectory, stopped=result["stopped"])
+
+
+def _refuse_changes(directory: Path, experiment: Experiment, trajectory: Trajectory) -> None:
+    """Refuse a model or data that no longer give the first loss that was recorded."""
+    if len(trajectory.loss) == 0:
+        return
+    x, y = next(iter(experiment.batches))
+    with torch.no_grad():
+        now = mean_squared_error(experiment.new_model()(x), y)
+    then = trajectory.loss[0]
+    # Another device rounds otherwise, in the last digits alone.
+    rounding = torch.finfo(now.dtype).eps ** 0.5
+    if not torch.allclose(now, then, rtol=rounding, atol=0, equal_nan=True):
+        raise ValueError(
+            f"{directory}: its first loss is {then.item():g}, and model and data now give "
+            f"{now.item():g}: they have changed since; run it again"
+        )

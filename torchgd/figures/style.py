@@ -1,0 +1,33 @@
+"""What all figures look like: their colours, fonts and sizes, and the line of each run."""
+
+from typing import Any
+
+import matplotlib
+
+from torchgd.figures.runs import Runs
+
+Style = dict[str, Any]
+
+# Okabe and Ito's palette, told apart by every kind of colour vision, as is cividis for the steps.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+RED, GREEN, GREY, BLACK = COLOURS[5], COLOURS[2], "#999999", "#000000"
+STEPS = matplotlib.colormaps["cividis"]
+STYLE: Any = {
+    "font.size": 12,
+    "figure.figsize": (10.5, 5.6),
+    "figure.dpi": 80,  # in TensorBoard and the animation; files have 150
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 10.5,
+    "axes.titlesize": 12.5,
+    "lines.linewidth": 1.8,
+    "svg.hashsalt": "torchgd",  # the same picture is the same file
+}
+
+
+def line_of(runs: Runs, number: int, alone: float = 1.8) -> Style:
+    """A run's colour and width: the first lies, wide, under the others; one is `alone` wide."""
+    width = (4.5, 1.6, 1.0)[min(number, 2)] if len(runs) > 1 else alone
+    return {"color": COLOURS[number % len(COLOURS)], "linewidth": width}
