@@ -8,17 +8,15 @@ from torch import Tensor
 
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, train
 from torchgd.data import FILES, Standardization, load
-from torchgd.theory.affine import (
+from torchgd.theory.affine import step_maps
+from torchgd.theory.landscape import (
     best_learning_rate,
     compose,
     contraction,
-    hessian,
-    is_linear_in_parameters,
-    jacobians,
     largest_stable_learning_rate,
     minimiser,
-    step_maps,
 )
+from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps

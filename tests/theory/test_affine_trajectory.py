@@ -13,14 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, train
 from torchgd.data import load
-from torchgd.theory import affine, scan
-from torchgd.theory.affine import (
-    affine_trajectory,
-    hessian,
-    jacobians,
-    largest_stable_learning_rate,
-    step_maps,
-)
+from torchgd.theory import affine
+from torchgd.theory.affine import affine_trajectory, step_maps
+from torchgd.theory.landscape import largest_stable_learning_rate
+from torchgd.theory.linear import hessian, jacobians
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
@@ -263,8 +259,3 @@ def test_a_device_is_within_the_same_bound(size: int, device: str) -> None:
     b = affine_trajectory(Linear(device=device, dtype=F64), there, lr, 1, record_every=1)
     bound = 8 * 4 * len(a.loss) * EPS * scale(Linear(), [(x, y)], table(a.weights), lr)
     assert (a.weights["w"] - b.weights["w"]).abs().max().item() <= bound
-
-
-def test_lanes_are_in_use() -> None:
-    """What the sizes above rely on: a block of 5000 steps has lanes of several."""
-    assert 5000 > scan.LANE * scan.MANY > 500

@@ -346,7 +346,7 @@ def curves(figure: Figure, scene: Scene) -> None:
     """loss − minimum and the weights over the steps; of two updates, how far their weights part.
 
     The dashed line leaves the first point by ρ² an epoch, at which theory lets the excess shrink
-    at last (see `theory.affine.contraction`). Batches that disagree on the minimiser, or weight
+    at last (see `theory.landscape.contraction`). Batches that disagree on the minimiser, or weight
     decay, stop the excess on its way.
     """
     parted = scene.parted()
@@ -419,7 +419,7 @@ def rates(figure: Figure, scene: Scene) -> None:
     """A sweep of learning rates: how far a run as long as the first one gets, and why.
 
     Above, loss − minimum after as many epochs from the same start; below, |ρ|, by which an epoch
-    multiplies the error at last (see `theory.affine.contraction`). The largest stable rate is
+    multiplies the error at last (see `theory.landscape.contraction`). The largest stable rate is
     where |ρ| passes 1.
     """
     run, stable = scene.runs[0], scene.stable
