@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, train
 from torchgd.data import load
-from torchgd.theory import affine
+from torchgd.theory import linear
 from torchgd.theory.affine import affine_trajectory, step_maps
 from torchgd.theory.landscape import largest_stable_learning_rate
 from torchgd.theory.linear import hessian, jacobians
@@ -135,7 +135,7 @@ def test_it_records_what_train_records(every: int, shuffle: bool) -> None:
 def test_blocks_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = Batches(*data(500), 3)
     whole = affine_trajectory(Quadratic(dtype=F64), batches, 0.01, 1, record_every=1)
-    monkeypatch.setitem(affine.BLOCK, "cpu", 64)
+    monkeypatch.setitem(linear.BLOCK, "cpu", 64)
     parts = affine_trajectory(Quadratic(dtype=F64), batches, 0.01, 1, record_every=1)
     bound = 8 * 16 * 167 * EPS * scale(Quadratic(), batches, table(whole.weights), 0.01)
     torch.testing.assert_close(table(parts.weights), table(whole.weights), rtol=0, atol=bound)

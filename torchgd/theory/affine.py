@@ -12,28 +12,21 @@ A map is kept as the matrix [A c] (S, S + 1) and a state as (S, 1): as the map t
 wherever, it has no columns A, and c is the state. So what makes one map of two applies a map, too.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from copy import deepcopy
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.nn.utils import vector_to_parameters
 
 from torchgd.data import Batches
-from torchgd.gradients import same_dtype
 from torchgd.models import Model, scalars
 from torchgd.optim import ManualSGD
-from torchgd.theory.linear import require_linear
+from torchgd.theory.linear import batch_rows
 from torchgd.training import BatchesLike, count_steps
 from torchgd.trajectory import Trajectory, record_interval
 
-# Samples at a time, where memory and the time to start a block balance; and recorded rows.
-BLOCK = {"cpu": 2**16, "cuda": 2**22}
-ROWS = 2**16
+ROWS = 2**16  # recorded at a time
 
 
 # One step of SGD (see torchgd.optim) with u = αv in the place of the velocity v and the gradient
@@ -107,29 +100,6 @@ def powers(one: Tensor, exponents: Tensor, start: Tensor) -> Tensor:
     return states
 
 
-# A batch is kept as the rows [φ r₀]/√B of its samples, where r₀ = ŷ₀ − y is the residual at w = 0.
-# That is an affine map itself, from w to the residuals r = Φw + r₀; with them loss = ‖r‖² and
-#
-#   g = 2Φᵀr = 2Φᵀ[Φ r₀](w, 1) = [H −h](w, 1)
-#
-# Of more than P + 1 rows those of R do, where [Φ r₀] = QR: ‖[Φ r₀](w, 1)‖ = ‖R(w, 1)‖ for any w, so
-# that loss, gradient and Hessian are the same.
-def batch_rows(at_zero: Model, x: Tensor, y: Tensor, block: int) -> Tensor:
-    """The rows (n, K, P + 1) of n batches x and y (n, B), K = min(B, P + 1), in float64.
-
-    `at_zero` is the model with all weights 0, so that its ŷ is ŷ₀.
-    """
-    names = list(scalars(at_zero))
-    rows = x.new_zeros(len(x), 0, 1 + len(names), dtype=torch.float64)
-    for xs, ys in zip(x.split(block, 1), y.split(block, 1), strict=True):
-        partials, residual = at_zero.partials(xs.double()), at_zero(xs.double()) - ys
-        more = torch.stack([*(partials[name] for name in names), residual], dim=2)
-        rows = torch.cat([rows, more], dim=1)
-        if rows.shape[1] > rows.shape[2]:
-            rows = torch.linalg.qr(rows, mode="r").R
-    return rows / math.sqrt(x.shape[1])
-
-
 def gradient_maps(rows: Tensor) -> Tensor:
     """[H −h] (n, P, P + 1) of n batches."""
     return 2 * rows[..., :-1].mT @ rows
@@ -140,55 +110,6 @@ def table_rows(rows: Tensor, w: Tensor) -> Tensor:
     r = after(rows, w)
     loss, g = r.square().sum(dim=1), 2 * rows[..., :-1].mT @ r
     return torch.cat([loss, w[..., 0], g[..., 0]], dim=1)
-
-
-def epoch_rows(at_zero: Model, x: Tensor, y: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield the rows of an epoch's batches in blocks; zeros fill up what the last batch lacks."""
-    block = BLOCK.get(x.device.type, BLOCK["cuda"])
-    whole, some = len(x) // size * size, max(1, block // size) * size
-    for xs, ys in zip(x[:whole].split(some), y[:whole].split(some), strict=True):
-        rows = batch_rows(at_zero, xs.view(-1, size), ys.view(-1, size), block)
-        yield rows
-    if whole < len(x):
-        last = batch_rows(at_zero, x[None, whole:], y[None, whole:], block)
-        yield pad(last, (0, 0, 0, rows.shape[1] - last.shape[1]))
-
-
-def samples(batches: BatchesLike, epoch: int) -> tuple[Tensor, Tensor, int]:
-    """Return x and y (N,) in the epoch's order, and how many of them make a batch.
-
-    Raises:
-        ValueError: the batches differ in size, and not the last one alone, by being smaller.
-    """
-    if isinstance(batches, Batches):
-        batches.set_epoch(epoch)
-        return *batches.in_order(), batches.batch_size
-    xs, ys = zip(*batches, strict=True)
-    size, *others = map(len, xs)
-    if any(other != size for other in others[:-1]) or len(xs[-1]) > size:
-        raise ValueError(
-            f"batches of {min(map(len, xs))} to {max(map(len, xs))} samples: give all the "
-            "same number, and the last one at most that"
-        )
-    return torch.cat(xs), torch.cat(ys), size
-
-
-def all_rows(model: Model, batches: BatchesLike, epochs: int) -> Iterator[Tensor]:
-    """Yield the rows of all epochs' batches in blocks, on the model's device.
-
-    Raises:
-        ValueError: model and data differ in dtype, the batches in size, or the model is not
-            linear in its parameters.
-    """
-    parameters, at_zero = scalars(model), deepcopy(model).double()
-    zeros = torch.zeros_like(torch.stack(list(at_zero.parameters())))
-    vector_to_parameters(zeros, at_zero.parameters())
-    for epoch in range(epochs):
-        x, y, size = samples(batches, epoch)
-        for name, w in parameters.items():
-            same_dtype(name, w, y)
-        require_linear(at_zero, x[:: 1 + len(x) // 4096].double())  # enough samples to tell
-        yield from epoch_rows(at_zero, x, y, size)
 
 
 def start_state(w: Tensor, rows: Tensor, lr: float, **options: Any) -> Tensor:
@@ -206,8 +127,8 @@ def start_state(w: Tensor, rows: Tensor, lr: float, **options: Any) -> Tensor:
 
 def walk(
     blocks: Iterable[tuple[Tensor, Tensor]], state: Tensor, recorded: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the recorded steps' rows and states, and the state at the end, of each block.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rows and the states, or maps, of the recorded steps in each block.
 
     A block is n steps' rows (n, K, P + 1) and maps (n, S, S + 1); `recorded` holds the steps'
     numbers, ascending.
@@ -216,33 +137,26 @@ def walk(
     for rows, maps in blocks:
         states = prefixes(maps, state)
         a, b = torch.searchsorted(recorded, torch.tensor([done, done + len(rows)])).tolist()
-        places = (recorded[a:b] - done).to(rows.device)
-        state = states[-1].clone()  # a view would keep the whole block
-        yield rows[places], states[places], state
-        done += len(rows)
+        here = (recorded[a:b] - done).to(rows.device)
+        yield rows[here], states[here]
+        state, done = states[-1], done + len(rows)
 
 
 # The state before step e·n + p is M_p(Mᵉ(start)): M_p is the map of an epoch's first p of n steps,
-# M the whole epoch's.
+# M = M_n the whole epoch's. The state at the end is M_n(Mᵉ(start)) of the last epoch.
 def walk_again(
-    blocks: Iterable[tuple[Tensor, Tensor]],
-    start: Tensor,
-    recorded: Tensor,
-    epochs: int,
-    length: int,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    blocks: Iterable[tuple[Tensor, Tensor]], start: Tensor, recorded: Tensor, length: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the like of `walk`, of epochs that all take the same blocks, of `length` steps."""
-    places = (recorded % length).unique()
+    epochs = (recorded // length).clamp(max=recorded[-1] // length - 1)
+    steps, places = (recorded - epochs * length).unique(return_inverse=True)
     unit = torch.eye(len(start), len(start) + 1, dtype=start.dtype, device=start.device)
-    walked = list(walk(blocks, unit, places))
-    rows, maps = (torch.cat([block[k] for block in walked]) for k in (0, 1))
-    epoch_map = walked[-1][2]
-    (end,) = powers(epoch_map, torch.tensor([epochs]), start)
-    for some in recorded.split(ROWS):
-        epoch, which = (some // length).unique_consecutive(return_inverse=True)
-        place = torch.searchsorted(places, some % length).to(start.device)
-        before = powers(epoch_map, epoch, start)[which.to(start.device)]
-        yield rows[place], after(maps[place], before), end
+    rows, maps = (torch.cat(parts) for parts in zip(*walk(blocks, unit, steps), strict=True))
+    for epoch, place in zip(epochs.split(ROWS), places.split(ROWS), strict=True):
+        epoch, which = epoch.unique_consecutive(return_inverse=True)
+        before = powers(maps[-1], epoch, start)[which.to(start.device)]
+        place = place.to(start.device)
+        yield rows[place], after(maps[place], before)
 
 
 @torch.no_grad()
@@ -297,21 +211,15 @@ def affine_trajectory(
     row = torch.cat([row, torch.arange(max(int(row[-1]) + 1, steps - 1), steps + 1)])
     w = torch.stack(list(parameters.values()))[:, None]
     again = epochs > 1 and alike(batches)
-    blocks = all_rows(model, batches, 1 if again else epochs)
+    blocks = batch_rows(model, batches, 1 if again else epochs)
     first = next(blocks)
     start = start_state(w.double(), first[0], lr, **options)
-    steps_of = (
-        (rows, step_maps(gradient_maps(rows), lr, **options)) for rows in chain([first], blocks)
-    )
-    if again:
-        path = walk_again(steps_of, start, row[:-1], epochs, length)
-    else:
-        path = walk(steps_of, start, row[:-1])
-    table, done = torch.zeros(len(row), 1 + 2 * len(w), dtype=w.dtype), 0
-    for rows, states, end in path:
+    pairs = ((b, step_maps(gradient_maps(b), lr, **options)) for b in chain([first], blocks))
+    path = walk_again(pairs, start, row, length) if again else walk(pairs, start, row)
+    table, done = torch.empty(len(row), 1 + 2 * len(w), dtype=w.dtype), 0
+    for rows, states in path:
         table[done : done + len(rows)] = table_rows(rows, states[:, : len(w)])
         done += len(rows)
-        table[-1, 1 : 1 + len(w)] = end[: len(w), 0]
     trajectory = Trajectory.of(parameters, row, row // length, table.T, "finished")
     for name, p in parameters.items():
         p.copy_(trajectory.weights[name][-1])
