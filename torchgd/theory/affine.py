@@ -137,7 +137,7 @@ def walk(
     for rows, maps in blocks:
         states = prefixes(maps, state)
         a, b = torch.searchsorted(recorded, torch.tensor([done, done + len(rows)])).tolist()
-        here = (recorded[a:b] - done).to(rows.device)
+        here = recorded[a:b] - done
         yield rows[here], states[here]
         state, done = states[-1], done + len(rows)
 
@@ -154,9 +154,7 @@ def walk_again(
     rows, maps = (torch.cat(parts) for parts in zip(*walk(blocks, unit, steps), strict=True))
     for epoch, place in zip(epochs.split(ROWS), places.split(ROWS), strict=True):
         epoch, which = epoch.unique_consecutive(return_inverse=True)
-        before = powers(maps[-1], epoch, start)[which.to(start.device)]
-        place = place.to(start.device)
-        yield rows[place], after(maps[place], before)
+        yield rows[place], after(maps[place], powers(maps[-1], epoch, start)[which])
 
 
 @torch.no_grad()

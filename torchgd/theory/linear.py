@@ -21,7 +21,7 @@ from torchgd.models import Model, scalars
 from torchgd.training import BatchesLike
 
 # Samples at a time, where memory and the time to start a block balance.
-BLOCK = {"cpu": 2**16, "cuda": 2**22}
+BLOCK = {"cpu": 2**18, "cuda": 2**22}
 
 
 def is_linear_in_parameters(model: Model, x: Tensor) -> bool:
