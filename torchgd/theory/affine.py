@@ -26,7 +26,8 @@ from torchgd.theory.linear import batch_rows
 from torchgd.training import BatchesLike, count_steps
 from torchgd.trajectory import Trajectory, record_interval
 
-ROWS = 2**16  # recorded at a time
+# Recorded rows at a time, so that the states beside them take little memory.
+ROWS = 2**16
 
 
 # One step of SGD (see torchgd.optim) with u = αv in the place of the velocity v and the gradient

@@ -236,9 +236,9 @@ class Landscape:
         return (share[:, None, None] * self.hessians).sum(dim=0)
 
     def contraction(self, lr: float, **options: Any) -> float:
-        """ρ of an epoch of SGD with these options, near w*; see `contraction`."""
+        """ρ of an epoch of SGD with these options, near w*; see the function `contraction`."""
         return contraction(self.hessians, lr, **options)
 
     def largest_stable_learning_rate(self, **options: Any) -> float:
-        """See `largest_stable_learning_rate`."""
+        """See the function `largest_stable_learning_rate`; for maximize there is none, 0."""
         return largest_stable_learning_rate(self.hessians, **options)

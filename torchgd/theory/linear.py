@@ -1,4 +1,4 @@
-"""What a model that is linear in its parameters is, and the two matrices that tell all of it.
+"""Φ of a model that is linear in its parameters, and batches as rows of it.
 
 Where ŷ is linear in the parameters, ŷ = φ·w + ŷ₀, its partial derivatives φ = ∂ŷ/∂w depend on x
 alone, and with the rows φₙ stacked into Φ (N, P) a batch of N samples gives
