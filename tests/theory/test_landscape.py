@@ -27,7 +27,7 @@ EPS = torch.finfo(F64).eps
 WITH_EXPONENTIAL = {**MODELS, "exponential": Exponential}
 
 
-def each(models: dict[str, Any]) -> Any:
+def each(models: dict[str, Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("make", models.values(), ids=models)
 
 
