@@ -24,9 +24,9 @@ from torchgd.experiment.experiment import Experiment
 from torchgd.gradients import manual_gradient
 from torchgd.models import scalar
 from torchgd.proof import oracles
-from torchgd.theory import affine
+from torchgd.theory import affine, landscape, linear
+from torchgd.theory.affine import powers, prefixes, step_maps
 from torchgd.theory.landscape import Landscape
-from torchgd.theory.scan import prefixes, unit_columns
 from torchgd.trajectory import Recorder
 
 F64 = torch.float64
@@ -85,7 +85,7 @@ def run(**options: Any) -> None:
 def minimum() -> Tensor:
     model, batches = on(NAME)
     Landscape(model, batches, torch.ones(1, 3, dtype=F64))
-    return affine.minimiser(model, batches)
+    return landscape.minimiser(model, batches)
 
 
 # Work on the device, for a fault planted in it to be met.
@@ -177,16 +177,17 @@ MIXES: list[tuple[str, Any, str, str]] = [
     ("run", Experiment.run, "at.to(self.device, self.dtype)", "at.to(self.dtype)"),
     ("in chunks", parallel.in_chunks, "w.device, w", "w"),
     ("in chunks", parallel.in_chunks, ", device=w.device", ""),
-    ("affine", unit_columns, ", device=like.device", ""),
+    ("affine", step_maps, 'device": gradients.device', 'device": None'),
     ("affine", prefixes, "even.new_empty", "torch.empty"),
-    ("affine", affine.affine_trajectory, "weights.new_zeros", "torch.zeros"),
-    ("affine", affine.follow_epochs, "start.new_ones", "torch.ones"),
-    ("affine", affine.follow_epochs, "epoch.to(start.device)", "epoch"),
-    ("affine", affine.follow_epochs, ", device=start.device", ""),
-    ("with momentum", affine.start_state, "torch.zeros_like(w)", "torch.zeros(len(w))"),
-    ("with momentum", affine.descent_step, "torch.zeros_like(a)", "torch.zeros(a.shape)"),
-    ("minimum", affine.jacobians, "x.cpu()", "x"),
-    ("minimum", affine.minimiser, "batch[k].cpu()", "batch[k]"),
+    ("affine", powers, "exponents.to(start.device)", "exponents"),
+    ("affine", affine.walk_again, ", device=start.device", ""),
+    ("affine", linear.reduced_rows, "x.new_zeros", "torch.zeros"),
+    ("affine", linear.batch_rows, "torch.zeros_like(rows[:1])", "torch.zeros(rows[:1].shape)"),
+    ("with momentum", step_maps, "parameters + columns, **like", "parameters + columns"),
+    ("with momentum", step_maps, "parameters, parameters, **like", "parameters, parameters"),
+    ("with momentum", affine.start_state, "torch.zeros_like(w)", "torch.zeros(w.shape)"),
+    ("minimum", linear.jacobians, "x.cpu()", "x"),
+    ("minimum", landscape.minimiser, "batch[k].cpu()", "batch[k]"),
     ("minimum", Landscape.__init__, "y.cpu()", "y"),
     ("oracles", oracles._points, ".to(x)", ""),
     ("oracles", oracles._points, "x.new_tensor", "torch.tensor"),

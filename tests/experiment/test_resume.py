@@ -230,7 +230,8 @@ REFUSED = {
     **{
         f"--resume runs/parts {flag}": f"{flag.split()[0]}: the run has its own; --resume takes "
         for flag in ("--lr 0.02", "--lr 0.01", "--seed 4", "--nesterov", "--batch-size full",
-                     "--initial b=1", "--record-every 2", "--update manual", "--compile", "--chunk-size 3")
+                     "--initial b=1", "--record-every 2", "--update manual", "--compile",
+                     "--chunk-size 3")
     },
     "--resume runs/parts --name other": "--name is a new run's; --resume has its directory",
     "--resume runs/parts --log-dir x": "--log-dir is a new run's; --resume has its directory",

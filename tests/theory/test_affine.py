@@ -1,249 +1,271 @@
+"""Maps composed in parallel against one after another, and the affine update against `train`."""
+
 import math
 from typing import Any
 
 import pytest
 import torch
-from helpers import CERTIFIED, MODELS, Exponential
+from helpers import MODELS, Exponential, same_bits, same_trajectory, stacked
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
-from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, train
-from torchgd.data import FILES, Standardization, load
-from torchgd.theory.affine import (
-    best_learning_rate,
-    compose,
-    contraction,
-    hessian,
-    is_linear_in_parameters,
-    jacobians,
-    largest_stable_learning_rate,
-    minimiser,
-    step_maps,
-)
+from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, train
+from torchgd.data import load
+from torchgd.theory import affine, linear
+from torchgd.theory.affine import affine_trajectory, after, powers, prefixes, step_maps
+from torchgd.theory.landscape import largest_stable_learning_rate
+from torchgd.theory.linear import hessian, jacobians
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
 
 
-def hessians(model: Model, batches: Batches) -> Tensor:
-    return torch.stack([hessian(phi) for phi in jacobians(model, batches)])
-
-
-def lesson(size: int) -> Batches:
-    data = load("lesson")
-    return Batches(data.x, data.y, size)
-
-
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_the_built_in_models_are_linear_in_their_parameters(make: Any) -> None:
-    assert is_linear_in_parameters(make(), torch.linspace(-2, 2, 5))
-
-
-def test_an_exponential_is_not() -> None:
-    x = torch.linspace(-2, 2, 5)
-    assert not is_linear_in_parameters(Exponential(), x)
-    with pytest.raises(ValueError, match="^Exponential is not linear in its parameters: its Hess"):
-        jacobians(Exponential(), [(x, x)])
-
-
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_the_hessian_is_autograds(make: Any) -> None:
-    x = torch.randn(7, dtype=F64, generator=torch.Generator().manual_seed(3))
-    model = make(dtype=F64)
-    names = [name for name, _ in model.named_parameters()]
-
-    def loss(*weights: Tensor) -> Tensor:
-        parameters = dict(zip(names, weights, strict=True))
-        return (torch.func.functional_call(model, parameters, x) ** 2).mean()
-
-    point = tuple(w.detach() for w in model.parameters())
-    rows = torch.autograd.functional.hessian(loss, point)  # type: ignore[no-untyped-call]
-    expected = torch.stack([torch.stack(row) for row in rows])
-    # Sums of 7 products below 10², each rounded a few times.
-    torch.testing.assert_close(
-        hessian(*jacobians(model, [(x, x)])), expected, rtol=1e-13, atol=1e-13
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "standardise"),
-    [(name, False) for name in FILES]
-    + [(name, True) for name in ("norris", "pontius", "cars", "co2")],
-)
-def test_full_batch_rates_are_the_certified_ones(name: str, standardise: bool) -> None:
-    facts, data = CERTIFIED[name], load(name)
-    limits = facts["full_batch_standardised" if standardise else "full_batch_raw"]
-    model = Quadratic() if facts["model"] == "quadratic" else Linear(bias=facts["bias"])
-    x = Standardization.of(data.x)(data.x) if standardise else data.x
-    batches = Batches(x, data.y, len(x))
-    assert best_learning_rate(model, batches) == pytest.approx(limits["opt_lr_mse"], rel=1e-12)
-    largest = largest_stable_learning_rate(hessians(model, batches))
-    assert largest == pytest.approx(limits["max_lr_mse"], rel=3e-9)
-
-
-def test_the_lessons_largest_stable_rate_is_a_root_of_its_cubic() -> None:
-    """(1 − 2α)(1 − 8α)(1 − 18α) = 1 at α = 0.204018: above, an epoch enlarges the error."""
-    largest = largest_stable_learning_rate(hessians(Linear(), lesson(1)))
-    factor = math.prod(1 - 2 * largest * x * x for x in (1, 2, 3))
-    assert factor == pytest.approx(1, abs=1e-7)
-    assert largest == pytest.approx(0.204018, abs=5e-7)
-
-
-@pytest.mark.parametrize("size", [1, None])
-@pytest.mark.parametrize("name", FILES)
-def test_the_minimiser_is_the_certified_one(name: str, size: int | None) -> None:
-    """On raw data: columns of one length have a condition number below 10⁴, which takes 4 of 16."""
-    facts, data = CERTIFIED[name], load(name)
-    model = Quadratic() if facts["model"] == "quadratic" else Linear(bias=facts["bias"])
-    found = minimiser(model, Batches(data.x, data.y, size or len(data.x)))
-    for (parameter, _), w in zip(model.named_parameters(), found, strict=True):
-        assert w.item() == pytest.approx(float(facts["exact_30_digits"][parameter]), rel=1e-12)
-
-
-def test_of_many_minimisers_it_is_one() -> None:
-    x, y = torch.tensor([2.0, 2.0], dtype=F64), torch.tensor([1.0, 3.0], dtype=F64)
-    w2, w1, b = minimiser(Quadratic(), Batches(x, y)).tolist()
-    assert 4 * w2 + 2 * w1 + b == pytest.approx(2, rel=1e-14)
-    assert minimiser(Linear(), Batches(0 * x, y)).tolist() == [0]
-
-
-def test_data_beyond_float64_have_no_minimiser() -> None:
-    data = torch.tensor([1e200], dtype=F64), torch.tensor([1.0], dtype=F64)
-    with pytest.raises(ValueError, match="^the data are beyond float64: x or y is too large"):
-        minimiser(Quadratic(), Batches(*data))
-
-
-def test_the_lesson_contracts_by_its_factor() -> None:
-    rho = contraction(hessians(Linear(), lesson(1)), 0.01)
-    assert rho == pytest.approx((1 - 0.02) * (1 - 0.08) * (1 - 0.18), rel=1e-15)
-    assert contraction(hessians(Linear(), lesson(1)), 1e200) == math.inf
-
-
-@pytest.mark.parametrize("options", [
-    {}, {"momentum": 0.9}, {"momentum": 0.5, "dampening": 0.5}, {"weight_decay": 0.3},
-    {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "weight_decay": 0.3, "nesterov": True},
-    {"dampening": 0.5},
-])  # fmt: skip
-@pytest.mark.parametrize(
-    ("make", "size"), [(Linear, 1), (Linear, 3), (Quadratic, 1), (Quadratic, 2)]
-)
-def test_descent_is_stable_just_below_and_not_above(make: Any, size: int, options: Any) -> None:
-    """Runs of ManualSGD itself, 1% below and above the rate, on y = 0 so that w should shrink."""
-    batches = Batches(load("lesson").x, torch.zeros(3, dtype=F64), size)
-    largest = largest_stable_learning_rate(hessians(make(), batches), **options)
-
-    def growth(lr: float) -> float:
-        model = make(dtype=F64)
-        with torch.no_grad():
-            for w in model.parameters():
-                w.fill_(1.0)
-        optimizer = ManualSGD(model.parameters(), lr=lr, **options)
-        t = train(model, batches, optimizer, epochs=600)
-        w = torch.stack(list(t.weights.values())).abs().amax(dim=0)
-        return (w[-1] / w[len(w) // 2]).item() if t.stopped == "finished" else math.inf
-
-    assert growth(0.99 * largest) < 1
-    assert growth(1.01 * largest) > 1
-
-
-@pytest.mark.parametrize("options", [
-    {}, {"momentum": 0.9}, {"momentum": 0.5, "dampening": 0.5}, {"weight_decay": 0.3},
-    {"momentum": 0.9, "nesterov": True}, {"dampening": 0.5},
-])  # fmt: skip
-def test_the_step_map_is_what_sgd_does(options: dict[str, Any]) -> None:
-    """Differences of two runs from near starts obey w ← M·w, whatever y."""
-    batches, lr = lesson(2), 0.01
-    runs = []
-    for w2 in (1.0, 2.0):
-        model = Quadratic(w2=w2, dtype=F64)
-        t = train(model, batches, ManualSGD(model.parameters(), lr=lr, **options), epochs=1)
-        runs.append(torch.stack(list(t.weights.values()), dim=1))
-    difference = runs[1] - runs[0]
-    maps = step_maps(hessians(Quadratic(), batches), lr, **options)
-    state = torch.cat([difference[0], torch.zeros(len(maps[0]) - 3, dtype=F64)])
-    for k, step in enumerate(maps, start=1):
-        if k == 1 and options.get("momentum"):  # the first step sets v ← g, undamped
-            undamped = {**options, "dampening": 0.0}
-            step = step_maps(hessians(Quadratic(), batches), lr, **undamped)[0]
-        state = step @ state
-        # Weights, and the entries of H, are below 10²; a step takes some ten operations on them.
-        torch.testing.assert_close(state[:3], difference[k], rtol=0, atol=2 * 10 * 100 * EPS)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 13])
-def test_compose_applies_the_first_map_first(count: int) -> None:
+def random_maps(size: int, count: int) -> Tensor:
+    """Maps (n, S, S + 1) that enlarge nothing: A is orthogonal."""
     generator = torch.Generator().manual_seed(count)
-    maps = torch.randn(count, 2, 2, dtype=F64, generator=generator)
-    expected = torch.eye(2, dtype=F64)
+    A = torch.linalg.qr(torch.randn(count, size, size, dtype=F64, generator=generator)).Q
+    return torch.cat([A, torch.randn(count, size, 1, dtype=F64, generator=generator)], dim=2)
+
+
+def one_by_one(maps: Tensor, start: Tensor) -> tuple[Tensor, float]:
+    """The states, and how far others may be: a map rounds by a few ε of a state's size."""
+    states = [start]
     for M in maps:
-        expected = M @ expected
-    torch.testing.assert_close(compose(maps), expected, rtol=1e-12, atol=1e-12)
+        states.append(M[:, :-1] @ states[-1] + M[:, -1:])
+    path = torch.stack(states)
+    return path, 20 * EPS * len(path) * path.abs().max().item()
 
 
-def test_a_long_epoch_that_overflows_is_not_stable() -> None:
-    """Of 20,000 equal steps |1 − α|²⁰⁰⁰⁰ passes every float soon above α = 2."""
-    largest = largest_stable_learning_rate(torch.ones(20_000, 1, 1, dtype=F64))
-    assert largest == pytest.approx(2, rel=1e-9)
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 64, 101])
+def test_prefixes(size: int, count: int) -> None:
+    """From a state they are the chain's states; from the unit the maps that lead there."""
+    maps, start = random_maps(size, count), torch.ones(size, 1, dtype=F64)
+    expected, bound = one_by_one(maps, start)
+    unit = torch.eye(size, size + 1, dtype=F64)
+    for found in (prefixes(maps, start), after(prefixes(maps, unit), start)):
+        torch.testing.assert_close(found, expected, rtol=0, atol=bound)
 
 
-def test_dampening_above_one_climbs_at_any_rate() -> None:
-    hessians = torch.ones(1, 1, 1, dtype=F64)
-    assert largest_stable_learning_rate(hessians, momentum=0.5, dampening=3.0) == 0
+def test_powers() -> None:
+    maps, start = random_maps(3, 1), torch.ones(3, 1, dtype=F64)
+    expected, bound = one_by_one(maps.expand(1000, 3, 4), start)
+    exponents = torch.tensor([0, 1, 2, 3, 500, 999, 1000])
+    found = powers(maps[0], exponents, start)
+    torch.testing.assert_close(found, expected[exponents], rtol=0, atol=bound)
 
 
-def test_hessians_that_are_not_finite_have_no_rate() -> None:
-    with pytest.raises(ValueError, match="^a Hessian is not finite: x is too large for its powers"):
-        largest_stable_learning_rate(torch.full((1, 1, 1), math.inf, dtype=F64))
+def data(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    x, y = torch.randn(2, count, dtype=F64, generator=torch.Generator().manual_seed(seed))
+    return x, y
 
 
-def test_a_million_steps_an_epoch_are_composed_at_once() -> None:
-    """(1 − α)ⁿ(1 − 2α)ⁿ for n = 500,000 is bounded up to α = 1, by the steeper half alone."""
-    steps = torch.tensor([1.0, 2.0], dtype=F64).repeat(500_000)[:, None, None]
-    largest = largest_stable_learning_rate(steps)
-    assert 1 < largest < 2
-    assert (1 - largest) * (1 - 2 * largest) == pytest.approx(1, rel=1e-6)
+def both(
+    make: Any, batches: Any, lr: float, epochs: int, every: int | None = 1, **options: Any
+) -> tuple[Trajectory, Trajectory]:
+    """The sequential path and the affine one, which have the same steps."""
+    model, other = make(dtype=F64), make(dtype=F64)
+    optimizer = ManualSGD(model.parameters(), lr=lr, **options)
+    a = train(model, batches, optimizer, epochs=epochs, record_every=every)
+    b = affine_trajectory(other, batches, lr, epochs, record_every=every, **options)
+    assert (a.stopped, a.step.tolist(), a.epoch.tolist()) == (
+        b.stopped, b.step.tolist(), b.epoch.tolist()
+    )  # fmt: skip
+    for name, w in other.named_parameters():
+        assert same_bits(w, b.weights[name][-1])
+    return a, b
 
 
-def test_nothing_to_learn_from_is_always_stable() -> None:
-    assert largest_stable_learning_rate(torch.zeros(3, 1, 1, dtype=F64)) == math.inf
+def scale(model: Model, batches: Any, weights: Tensor, lr: float) -> float:
+    """R, the largest |w| + 2α|φ||y|."""
+    largest = max(phi.norm(dim=1).max().item() for phi in jacobians(model, batches))
+    y = max(y.abs().max().item() for _, y in batches)
+    return weights.norm(dim=1).max().item() + 2 * lr * largest * y
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_the_best_rate_for_batches_enlarges_no_error(size: int) -> None:
-    data = load("norris")
-    batches = Batches(data.x, data.y, size)
-    model = Linear(bias=True)
-    lr = best_learning_rate(model, batches)
-    factors = 1 - lr * torch.linalg.eigvalsh(hessians(model, batches))
-    assert factors.abs().max().item() <= 1 + 1e-12
-    assert factors.min().item() < -0.99
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@settings(max_examples=15)
+@given(
+    count=st.integers(1, 60), size=st.integers(1, 60), epochs=st.integers(1, 4),
+    shuffle=st.booleans(), seed=st.integers(0, 2**31), fraction=st.floats(0.01, 1.0),
+)  # fmt: skip
+def test_is_within_its_bound_of_the_sequential_path(
+    make: Any, count: int, size: int, epochs: int, shuffle: bool, seed: int, fraction: float
+) -> None:
+    """|w_k − w_k sequential| ≤ 8(P + 1)² · k · ε · R, at rates that enlarge no error."""
+    batches = Batches(*data(count, seed), min(size, count), shuffle)
+    single = Batches(batches.x, batches.y)
+    phis = jacobians(make(), single)
+    lr = fraction * 2 / max(hessian(phi).trace().item() for phi in phis)
+    a, b = both(make, batches, lr, epochs)
+    w, steps = stacked(a), torch.arange(len(a.step), dtype=F64)
+    bound = 8 * (w.shape[1] + 1) ** 2 * EPS * scale(make(), single, w, lr)
+    assert ((stacked(b) - w).norm(dim=1) <= bound * steps).all()
+    # A residual and a gradient follow: |φ| and |φ|² times the error, and their own rounding.
+    steep, steps = max(phi.norm(dim=1).max().item() for phi in phis), steps[1:]
+    apart = [(g - b.gradients[name]).square() for name, g in a.gradients.items()]
+    assert (sum(apart, torch.zeros(())).sqrt() <= steps * bound * 2 * steep**2 + bound / lr).all()
+    roots = (a.loss.sqrt() - b.loss.sqrt()).abs()
+    assert (roots <= steps * bound * steep + bound / lr / steep).all()
 
 
-@pytest.mark.parametrize(
-    ("model", "x", "message"),
-    [
-        (Quadratic(), [1.0], "the Hessian is singular: the data determine 1 of 3 parameters, so"),
-        (
-            Quadratic(),
-            [1.0, 1.0, 2.0],
-            "the Hessian is singular: the data determine 2 of 3 parameters, so",
-        ),
-        (
-            Linear(bias=True),
-            [3.0, 3.0],
-            "the Hessian is singular: the data determine 1 of 2 parameters, so",
-        ),
-        (Linear(), [0.0, 0.0], "the Hessian is singular: the data determine 0 of 1 parameters, so"),
-        (
-            Quadratic(),
-            [1e200, 1.0, 2.0],
-            "the Hessian is beyond float64: x is too large or too small",
-        ),
-        (Linear(), [1e160, 1e160], "the Hessian is beyond float64: x is too large or too small"),
-        (Linear(), [1e-200, 1e-200], "the Hessian is beyond float64: x is too large or too small"),
-        (Exponential(), [1.0, 2.0, 3.0], "Exponential is not linear in its parameters: its Hess"),
-    ],
-)
-def test_no_best_rate(model: Model, x: list[float], message: str) -> None:
-    values = torch.tensor(x, dtype=F64)
+OPTIONS: list[dict[str, Any]] = [
+    {"momentum": 0.9},
+    {"momentum": 0.5, "dampening": 0.3},
+    {"momentum": 0.5, "dampening": 0.3, "weight_decay": 0.2},
+    {"momentum": 0.9, "nesterov": True},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.2},
+    {"weight_decay": 0.2},
+    {"weight_decay": 0.2, "maximize": True},
+    {"momentum": 0.5, "maximize": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("size", [1, 3, 11])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_all_of_sgds_options(make: Any, size: int, shuffle: bool, options: Any) -> None:
+    """Each of up to 33 steps rounds a state of S entries; products of maps carry that on."""
+    batches = Batches(*data(11), size, shuffle)
+    a, b = both(make, batches, 0.01, 3, **options)
+    hessians = torch.stack([hessian(phi) for phi in jacobians(make(), batches)])
+    maps = step_maps(hessians, 0.01, **options)
+    growth = max(1.0, *torch.linalg.matrix_norm(maps, ord=2).tolist()) ** len(a.loss)
+    gradients = torch.stack(list(a.gradients.values())).norm(dim=0)
+    velocity = gradients.max().item() / (1 - options.get("momentum", 0.0))
+    size_of_state = scale(make(), Batches(batches.x, batches.y), stacked(a), 0.01) + velocity
+    bound = 8 * (len(maps[0]) + 1) ** 2 * len(a.loss) * EPS * size_of_state * growth
+    assert (stacked(b) - stacked(a)).abs().max().item() <= bound
+
+
+@pytest.mark.parametrize("every", [1, 7, 100, 4999, 100_000])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_it_records_what_train_records(every: int, shuffle: bool) -> None:
+    """The line's error shrinks on average.
+
+    x² ≤ 1 and α = 0.05: with E(x²) = ⅓ a step takes 1/30 of an error away, where one that does
+    not happen to by chance takes none, so that some 30 roundings of a few units add up; 10³ ε.
+    """
+    x = torch.linspace(-1, 1, 5000, dtype=F64)[torch.randperm(5000, generator=torch.manual_seed(1))]
+    batches = Batches(x, 2 * x + data(5000)[1], shuffle=shuffle)
+    a, b = both(Linear, batches, 0.05, 2, every)
+    torch.testing.assert_close(stacked(b), stacked(a), rtol=0, atol=1000 * EPS)
+
+
+@pytest.mark.parametrize("size", [3, 200, 500])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_blocks_are_seamless(size: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of batches, of a batch's samples, and of recorded rows."""
+    batches = Batches(*data(500), size)
+    steps = epochs * len(batches)
+    whole = affine_trajectory(Quadratic(dtype=F64), batches, 0.01, epochs, record_every=1)
+    monkeypatch.setitem(linear.BLOCK, "cpu", 64)
+    monkeypatch.setattr(affine, "ROWS", 50)
+    parts = affine_trajectory(Quadratic(dtype=F64), batches, 0.01, epochs, record_every=1)
+    bound = 8 * 16 * steps * EPS * scale(Quadratic(), Batches(*data(500)), stacked(whole), 0.01)
+    torch.testing.assert_close(stacked(parts), stacked(whole), rtol=0, atol=bound)
+
+
+def test_many_epochs_of_the_lesson_follow_their_closed_form() -> None:
+    """w after e epochs is 2 − 0.739312ᵉ; 3 roundings of 2 over 1 − 0.82, as for the loop, twice."""
+    lesson, model = load("lesson"), Linear(dtype=F64)
+    t = affine_trajectory(model, Batches(lesson.x, lesson.y), 0.01, 1000, record_every=3)
+    expected = 2 - 0.739312 ** torch.arange(1001, dtype=F64)
+    starts = t.weights["w"][t.step % 3 == 0]
+    assert (starts - expected).abs().max().item() <= 2 * 3 * EPS / (1 - 0.82)
+
+
+def test_a_billion_steps_of_the_full_batch() -> None:
+    """They end at the minimiser: of y = 3x² + 2x + 1, known exactly."""
+    points, model = load("parabola"), Quadratic(dtype=F64)
+    batches = Batches(points.x, points.y, len(points.x))
+    t = affine_trajectory(model, batches, 0.1, 10**9)
+    assert t.step[-1] == 10**9
+    found = torch.stack(list(model.parameters())).detach()
+    # The slowest direction shrinks by 1 − αλ with λ_min ≈ 0.5 a step; see the bound of the path.
+    bound = 8 * 16 / (0.1 * 0.5) * EPS * (14**0.5 + 2 * 0.1 * 21**0.5 * 17)
+    torch.testing.assert_close(found, torch.tensor([3.0, 2.0, 1.0], dtype=F64), rtol=0, atol=bound)
+
+
+def test_float32_is_the_path_of_float64_rounded_once() -> None:
+    x, y = data(100)
+    batches, single = Batches(x.float(), y.float()), Batches(x.float().double(), y.float().double())
+    a = affine_trajectory(Quadratic(dtype=torch.float32), batches, 0.01, 1)
+    b = affine_trajectory(Quadratic(dtype=F64), single, 0.01, 1)
+    assert same_bits(stacked(a), stacked(b).float())
+    assert same_bits(a.loss, b.loss.float())
+
+
+def test_divergence_ends_where_the_loops_does() -> None:
+    a, b = both(Linear, Batches(load("lesson").x, load("lesson").y), 1.0, 200)
+    assert a.stopped == b.stopped == "diverged"
+
+
+class Lifted(Linear):
+    """ŷ = w·x + 3, which is 3 at w = 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 3
+
+
+def test_a_constant_part_of_the_prediction_is_kept() -> None:
+    """That is no parameter's."""
+    a, b = both(Lifted, Batches(*data(20), 2), 0.1, 2)
+    torch.testing.assert_close(b.weights["w"], a.weights["w"], rtol=0, atol=1000 * EPS)
+    torch.testing.assert_close(b.loss, a.loss, rtol=0, atol=1000 * EPS)
+
+
+def test_a_list_a_dataloader_and_compiled_do_as_well() -> None:
+    x, y = data(20)
+    batches, loader = Batches(x, y, 3), DataLoader(TensorDataset(x, y), batch_size=3)
+    expected = affine_trajectory(Linear(dtype=F64), batches, 0.1, 2)
+    for others in (list(batches), loader):
+        t = affine_trajectory(Linear(dtype=F64), others, 0.1, 2)
+        torch.testing.assert_close(t.weights["w"], expected.weights["w"], rtol=0, atol=100 * EPS)
+    fused = affine_trajectory(Linear(dtype=F64), batches, 0.1, 2, compiled=True)
+    assert same_trajectory(fused, expected)
+
+
+X = torch.ones(3, dtype=F64)
+SIZES = "batches of 1 to 3 samples: give all the same number, and the last one at most that"
+
+
+@pytest.mark.parametrize(("model", "batches", "message"), [
+    (Exponential(dtype=F64), [(X, X)], "Exponential is not linear in its parameters: its steps "
+     "are no affine maps; take the update manual or autograd"),
+    (Linear(dtype=F64), [(X, X), (X[:1], X[:1]), (X, X)], SIZES),
+    (Linear(dtype=F64), [(X[:1], X[:1]), (X, X)], SIZES),
+    (Linear(), [(X, X)], "parameter 'w' is torch.float32 and the loss torch.float64: make "),
+    (Linear(dtype=F64), [], "batches is empty: give at least one"),
+])  # fmt: skip
+def test_what_it_refuses(model: Model, batches: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        best_learning_rate(model, Batches(values, values, len(x)))
+        affine_trajectory(model, batches, 0.1, 1)
+
+
+@pytest.mark.parametrize(("lr", "options", "message"), [
+    (math.nan, {}, "lr is nan: it must be finite; give a number"),
+    (-1.0, {}, "Invalid learning rate: -1.0"),
+    (0.1, {"momentum": -0.5}, "Invalid momentum value: -0.5"),
+    (0.1, {"nesterov": True}, "Nesterov momentum requires a momentum and zero dampening"),
+    (0.1, {"weight_decay": math.inf}, "weight_decay is inf: it must be finite; give a number"),
+    (0.1, {"betas": (0.9, 0.99)}, ".*betas.*"),  # or any other
+])  # fmt: skip
+def test_what_sgd_refuses_is_refused(lr: float, options: dict[str, Any], message: str) -> None:
+    error = TypeError if "betas" in options else ValueError
+    with pytest.raises(error, match=f"^{message}$"):
+        affine_trajectory(Linear(dtype=F64), Batches(X, X), lr, 1, **options)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_a_device_is_within_the_same_bound(size: int, device: str) -> None:
+    x, y = data(100_000)
+    batches, there = Batches(x, y, size), Batches(x.to(device), y.to(device), size)
+    lr = 1 / largest_stable_learning_rate(torch.ones(1, 1, 1, dtype=F64)) / 100
+    a = affine_trajectory(Linear(dtype=F64), batches, lr, 1, record_every=1)
+    b = affine_trajectory(Linear(device=device, dtype=F64), there, lr, 1, record_every=1)
+    bound = 8 * 4 * len(a.loss) * EPS * scale(Linear(), [(x, y)], stacked(a), lr)
+    assert (a.weights["w"] - b.weights["w"]).abs().max().item() <= bound

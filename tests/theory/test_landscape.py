@@ -1,19 +1,49 @@
-"""The landscape's heights and shape against formulas, autograd and trained descents."""
+"""Φ, the rates, and the landscape's heights and shape: against formulas, autograd and descents."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
-from helpers import CERTIFIED, MODELS, Exponential, same_bits
+from helpers import CERTIFIED, MODELS, Exponential, same_bits, stacked
 from torch import Tensor
 from torch.func import functional_call
 
-from torchgd import Batches, Linear, Model, Quadratic
-from torchgd.data import load
-from torchgd.theory.landscape import Landscape
+from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, train
+from torchgd.data import FILES, Standardization, load
+from torchgd.theory.affine import step_maps
+from torchgd.theory.landscape import (
+    Landscape,
+    best_learning_rate,
+    compose,
+    contraction,
+    largest_stable_learning_rate,
+    minimiser,
+)
+from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
+WITH_EXPONENTIAL = {**MODELS, "exponential": Exponential}
+
+
+def each(models: dict[str, Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("make", models.values(), ids=models)
+
+
+def hessians(model: Model, batches: Batches) -> Tensor:
+    return torch.stack([hessian(phi) for phi in jacobians(model, batches)])
+
+
+def lesson(size: int) -> Batches:
+    data = load("lesson")
+    return Batches(data.x, data.y, size)
+
+
+def certified(name: str) -> tuple[dict[str, Any], Model]:
+    facts = CERTIFIED[name]
+    quadratic = facts["model"] == "quadratic"
+    return facts, Quadratic() if quadratic else Linear(bias=facts["bias"])
 
 
 def noisy(size: int) -> Batches:
@@ -42,7 +72,192 @@ def by_autograd(model: Model, x: Tensor, y: Tensor, w: Tensor, order: int) -> Te
     return torch.autograd.functional.hessian(loss, w)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@each(WITH_EXPONENTIAL)
+def test_the_built_in_models_are_linear_in_their_parameters(make: Any) -> None:
+    assert is_linear_in_parameters(make(), torch.linspace(-2, 2, 5)) == (make is not Exponential)
+
+
+@each(MODELS)
+def test_the_hessian_is_autograds(make: Any) -> None:
+    """Sums of 7 products below 10², each rounded a few times."""
+    x, model = torch.randn(7, dtype=F64, generator=torch.manual_seed(3)), make(dtype=F64)
+    expected = by_autograd(model, x, 0 * x, start(model), 2)
+    found = hessian(*jacobians(model, [(x, x)]))
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("name", "standardise"),
+    [(name, False) for name in FILES]
+    + [(name, True) for name in ("norris", "pontius", "cars", "co2")],
+)
+def test_full_batch_rates_are_the_certified_ones(name: str, standardise: bool) -> None:
+    (facts, model), data = certified(name), load(name)
+    limits = facts["full_batch_standardised" if standardise else "full_batch_raw"]
+    x = Standardization.of(data.x)(data.x) if standardise else data.x
+    batches = Batches(x, data.y, len(x))
+    assert best_learning_rate(model, batches) == pytest.approx(limits["opt_lr_mse"], rel=1e-12)
+    largest = largest_stable_learning_rate(hessians(model, batches))
+    assert largest == pytest.approx(limits["max_lr_mse"], rel=3e-9)
+
+
+def test_the_lesson_contracts_by_its_factor_up_to_a_root_of_its_cubic() -> None:
+    """(1 − 2α)(1 − 8α)(1 − 18α) = 1 at α = 0.204018: above, an epoch enlarges the error."""
+    steps = hessians(Linear(), lesson(1))
+    assert contraction(steps, 0.01) == pytest.approx(
+        (1 - 0.02) * (1 - 0.08) * (1 - 0.18), rel=1e-15
+    )
+    assert contraction(steps, 1e200) == math.inf
+    largest = largest_stable_learning_rate(steps)
+    assert math.prod(1 - 2 * largest * x * x for x in (1, 2, 3)) == pytest.approx(1, abs=1e-7)
+    assert largest == pytest.approx(0.204018, abs=5e-7)
+
+
+@pytest.mark.parametrize("size", [1, None])
+@pytest.mark.parametrize("name", FILES)
+def test_the_minimiser_is_the_certified_one(name: str, size: int | None) -> None:
+    """On raw data: columns of one length have a condition number below 10⁴, which takes 4 of 16."""
+    (facts, model), data = certified(name), load(name)
+    batches = Batches(data.x, data.y, size or len(data.x))
+    for (parameter, _), w in zip(model.named_parameters(), minimiser(model, batches), strict=True):
+        assert w.item() == pytest.approx(float(facts["exact_30_digits"][parameter]), rel=1e-12)
+    least = landscape(model, batches).minimum
+    assert least == pytest.approx(float(facts["mean_squared_error"]), rel=1e-9)
+
+
+def test_of_many_minimisers_it_is_one() -> None:
+    x, y = torch.tensor([2.0, 2.0], dtype=F64), torch.tensor([1.0, 3.0], dtype=F64)
+    w2, w1, b = minimiser(Quadratic(), Batches(x, y)).tolist()
+    assert 4 * w2 + 2 * w1 + b == pytest.approx(2, rel=1e-14)
+    assert minimiser(Linear(), Batches(0 * x, y)).tolist() == [0]
+
+
+@pytest.mark.parametrize("find", [minimiser, landscape])
+def test_data_beyond_float64_have_no_minimiser(find: Any) -> None:
+    x = torch.tensor([1e200, 1.0], dtype=F64)
+    with pytest.raises(ValueError, match="^the data are beyond float64: x or y is too large"):
+        find(Quadratic(), Batches(x, x))
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {}, {"momentum": 0.9}, {"momentum": 0.5, "dampening": 0.5}, {"weight_decay": 0.3},
+    {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "weight_decay": 0.3, "nesterov": True},
+    {"dampening": 0.5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    ("make", "size"), [(Linear, 1), (Linear, 3), (Quadratic, 1), (Quadratic, 2)]
+)
+def test_descent_is_stable_just_below_and_not_above(make: Any, size: int, options: Any) -> None:
+    """Runs of ManualSGD itself, 1% below and above the rate, on y = 0 so that w should shrink."""
+    batches = Batches(load("lesson").x, torch.zeros(3, dtype=F64), size)
+    largest = largest_stable_learning_rate(hessians(make(), batches), **options)
+
+    def growth(lr: float) -> float:
+        model = make(dtype=F64)
+        with torch.no_grad():
+            for w in model.parameters():
+                w.fill_(1.0)
+        optimizer = ManualSGD(model.parameters(), lr=lr, **options)
+        t = train(model, batches, optimizer, epochs=600)
+        w = stacked(t).abs().amax(dim=1)
+        return (w[-1] / w[len(w) // 2]).item() if t.stopped == "finished" else math.inf
+
+    assert growth(0.99 * largest) < 1
+    assert growth(1.01 * largest) > 1
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_step_map_is_what_sgd_does(options: dict[str, Any]) -> None:
+    """Differences of two runs from near starts obey w ← M·w, whatever y."""
+    batches, lr, runs = lesson(2), 0.01, []
+    for w2 in (1.0, 2.0):
+        model = Quadratic(w2=w2, dtype=F64)
+        optimizer = ManualSGD(model.parameters(), lr=lr, **options)
+        runs.append(stacked(train(model, batches, optimizer, epochs=1)))
+    difference = runs[1] - runs[0]
+    maps = step_maps(hessians(Quadratic(), batches), lr, **options)
+    if options.get("momentum"):  # the first step sets v ← g, undamped
+        maps[0] = step_maps(hessians(Quadratic(), batches), lr, **{**options, "dampening": 0.0})[0]
+    state = torch.cat([difference[0], torch.zeros(len(maps[0]) - 3, dtype=F64)])
+    for k, step in enumerate(maps, start=1):
+        state = step @ state
+        # Weights, and the entries of H, are below 10²; a step takes some ten operations on them.
+        torch.testing.assert_close(state[:3], difference[k], rtol=0, atol=2 * 10 * 100 * EPS)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 13])
+def test_compose_applies_the_first_map_first(count: int) -> None:
+    maps = torch.randn(count, 2, 2, dtype=F64, generator=torch.manual_seed(count))
+    expected = torch.eye(2, dtype=F64)
+    for M in maps:
+        expected = M @ expected
+    torch.testing.assert_close(compose(maps), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("curvatures", "options", "rate"),
+    [
+        # Of 20,000 equal steps |1 − α|²⁰⁰⁰⁰ passes every float soon above α = 2.
+        (torch.ones(20_000, dtype=F64), {}, 2),
+        # Dampening above 1 climbs at any rate.
+        (torch.ones(1, dtype=F64), {"momentum": 0.5, "dampening": 3.0}, 0),
+        # Where there is nothing to learn from, all is stable.
+        (torch.zeros(3, dtype=F64), {}, math.inf),
+    ],
+)
+def test_the_largest_stable_rate(curvatures: Tensor, options: Any, rate: float) -> None:
+    found = largest_stable_learning_rate(curvatures[:, None, None], **options)
+    assert found == pytest.approx(rate, rel=1e-9, abs=0)
+
+
+def test_a_million_steps_an_epoch_are_composed_at_once() -> None:
+    """(1 − α)ⁿ(1 − 2α)ⁿ for n = 500,000 is bounded up to α = 1, by the steeper half alone."""
+    steps = torch.tensor([1.0, 2.0], dtype=F64).repeat(500_000)[:, None, None]
+    largest = largest_stable_learning_rate(steps)
+    assert 1 < largest < 2
+    assert (1 - largest) * (1 - 2 * largest) == pytest.approx(1, rel=1e-6)
+
+
+def test_hessians_that_are_not_finite_have_no_rate() -> None:
+    with pytest.raises(ValueError, match="^a Hessian is not finite: x is too large for its powers"):
+        largest_stable_learning_rate(torch.full((1, 1, 1), math.inf, dtype=F64))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_best_rate_for_batches_enlarges_no_error(size: int) -> None:
+    data, model = load("norris"), Linear(bias=True)
+    batches = Batches(data.x, data.y, size)
+    lr = best_learning_rate(model, batches)
+    factors = 1 - lr * torch.linalg.eigvalsh(hessians(model, batches))
+    assert factors.abs().max().item() <= 1 + 1e-12
+    assert factors.min().item() < -0.99
+
+
+SINGULAR = "the Hessian is singular: the data determine {} parameters, so"
+BEYOND = "the Hessian is beyond float64: x is too large or too small"
+
+
+@pytest.mark.parametrize(("model", "x", "message"), [
+    (Quadratic(), [1.0], SINGULAR.format("1 of 3")),
+    (Quadratic(), [1.0, 1.0, 2.0], SINGULAR.format("2 of 3")),
+    (Linear(bias=True), [3.0, 3.0], SINGULAR.format("1 of 2")),
+    (Linear(), [0.0, 0.0], SINGULAR.format("0 of 1")),
+    (Quadratic(), [1e200, 1.0, 2.0], BEYOND),
+    (Linear(), [1e160, 1e160], BEYOND),
+    (Linear(), [1e-200, 1e-200], BEYOND),
+    (Exponential(), [1.0, 2.0, 3.0], "Exponential is not linear in its parameters: its Hessian "
+     "changes from step to step; choose the learning rate yourself$"),
+])  # fmt: skip
+def test_no_best_rate(model: Model, x: list[float], message: str) -> None:
+    values = torch.tensor(x, dtype=F64)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        best_learning_rate(model, Batches(values, values, len(x)))
+
+
+@each(MODELS)
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_the_hessians_and_the_slope_at_the_minimiser_are_autograds(make: Any, size: int) -> None:
     """Numbers below 10³, sums of 4, each rounded some ten times."""
@@ -85,7 +300,7 @@ def test_the_excess_keeps_its_digits_near_the_minimum() -> None:
     assert hubble.loss(near).item() == hubble.minimum
 
 
-@pytest.mark.parametrize("make", [*MODELS.values(), Exponential], ids=[*MODELS, "exponential"])
+@each(WITH_EXPONENTIAL)
 def test_heights_are_losses(make: Any) -> None:
     batches = noisy(3)
     found = landscape(make(dtype=F64), batches)
@@ -128,15 +343,7 @@ def test_ascent_has_no_stable_rate_and_grows() -> None:
     assert found.largest_stable_learning_rate() == pytest.approx(2 / H, rel=1e-8)
 
 
-@pytest.mark.parametrize("name", ["norris", "pontius", "cars", "co2"])
-def test_minima_are_the_certified_ones(name: str) -> None:
-    facts, data = CERTIFIED[name], load(name)
-    model = Quadratic() if facts["model"] == "quadratic" else Linear(bias=facts["bias"])
-    found = landscape(model, Batches(data.x, data.y, len(data.x)))
-    assert found.minimum == pytest.approx(float(facts["mean_squared_error"]), rel=1e-9)
-
-
-@pytest.mark.parametrize("make", [*MODELS.values(), Exponential], ids=[*MODELS, "exponential"])
+@each(WITH_EXPONENTIAL)
 def test_a_device_has_the_cpus_landscape(make: Any, device: str) -> None:
     """It is brought to the CPU, so that all of its bits are the same."""
     here, near = noisy(3), start(make(dtype=F64))[None]
@@ -146,9 +353,3 @@ def test_a_device_has_the_cpus_landscape(make: Any, device: str) -> None:
     assert same_bits(found.minimiser, expected.minimiser)
     assert found.minimum == expected.minimum
     assert same_bits(found.hessians, expected.hessians)
-
-
-def test_data_beyond_float64_are_refused() -> None:
-    x = torch.tensor([1e200, 1.0], dtype=F64)
-    with pytest.raises(ValueError, match="^the data are beyond float64"):
-        landscape(Quadratic(), Batches(x, x))

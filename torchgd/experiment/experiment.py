@@ -29,7 +29,8 @@ from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.proof.compare import compare
-from torchgd.theory.affine import affine_trajectory, best_learning_rate
+from torchgd.theory.affine import affine_trajectory
+from torchgd.theory.landscape import best_learning_rate
 from torchgd.training import Update, count_steps, descend, train
 from torchgd.trajectory import Recorder, Trajectory, record_interval
 

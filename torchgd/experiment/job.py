@@ -15,7 +15,7 @@ from torchgd.experiment.files import read_json
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.report import config_json
 from torchgd.experiment.tracking import Row, RunWriter, new_directory, read_result
-from torchgd.theory.affine import require_linear
+from torchgd.theory.linear import require_linear
 
 # What --update can be: each alone, or both by hand and by autograd.
 CHOICES = {"both": [*UPDATES], **{update: [update] for update in (*UPDATES, AFFINE)}}

@@ -14,12 +14,8 @@ from torchgd.experiment.experiment import Experiment, Outcome
 from torchgd.experiment.parallel import processes
 from torchgd.loss import mean_squared_error
 from torchgd.proof.compare import Comparison, difference, ulps
-from torchgd.theory.affine import (
-    hessian,
-    is_linear_in_parameters,
-    jacobians,
-    largest_stable_learning_rate,
-)
+from torchgd.theory.landscape import largest_stable_learning_rate
+from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
 from torchgd.trajectory import Trajectory
 from torchgd.version import __version__
 

@@ -25,7 +25,7 @@ def curves(figure: Figure, runs: Runs) -> None:
     """loss − minimum and the weights over the steps; of two updates, how far their weights part.
 
     The dashed line leaves the first point by ρ² an epoch, at which theory lets the excess shrink
-    at last (see `theory.affine.contraction`). Batches that disagree on the minimiser, or weight
+    at last (see `theory.landscape.contraction`). Batches that disagree on the minimiser, or weight
     decay, stop the excess on its way.
     """
     parted = _parted(runs)
@@ -115,7 +115,7 @@ def rates(figure: Figure, runs: Runs, stable: float) -> None:
 
     Above, of a model that is linear in its parameters, loss − minimum after as many epochs from
     the same start; below, |ρ|, by which an epoch multiplies the error at last (see
-    `theory.affine.contraction`). The largest stable rate is where |ρ| passes 1.
+    `theory.landscape.contraction`). The largest stable rate is where |ρ| passes 1.
     """
     run = runs[0]
     landscape = run.landscape

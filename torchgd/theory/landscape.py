@@ -1,34 +1,155 @@
-"""The loss as a landscape over the weights: its lowest point, its shape there, its height anywhere.
+"""The loss as a landscape over the weights: its lowest point, its shape, its height, and the rates.
 
-Where ŷ is linear in the parameters the landscape is a paraboloid, with Φ as in `theory.affine`:
+Where ŷ is linear in the parameters the landscape is a paraboloid, with Φ as in `theory.linear`:
 
     loss(w) = loss(w*) + (1/N) ‖Φ(w − w*)‖²
 
 Its second term, the excess, is what a descent still has to go. So written it keeps its digits
-near the minimiser w*, where the difference of two losses has none left.
+near the minimiser w*, where the difference of two losses has none left. How fast a descent may go,
+and how fast it gets there, follows from the Hessian H = (2/N) ΦᵀΦ: the difference of two descents
+shrinks by the steps' linear maps I − αH, on which neither w nor y bears.
 """
 
-from collections.abc import Mapping
+import math
 from copy import deepcopy
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.functional import hessian
+from torch.autograd.functional import hessian as hessian_by_autograd
 from torch.func import functional_call
+from torch.nn.utils import vector_to_parameters
 from torch.nn.utils.rnn import pad_sequence
 
 from torchgd.loss import mean_squared_error
 from torchgd.models import Model, scalars
-from torchgd.theory.affine import (
-    contraction,
-    is_linear_in_parameters,
-    jacobians,
-    largest_stable_learning_rate,
-    minimiser,
-)
+from torchgd.theory.affine import step_maps
+from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
 from torchgd.training import BatchesLike
+
+
+def minimiser(model: Model, batches: BatchesLike) -> Tensor:
+    """w* = argmin (1/N) Σ (ŷₙ − yₙ)² over all data: the weights (P,), float64, on the CPU.
+
+    Least squares, Φw* ≈ y − ŷ₀, on columns of one length, which takes most of the condition number
+    of powers of x away; solved again for its own residual, which gives back the last digits. Where
+    the data determine fewer than P parameters it is one of the minimisers.
+
+    Raises:
+        ValueError: Φ is not finite, or the model is not linear in its parameters.
+    """
+    phi = torch.cat(jacobians(model, batches))
+    x, y = (torch.cat([batch[k].cpu().double() for batch in batches]) for k in (0, 1))
+    length = phi.norm(dim=0)
+    if not torch.cat([length, y]).isfinite().all():
+        raise ValueError("the data are beyond float64: x or y is too large; scale it")
+    length = length.where(length > 0, 1.0)
+    copy = deepcopy(model).cpu().double()
+    w = torch.zeros_like(length)
+    for _ in range(2):
+        vector_to_parameters(w, copy.parameters())
+        with torch.no_grad():
+            left = (y - copy(x))[:, None]
+        w = w + torch.linalg.lstsq(phi / length, left, driver="gelsd").solution[:, 0] / length
+    return w
+
+
+def best_learning_rate(model: Model, batches: BatchesLike) -> float:
+    """α = 2/(λ_min + λ_max), for the full batch the best constant rate of plain descent.
+
+    An error along an eigenvector of H shrinks by 1 − αλ a step. The slowest of these factors,
+    max |1 − αλ|, is least where the smallest and the largest eigenvalue are equally slow:
+    1 − αλ_min = −(1 − αλ_max).
+
+    λ_min is the smallest eigenvalue of the whole data's Hessian, λ_max the largest of any
+    batch's. For the full batch they are of one matrix; for smaller batches the rate is a safe one:
+    every batch's factors are within [−1, 1], so that no step of these batches enlarges the error.
+
+    Raises:
+        ValueError: the Hessian is singular or beyond float64, or the model not linear in its
+            parameters.
+    """
+    phis = jacobians(model, batches)
+    phi, hessians = torch.cat(phis), torch.stack([hessian(batch) for batch in phis])
+    beyond = "the Hessian is beyond float64: x is too large or too small for its powers; scale x"
+    if not (phi.isfinite().all() and hessians.isfinite().all()):
+        raise ValueError(beyond)
+    # Of Φ, not of ΦᵀΦ: forming the product would square the condition number.
+    singular = torch.linalg.svdvals(phi)
+    parameters = phi.shape[1]
+    rank = int((singular > singular[0] * max(phi.shape) * torch.finfo(phi.dtype).eps).sum())
+    if rank < parameters:
+        raise ValueError(
+            f"the Hessian is singular: the data determine {rank} of {parameters} parameters, so "
+            "no rate is best; give more data or a number"
+        )
+    smallest = 2 / len(phi) * singular[-1].item() ** 2
+    largest = torch.linalg.eigvalsh(hessians).max().item()
+    if smallest + largest < 4 * torch.finfo(phi.dtype).tiny:
+        raise ValueError(beyond)
+    return 2 / (smallest + largest)
+
+
+def largest_stable_learning_rate(hessians: Tensor, **options: Any) -> float:
+    """The rate above which repeating an epoch's steps blows the error up.
+
+    `hessians` (n, P, P) holds each batch's H in the order of the epoch, `options` are SGD's (see
+    `step_maps`). An epoch multiplies the error by the product of its steps' linear maps, and is
+    stable while that product's spectral radius is at most 1. For the full batch without momentum
+    this is α = 2/λ_max. (Higher rates may happen to be stable again, where a step about lands on
+    the minimum.)
+
+    Found to nine digits by a scan upward in steps of a tenth, then bisection; an unstable window
+    narrower than that, which momentum on unlike batches can have, may be passed over. 0 where the
+    scan finds no stable rate, as with momentum above 1; there is none for maximize, 0.
+
+    Raises:
+        ValueError: a Hessian is not finite.
+    """
+
+    def stable(lr: float) -> bool:
+        # Along a direction that the data leave open the factor is 1, give or take its rounding.
+        return contraction(hessians, lr, **options) <= 1 + 1e-9
+
+    if options.get("maximize"):
+        return 0.0
+    if not hessians.isfinite().all():
+        raise ValueError("a Hessian is not finite: x is too large for its powers; scale x")
+    curvature = torch.linalg.eigvalsh(hessians).max().item() + options.get("weight_decay", 0.0)
+    if curvature == 0:
+        return math.inf
+    # Without momentum no step enlarges any error up to 2/λ_max.
+    low, high = 0.0, (0.01 if options.get("momentum") else 2.0) / curvature
+    while stable(high):
+        low, high = high, 1.1 * high
+    if low == 0:
+        return 0.0
+    for _ in range(27):  # 0.1 · 2⁻²⁷ < 10⁻⁹
+        middle = (low + high) / 2
+        low, high = (middle, high) if stable(middle) else (low, middle)
+    return low
+
+
+def contraction(hessians: Tensor, lr: float, **options: Any) -> float:
+    """ρ, by which the error of a descent is at last multiplied in every epoch.
+
+    The spectral radius of the product of the steps' maps (see `largest_stable_learning_rate` for
+    the arguments); infinite where that product is beyond float64. The loss, less its minimum, is
+    quadratic in the error and shrinks by ρ².
+    """
+    epoch = compose(step_maps(hessians, lr, **options))
+    if not epoch.isfinite().all():
+        return math.inf
+    return torch.linalg.eigvals(epoch).abs().max().item()
+
+
+def compose(maps: Tensor) -> Tensor:
+    """The matrix of n linear maps (n, S, S) applied one after another, the first one first."""
+    while len(maps) > 1:
+        pairs = len(maps) // 2 * 2
+        maps = torch.cat([maps[1:pairs:2] @ maps[0:pairs:2], maps[pairs:]])
+    return maps[0]
 
 
 class Landscape:
@@ -98,7 +219,9 @@ class Landscape:
         if not self.linear:
             losses = (partial(self._loss, x=x, y=y) for x, y in self.batches)
             # Strict: zeros are no second derivative of a backward pass that has none.
-            return torch.stack([hessian(loss, self.minimiser, strict=True) for loss in losses])
+            return torch.stack(
+                [hessian_by_autograd(loss, self.minimiser, strict=True) for loss in losses]
+            )
         phi = pad_sequence(self.phis, batch_first=True)  # a row of zeros adds nothing to ΦᵀΦ
         return self._normalisation[:, None, None] * phi.mT @ phi
 
@@ -113,17 +236,9 @@ class Landscape:
         return (share[:, None, None] * self.hessians).sum(dim=0)
 
     def contraction(self, lr: float, **options: Any) -> float:
-        """ρ of an epoch of SGD with these options, near w*; see `theory.affine.contraction`."""
-        sign, rest = _signed(options)
-        return contraction(sign * self.hessians, lr, **rest)
+        """ρ of an epoch of SGD with these options, near w*; see the function `contraction`."""
+        return contraction(self.hessians, lr, **options)
 
     def largest_stable_learning_rate(self, **options: Any) -> float:
-        """See `theory.affine.largest_stable_learning_rate`; for maximize there is none, 0."""
-        sign, rest = _signed(options)
-        return largest_stable_learning_rate(self.hessians, **rest) if sign > 0 else 0.0
-
-
-def _signed(options: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Return −1 for maximize and 1 else, and the other options."""
-    rest = dict(options)
-    return (-1 if rest.pop("maximize", False) else 1), rest
+        """See the function `largest_stable_learning_rate`; for maximize there is none, 0."""
+        return largest_stable_learning_rate(self.hessians, **options)
