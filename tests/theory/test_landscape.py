@@ -337,8 +337,9 @@ def test_the_lowest_point_given_is_searched_from() -> None:
 
 def test_ascent_has_no_stable_rate_and_grows() -> None:
     found = landscape(Linear(dtype=F64), noisy(4))
-    assert found.largest_stable_learning_rate(maximize=True) == 0
     H = found.hessian.item()
+    for decay in (0.0, 2 * H):  # the second would bend the loss upward again
+        assert found.largest_stable_learning_rate(maximize=True, weight_decay=decay) == 0
     assert found.contraction(0.01, maximize=True) == pytest.approx(1 + 0.01 * H, rel=1e-14)
     assert found.largest_stable_learning_rate() == pytest.approx(2 / H, rel=1e-8)
 
