@@ -9,6 +9,7 @@ libraries are those of this system.
 """
 
 import errno
+import getpass
 import importlib
 import os
 import signal
@@ -60,7 +61,7 @@ def fsync(descriptor: int) -> None:
 
 
 def pretend() -> None:
-    os.environ.setdefault("USERNAME", "learner")  # there is no pwd that would tell
+    os.environ["USERNAME"] = getpass.getuser()  # from here on there is no pwd that would tell
     for name in MODULES:
         sys.modules[name] = None  # type: ignore[assignment]  # an import then fails
     for name in SIGNALS:
