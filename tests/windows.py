@@ -9,6 +9,7 @@ libraries are those of this system.
 """
 
 import errno
+import getpass
 import importlib
 import os
 import signal
@@ -60,7 +61,8 @@ def fsync(descriptor: int) -> None:
 
 
 def pretend() -> None:
-    os.environ.setdefault("USERNAME", "learner")  # there is no pwd that would tell
+    # From here on there is no pwd that would tell.
+    os.environ.update(USERNAME=getpass.getuser(), HOME=str(Path.home()))
     for name in MODULES:
         sys.modules[name] = None  # type: ignore[assignment]  # an import then fails
     for name in SIGNALS:
