@@ -121,12 +121,12 @@ def by_hand(x: Tensor, y: Tensor, epochs: int) -> list[float]:
 
 def affine(
     make: Any, x: Tensor, y: Tensor, count: int, size: int = 1, epochs: int = 1,
-    fuse: bool = False, every: int = 1,
+    every: int = 1,
 ) -> list[float]:  # fmt: skip
     """Descend through the first `count` points by the affine update, each k-th step recorded."""
     model = make(device=x.device, dtype=x.dtype)
     batches = Batches(x[:count], y[:count], size)
-    affine_trajectory(model, batches, RATE, epochs, record_every=every, compiled=fuse)
+    affine_trajectory(model, batches, RATE, epochs, record_every=every)
     return weights(model)
 
 
@@ -273,36 +273,34 @@ def per_sample(device: torch.device, count: int) -> Iterator[Work]:
     """Yield the affine update, one sample a step, full trajectory (theirs keep none)."""
     x, y = points(count, device)
     kinds: list[tuple[Any, list[Tensor], list[float], str]] = [
-        (Linear, [x], [1.0], "0.001"),
-        (Quadratic, [x**2, x, x**0], [1.0, 1.0, 0.0], "0.0033"),
+        (Linear, [x], [1.0], "0.005"),
+        (Quadratic, [x**2, x, x**0], [1.0, 1.0, 0.0], "0.016"),
     ]
     for make, columns, start, goal in kinds:
         name, few = f"per sample, {make.__name__}, affine", -(-count // 500)
-        eager, fused = partial(affine, make, x, y), partial(affine, make, x, y, fuse=True)
+        ours = partial(affine, make, x, y)
 
         def loop(n: int, make: Any = make) -> list[float]:
             return bare_loop(make, Batches(x[:n], y[:n]), 1)
 
-        yield Work(name, eager, "bare autograd + SGD loop", loop, (count, few), 10, goal)
+        yield Work(name, ours, "bare autograd + SGD loop", loop, (count, few), 10, goal)
         try:
             fit = sgd_regressor(columns, y, start)
         except ImportError:
             print("scikit-learn is missing: its rows are left out; install the extra bench",
                   file=sys.stderr)  # fmt: skip
             continue
-        yield Work(name, eager, "SGDRegressor", fit, (count, count), 10, "0.5")
-        yield Work(f"{name} --compile", fused, "SGDRegressor", fit, (count, count), 10, "0.25")
+        yield Work(name, ours, "SGDRegressor", fit, (count, count), 10)
 
 
 def many_samples(device: torch.device, count: int) -> Iterator[Work]:
     """Yield the affine update on as many points as fill a large device, the two ends recorded."""
     x, y = points(count, device)
     few = min(count, 1_000_000)
-    for fuse, name in ((False, "affine"), (True, "affine --compile")):
-        ours = partial(affine, Linear, x, y, fuse=fuse, every=count)
-        theirs = sgd_regressor([x[:few]], y[:few], [1.0])
-        yield Work(f"per sample, {count} points, Linear, {name}", ours, "SGDRegressor, on the CPU",
-                   theirs, (count, few), 10, "0.02")  # fmt: skip
+    ours = partial(affine, Linear, x, y, every=count)
+    theirs = sgd_regressor([x[:few]], y[:few], [1.0])
+    yield Work(f"per sample, {count} points, Linear, affine", ours, "SGDRegressor, on the CPU",
+               theirs, (count, few), 10, "0.02")  # fmt: skip
 
 
 def full_batch(device: torch.device, count: int) -> Iterator[Work]:

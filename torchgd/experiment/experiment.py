@@ -436,7 +436,7 @@ class Experiment:
     def _at_once(self, model: Model) -> Trajectory:
         c = self.configuration
         asked = {"epochs": c.epochs, "record_every": c.record_every, **self.options}
-        return affine_trajectory(model, self.batches, compiled=c.compile, **asked)
+        return affine_trajectory(model, self.batches, **asked)
 
     def _parameters(self, model: Model) -> dict[str, Tensor]:
         z = self.standardization

@@ -166,7 +166,6 @@ def affine_trajectory(
     epochs: int = 50,
     *,
     record_every: int | None = None,
-    compiled: bool = False,
     **options: Any,
 ) -> Trajectory:
     """Return the path of `train` with SGD of these options, all steps in parallel.
@@ -196,7 +195,6 @@ def affine_trajectory(
         lr: the learning rate α.
         epochs: how often the batches are gone through.
         record_every: as in `train`; the number of steps records the two ends alone.
-        compiled: changes nothing: products of small matrices leave torch.compile nothing to fuse.
         options: momentum, dampening, weight_decay, nesterov and maximize, as in `ManualSGD`.
 
     Raises:
