@@ -39,7 +39,6 @@ from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.report import verdict
 from torchgd.experiment.tracking import RunWriter, read_run
 from torchgd.proof.compare import Comparison
-from torchgd.theory.affine import affine_trajectory
 
 # While it traces, torch's compiler meets what torch itself warns of.
 tracing = pytest.mark.filterwarnings(
@@ -487,20 +486,6 @@ def test_what_cannot_be_drawn_is_said_and_nothing_is_lost(
     shell(*words.split(), figures=True)
     assert shell.err.splitlines()[-1].startswith(f"no figures: {reason}")
     assert shell.result("manual")["loss"] == shell.result("autograd")["loss"]
-
-
-def test_compile_reaches_the_affine_update(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def noted(*arguments: Any, compiled: bool, **options: Any) -> Trajectory:
-        asked.append(compiled)
-        return affine_trajectory(*arguments, **options)
-
-    monkeypatch.setattr("torchgd.experiment.experiment.affine_trajectory", noted)
-    monkeypatch.setattr("torchgd.experiment.experiment.compiled", lambda gradient, x: gradient)
-    for words in ("--name a", "--name b --compile"):
-        assert shell("--update", "affine", *words.split()) == 0
-    assert asked == [False, True]
 
 
 def test_an_affine_run_that_diverges(shell: Shell) -> None:
