@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import torch
 
-from torchgd.data import NAMES, Column, load
 from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.own_model import call_user_code, find_model
 from torchgd.experiment.parallel import find_device
 from torchgd.experiment.report import aligned
+from torchgd.experiment.sources import NAMES, Column, load
 from torchgd.proof.answers import judge, parse
 from torchgd.proof.oracles import ORACLES, Finding, GradientCheck, check_gradient
 from torchgd.proof.symbols import Derivation, derive, latex, notation

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import atheris
 
 with atheris.instrument_imports(include=["torchgd"]):
-    from torchgd.data import load
     from torchgd.experiment.checkpoint import Checkpoint
+    from torchgd.experiment.sources import load
     from torchgd.models import Quadratic
     from torchgd.proof.answers import parse
     from torchgd.proof.symbols import derive

@@ -17,10 +17,10 @@ from torch import Tensor
 
 import torchgd
 from torchgd import Batches, ManualSGD, Quadratic, Trajectory, train
-from torchgd.data import load
 from torchgd.experiment import parallel
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.sources import load
 from torchgd.gradients import manual_gradient
 from torchgd.models import scalar
 from torchgd.proof import oracles

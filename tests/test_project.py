@@ -13,7 +13,7 @@ import pytest
 from helpers import CERTIFIED
 
 import torchgd
-from torchgd.data import FILES, load
+from torchgd.experiment.sources import FILES, load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -31,11 +31,11 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchgd import Batches, Linear, Quadratic, Trajectory, manual_gradient, train
-from torchgd.data import load
 from torchgd.experiment.checkpoint import Checkpoint
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.parallel import add_over_ranks, in_chunks, process_group, share
+from torchgd.experiment.sources import load
 
 pytestmark = [
     pytest.mark.processes,

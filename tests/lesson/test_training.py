@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import torchgd
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, manual_gradient, train
-from torchgd.data import load
+from torchgd.experiment.sources import load
 from torchgd.trajectory import Recorder, record_interval
 
 EPS = torch.finfo(torch.float64).eps

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchgd import Batches, Linear, ManualSGD, Trajectory, compare, train
-from torchgd.data import load
+from torchgd.experiment.sources import load
 from torchgd.proof.compare import ulps
 
 F64 = torch.float64

@@ -33,10 +33,10 @@ from helpers import (
 
 from torchgd import Batches, Linear, ManualSGD, Trajectory
 from torchgd import train as descend
-from torchgd.data import load
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.report import verdict
+from torchgd.experiment.sources import load
 from torchgd.experiment.tracking import RunWriter, read_run
 from torchgd.proof.compare import Comparison
 

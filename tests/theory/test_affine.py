@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, train
-from torchgd.data import load
+from torchgd.experiment.sources import load
 from torchgd.theory import affine, linear
 from torchgd.theory.affine import affine_trajectory, after, powers, prefixes, step_maps
 from torchgd.theory.landscape import largest_stable_learning_rate

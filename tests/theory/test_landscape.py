@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, train
-from torchgd.data import FILES, Standardization, load
+from torchgd.data import Standardization
+from torchgd.experiment.sources import FILES, load
 from torchgd.theory.affine import step_maps
 from torchgd.theory.landscape import (
     Landscape,

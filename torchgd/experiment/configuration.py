@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
-from torchgd.data import NAMES
+from torchgd.experiment.sources import NAMES
 from torchgd.models import DTYPES
 
 Parse = Callable[[str], Any]

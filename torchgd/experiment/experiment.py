@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchgd.data import NAMES, Batches, Column, Standardization, StreamedBatches, load
+from torchgd.data import Batches, Standardization
 from torchgd.experiment.checkpoint import Checkpoint, Saver
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.own_model import (
@@ -24,6 +24,7 @@ from torchgd.experiment.own_model import (
     refuse_model,
 )
 from torchgd.experiment.parallel import find_device, in_chunks, processes
+from torchgd.experiment.sources import NAMES, Column, Slices, load, sha256
 from torchgd.gradients import GradientSource, autograd_gradient, compiled, manual_gradient
 from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model, scalars
@@ -87,7 +88,7 @@ class Experiment:
         size = len(self.data.x) if isinstance(asked.batch_size, str) else asked.batch_size
         self.batches: Batches
         if self.streams:
-            self.batches = StreamedBatches(self.data.x, self.data.y, size)
+            self.batches = Slices(self.data.x, self.data.y, size)
         else:
             x, y = self._tensor(self.standardized(self.data.x)), self._tensor(self.data.y)
             self.batches = Batches(x, y, size, asked.shuffle, asked.seed)
@@ -170,7 +171,7 @@ class Experiment:
             "update": update,
             **asdict(self.configuration),
             "model_sha256": self.model_sha256,
-            "data_sha256": self.data.sha256,
+            "data_sha256": sha256(self.data.x, self.data.y),
         }
 
     def checkpoint(self, update: str, path: Path) -> Checkpoint | None:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from torchgd.data import Rows
+from torchgd.experiment.sources import Rows
 from torchgd.gradients import GradientSource
 from torchgd.models import Model
 
