@@ -212,6 +212,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert files_in(folder) == before
 
 
+FLAGS = (
+    "--model --data --update --device --dtype --lr --momentum --dampening --weight-decay "
+    "--nesterov --maximize --batch-size --shuffle --seed --standardize --bias --initial --predict "
+    "--show-steps --record-every --compile --checkpoint-every --resume --name --log-dir --rubbish"
+).split()
+WORDS = st.sampled_from(
+    "linear quadratic lesson parabola cars both manual autograd affine cpu cuda auto float32 0 1 2 "
+    "-1 0.5 1e308 1e-320 nan inf full w=1 b=2 w2=-1e300 =1 w= models.py:W models.py:NaN word.csv "
+    "pipe.csv giant.npy . 5steps".split()
+) | st.text(max_size=5)
+
+
 @given(words=st.lists(st.sampled_from(FLAGS) | WORDS, max_size=8))
 def test_any_command_line_runs_or_is_refused_in_one_line(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, words: list[str]
