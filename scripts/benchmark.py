@@ -30,10 +30,10 @@ from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, autograd_gradi
 from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.parallel import find_device
+from torchgd.experiment.parallel import compiled, find_device
 from torchgd.experiment.report import aligned, config_json
 from torchgd.experiment.tracking import RunWriter
-from torchgd.gradients import GradientSource, compiled
+from torchgd.gradients import GradientSource
 from torchgd.theory.affine import affine_trajectory
 
 Side = Callable[[int], list[float]]  # does the work of that size; returns the final weights

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FEW = 1000  # batches
+FEW = 1000  # batches that are split at once
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ class Batches:
             yield from self._pairs
             return
         x, y = self.in_order()
-        most = FEW * self.batch_size  # to split is faster than to slice, but all at once is much
+        most = (
+            FEW * self.batch_size
+        )  # split is faster than slicing; FEW at a time, to hold few views
         for k in range(0, len(x), most):
             yield from self._split(x[k : k + most], y[k : k + most])
 
@@ -131,7 +133,7 @@ class Batches:
 class Standardization:
     """z = (x − mean)/deviation, a pure number; descent on z is far better conditioned.
 
-    `mean` and `deviation` are in x's unit.
+    One learning rate then suits all weights. `mean` and `deviation` are in x's unit.
 
     `Model.in_original_units` maps what is learned over z back to x.
     """
@@ -159,7 +161,7 @@ class Standardization:
         """
         require_floats("x", x)
         if x.ndim != 1 or len(x) == 0:
-            raise ValueError(f"x has shape {tuple(x.shape)}: give (N,) with at least two samples")
+            raise ValueError(f"x has shape {tuple(x.shape)}: give (N,) with at least one sample")
         mean = x.mean().item() if center else 0.0
         deviation = (x - mean).square().mean().sqrt().item()
         rounding = 4 * torch.finfo(x.dtype).eps * x.abs().max().item()

@@ -2,8 +2,8 @@
 
 Both take (model, x, y), replace each parameter's `.grad` and return the loss at the current
 weights, a tensor of shape () without a graph. For the built-in models both give the same bits: the
-factors below are multiplied in the order in which autograd multiplies them. (A model of your own,
-right in every digit but the last, may round in another order.)
+factors below are multiplied in the order in which autograd multiplies them. (A model of your
+own can be right and differ in the last bit.)
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchgd.loss import mean_squared_error, mean_squared_error_and_derivative
 from torchgd.models import Model
 
+# (model, x, y) → loss, after setting each w.grad
 GradientSource = Callable[[Model, Tensor, Tensor], Tensor]
 
 
@@ -21,7 +22,7 @@ GradientSource = Callable[[Model, Tensor, Tensor], Tensor]
 #
 #   ∂loss/∂w = Σ ∂loss/∂ŷₙ · ∂ŷₙ/∂w = Σ (2/N)(ŷₙ − yₙ) · ∂ŷₙ/∂w
 #
-# The algebraically equal mean(2(ŷ − y) · ∂ŷ/∂w) divides after the sum and rounds otherwise.
+# The algebraically equal mean(2(ŷ − y) · ∂ŷ/∂w) divides after the sum and rounds differently.
 @torch.no_grad()
 def manual_gradient(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """Set w.grad = Σ ∂loss/∂ŷₙ · ∂ŷₙ/∂w for every parameter w, from `model.partials`.
@@ -70,7 +71,8 @@ def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         w.grad = None
     loss = mean_squared_error(model(x), y)
     value = loss.detach()
-    loss.backward()  # type: ignore[no-untyped-call]
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
     for name, w in parameters.items():
         same_dtype(name, w, value)
         if w.grad is None:
@@ -88,14 +90,3 @@ def same_dtype(name: str, w: Tensor, loss: Tensor) -> None:
             f"parameter {name!r} is {w.dtype} and the loss {loss.dtype}: "
             "make model and data of one dtype"
         )
-
-
-def compiled(gradient: GradientSource, x: Tensor) -> GradientSource:
-    """The same gradient by torch.compile: one pass over the data, no temporaries of its size.
-
-    Sums are taken in another order, so that loss and gradients differ from `gradient`'s by
-    rounding. For few samples on CUDA, as in `x`, starting kernels is what takes the time: there
-    one CUDA graph starts them all.
-    """
-    few = x.is_cuda and x.numel() <= 2**16
-    return torch.compile(gradient, mode="reduce-overhead" if few else "default")

@@ -11,7 +11,7 @@ def residual(prediction: Tensor, target: Tensor) -> Tensor:
 
     Raises:
         ValueError: the shapes differ, where broadcasting would silently compare every prediction
-            with every target; or there is no sample, whose mean does not exist.
+            with every target; or there are no samples, which have no mean.
     """
     if prediction.shape != target.shape:
         raise ValueError(

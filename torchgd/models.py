@@ -2,13 +2,13 @@
 
 A model is a `torch.nn.Module` with two methods that take the same x: `forward` computes ŷ and
 `partials` computes ∂ŷ/∂w for each parameter w. The loss adds its own factor by the chain rule
-(see `torchgd.gradients`), so a model's derivation ends at ŷ.
+(see `torchgd.gradients`), so `partials` ends at ŷ.
 """
 
 import torch
 from torch import Tensor, nn
 
-# What models and data may be made of; every proof is given in both.
+# The dtypes on offer; every proof is given in both.
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -16,8 +16,8 @@ class Model(nn.Module):
     """ŷ = f(x; w) with hand-derived ∂ŷ/∂w: the base class of every model here.
 
     A model of your own is a subclass with `forward` and `partials`, made as
-    `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape (). What it
-    returns depends on x, parameters and buffers alone, so that a run can go on where it stopped.
+    `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape (). It keeps no
+    other state than parameters and buffers: from those a run goes on where it stopped.
 
     Example: ŷ = w·x³ and its only partial derivative, ∂ŷ/∂w = x³.
 
@@ -46,7 +46,7 @@ class Model(nn.Module):
         )
 
     def in_original_units(self, mean: float, deviation: float) -> dict[str, float]:
-        """Return the parameters of the same curve over x, trained over z = (x − mean)/deviation.
+        """Trained over z = (x − mean)/deviation, return the parameters of the same curve over x.
 
         Raises:
             ValueError: the model does not say how its parameters map.
@@ -122,7 +122,7 @@ class Linear(Model):
     #
     # and without a bias ∂loss/∂w = 2x(w·x − y), the lesson's gradient.
     def partials(self, x: Tensor) -> dict[str, Tensor]:
-        """∂ŷ/∂w = x and, with a bias, ∂ŷ/∂b = 1 (as x⁰, of x's shape and kind, symbols too)."""
+        """∂ŷ/∂w = x and, with a bias, ∂ŷ/∂b = 1 (as x⁰, of x's shape; of a symbol it is 1, too)."""
         return {"w": x} if self.b is None else {"w": x, "b": x**0}
 
     # ŷ = w·z + b with z = (x − m)/s
@@ -138,7 +138,7 @@ class Linear(Model):
             return {"w": w, "b": self.b.item() - w * mean}
         if mean != 0:
             raise ValueError(
-                f"mean {mean}: a line without a bias goes through the origin only at mean 0; "
+                f"mean {mean}: without a bias the line maps back to one over x only at mean 0; "
                 "scale by the root mean square alone or add a bias"
             )
         return {"w": w}

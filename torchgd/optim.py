@@ -21,9 +21,9 @@ class ManualSGD(Optimizer):
         g ← v                      with momentum, or with Nesterov's rule g ← g + μ·v
         w ← w − α·g                α is the learning rate
 
-    A drop-in for `torch.optim.SGD`: the same options, errors, param_groups and bits, and either's
-    state_dict loads into the other. (torch's `foreach`, `fused` and `differentiable` choose how it
-    carries out this one rule, and have no counterpart here.)
+    A drop-in for `torch.optim.SGD`: the same bits, errors and param_groups, and the same options
+    but `foreach`, `fused` and `differentiable`, which only choose how torch carries out this rule;
+    either's state_dict loads into the other.
 
     Args:
         params: tensors or parameter groups, of any shape.
@@ -80,7 +80,7 @@ class ManualSGD(Optimizer):
             value = float(options[name])
             if not math.isfinite(value):
                 raise ValueError(f"{name} is {value}: it must be finite; give a number")
-        # Without torch's wrapper, which imports the whole compiler (1.4 s) to leave this alone.
+        # torch wraps this method to hide it from its compiler, and so imports that (1.4 s).
         inspect.unwrap(Optimizer.add_param_group)(self, param_group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,6 +106,7 @@ class ManualSGD(Optimizer):
         return loss
 
     def _update(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+        """The rule above, line by line, for one w."""
         if group["maximize"]:
             g = -g
         if group["weight_decay"] != 0:

@@ -12,12 +12,15 @@ from torchgd.gradients import GradientSource, manual_gradient
 from torchgd.models import Model
 from torchgd.trajectory import Recorder, Trajectory, record_interval
 
-# An update is a gradient source with what makes an optimizer of parameters and options.
+# How to get the gradient, and the optimizer's class, called with (parameters, **options).
 Update = tuple[GradientSource, Callable[..., Optimizer]]
 
 
 class BatchesLike(Protocol):
-    """An epoch's batches (x, y): `Batches`, a list of pairs, a DataLoader."""
+    """An epoch's batches (x, y): `Batches`, a list of pairs, a DataLoader.
+
+    Where it has a `set_epoch`, that is told the epoch; a DataLoader's sampler is not.
+    """
 
     def __len__(self) -> int:
         """The number of batches."""
@@ -42,12 +45,12 @@ def descend(
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Descend: at each batch take the gradient there, then one step of the optimizer.
 
-    Yields (step, epoch, loss) where the loss and each `.grad` are there and the step is not taken
-    yet: who records, writes, saves or stops does so in a `for`. With model and optimizer as they
-    were after some steps, and `start` that number, the descent goes on, to the same bits where
-    batches depend on the epoch alone. A `scheduler` steps after each epoch.
+    Yields (step, epoch, loss) when the loss and each `.grad` are computed and before the optimizer
+    steps; the caller's `for` may record, save or stop there. A `scheduler` steps after each epoch.
+    To go on after `start` steps, restore model, optimizer and scheduler and pass `start`: the bits
+    are the same where batches depend on the epoch alone.
 
-    Raises:
+    Raises, when the first step is asked for:
         TypeError: epochs is no integer.
         ValueError: epochs is below 1, or start beyond the end, or there is no batch, or model,
             optimizer, shapes or gradients do not fit (see `gradient`).
@@ -65,7 +68,7 @@ def descend(
         if set_epoch is not None:
             set_epoch(epoch)
         for x, y in islice(batches, skipped, None):
-            loss = gradient(model, x, y)
+            loss = gradient(model, x, y)  # sets each w.grad anew: there is no zero_grad
             yield step, epoch, loss
             optimizer.step()
             step += 1
@@ -90,12 +93,12 @@ def train(
     is the descent by hand, `autograd_gradient` with `torch.optim.SGD` the usual one, and the two
     mixed pairs tell which half a difference comes from.
 
-    Every `record_every`-th step is recorded, and the last one; unless told otherwise as many,
-    evenly spaced, as make at most 10,000. On CUDA no step waits for the device; the recorded
+    Every `record_every`-th step is recorded, and the last one; by default at most 10,000 in all,
+    evenly spaced. On CUDA no step waits for the device; the recorded
     steps come over in blocks (see `Recorder`).
 
-    A loss or weight that is not finite stops the descent at the first recorded step that has it:
-    the trajectory ends there, and the model's weights stand there.
+    At a loss or weight that is not finite the trajectory ends, at the first recorded step that has
+    it, and the model's weights are put back there (the optimizer's state is not).
 
     Raises:
         TypeError: epochs or record_every is no integer.
@@ -110,7 +113,7 @@ def train(
             recorder.hand_over()
             if recorder.diverged:
                 break
-    recorder.finish(steps, epochs)
+    recorder.finish(steps, epochs)  # of a descent that diverged, puts the weights back
     return Trajectory.join(recorder.pieces)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +14,17 @@ from torchgd.models import scalars
 class Trajectory:
     """The path of a descent, w₀, w₁, …, with the loss and the gradients at each point: one table.
 
-    Row k holds the loss, the weights and the gradients before the k-th recorded step: loss and
-    gradients are those of that step's batch. One last row holds the final weights; no step starts
-    from it, so that the rest of it means nothing, and `loss` and `gradients` leave it out.
+    `table` has a row (loss, weights, gradients) for each of K recorded steps, taken just before the
+    step, with the loss and the gradients of its batch; and one row of the final weights, whose
+    loss and gradients are unused zeros. Where the descent diverged, the last row is the first that
+    is not finite.
 
-    Shapes, for K recorded steps of P parameters, by `names`: `table` (K+1, 1 + 2P) in the model's
-    dtype, `step` and `epoch` (K+1,); of it `loss` and each of `gradients` show (K,), and each of
-    `weights` (K+1,); all on the CPU. The last `step` and `epoch` are the numbers of steps taken and
-    of epochs completed.
+    `stopped` says how it ended: "finished", "diverged" or, by who asked it to stop, "interrupted";
+    "" marks a piece that is not the last, and so has no final row.
 
-    `stopped` is "finished", "diverged" where the loss or a weight was not finite at the last
-    row, or "interrupted"; of a piece before the last, which has no last row, it is "".
+    Shapes, of P parameters, by `names`: `table` (K+1, 1 + 2P) in the model's dtype, `step` and
+    `epoch` (K+1,); `loss` and each of `gradients` (K,), each of `weights` (K+1,); all on the CPU.
+    The last `step` and `epoch` are the numbers of steps taken and of epochs completed.
     """
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class Trajectory:
     @property
     def recorded(self) -> int:
         """K, how many steps are recorded."""
-        return len(self.step) - bool(self.stopped)
+        return len(self.step) - bool(self.stopped)  # a piece, "", has no final row
 
     @property
     def loss(self) -> Tensor:
@@ -56,9 +56,11 @@ class Trajectory:
         return dict(zip(self.names, columns.unbind(dim=1), strict=True))
 
     def __getitem__(self, rows: slice | Tensor) -> "Trajectory":
-        """Return a piece of some of the recorded steps, without a last row."""
-        step, epoch, table = self.step[rows], self.epoch[rows], self.table[rows]
-        return replace(self, step=step, epoch=epoch, table=table, stopped="")
+        """Return a piece of some of the K recorded steps, without a final row."""
+        step, epoch, table = (
+            column[: self.recorded][rows] for column in (self.step, self.epoch, self.table)
+        )
+        return Trajectory(self.names, step, epoch, table, stopped="")
 
     def rows(self) -> Iterator[tuple[int, int, list[float | None]]]:
         """Yield (step, epoch, values): loss, weights, gradients; None where there is none."""
@@ -73,12 +75,13 @@ class Trajectory:
         finite = self.table[:, : 1 + len(self.names)].isfinite().all(dim=1)
         if finite.all():
             return self
-        first = int((~finite).nonzero()[0])
-        return replace(self[: first + 1], stopped="diverged")
+        end = int((~finite).nonzero()[0]) + 1
+        step, epoch, table = self.step[:end], self.epoch[:end], self.table[:end]
+        return Trajectory(self.names, step, epoch, table, stopped="diverged")
 
     @classmethod
     def join(cls, pieces: Sequence["Trajectory"]) -> "Trajectory":
-        """Return one trajectory of consecutive pieces, of which only the last has a last row."""
+        """Return one trajectory of consecutive pieces, of which only the last has a final row."""
         step, epoch, table = (
             torch.cat([getattr(piece, what) for piece in pieces])
             for what in ("step", "epoch", "table")
@@ -160,7 +163,7 @@ class Recorder:
         pieces: list[Trajectory] = []
         if not self.diverged:
             weights = [w.detach() for w in self.parameters.values()]
-            nothing = torch.zeros_like(weights[0])
+            nothing = torch.zeros_like(weights[0])  # not NaN, which would look like divergence
             self._rows.append(torch.stack([nothing, *weights, *[nothing] * len(weights)]))
             self._index.append((step, epoch))
             pieces = self.hand_over(stopped)

@@ -45,11 +45,17 @@ def write(path: Path, text: str | bytes) -> str:
         "hours,points\r\n1,2\r\n3,4.5\r\n",
         '"x","y"\n"1"," 2 "\n3,45e-1\n\n\n',
         "\ufeffx,y\n1,2\n\n3,4.5\n",
+        "inflation,nanograms\n1,2\n3,4.5\n",
     ],
 )
 def test_csv_with_a_header_or_none(tmp_path: Path, text: str) -> None:
     data = load(write(tmp_path / "mine.csv", text))
     assert (data.name, data.x.tolist(), data.y.tolist()) == ("mine", [1, 3], [2, 4.5])
+
+
+def test_a_first_row_of_numbers_is_no_header(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "mine.csv", "-.5,+.25\n1,2\n"))
+    assert (data.x.tolist(), data.y.tolist()) == ([-0.5, 1], [0.25, 2])
 
 
 BAD_CSV = {
@@ -90,6 +96,8 @@ def test_npy(tmp_path: Path, dtype: type) -> None:
 
 
 BAD_NPY = {
+    "an integer that float64 lacks": (np.array([[1, 2**53 + 1]]), ", row 0: [1, 9007199254740993] "
+     "is beyond 2⁵³, where float64 lacks some integers; scale it or give floats"),
     "transposed": (np.ones((2, 3)), ": shape (2, 3); give (N, 2), x and y in columns"),
     "flat": (np.ones(4), ": shape (4,); give (N, 2), x and y in columns"),
     "no row": (np.ones((0, 2)), ": no data; give at least one row"),
@@ -104,7 +112,7 @@ BAD_NPY = {
 def test_bad_npy(tmp_path: Path, array: np.ndarray, message: str) -> None:  # type: ignore[type-arg]
     path = tmp_path / "bad.npy"
     np.save(path, array)
-    with pytest.raises(ValueError, match="give|remove|not a") as error:
+    with pytest.raises(ValueError, match="give|remove|not a|scale") as error:
         load(str(path))
     assert str(error.value).startswith(f"{path}{message}")
 

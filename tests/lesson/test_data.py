@@ -137,7 +137,7 @@ def test_what_is_no_number(x: Any, y: Any, more: dict[str, Any], message: str) -
 
 
 def test_what_has_no_deviation() -> None:
-    with pytest.raises(ValueError, match=r"^x has shape \(0,\): give \(N,\) with at least two"):
+    with pytest.raises(ValueError, match=r"^x has shape \(0,\): give \(N,\) with at least one"):
         Standardization.of(torch.tensor([]))
     with pytest.raises(TypeError, match=r"^x is torch\.int64: give a tensor of floating-point"):
         Standardization.of(torch.tensor([1, 2]))

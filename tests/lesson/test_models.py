@@ -65,7 +65,7 @@ def test_original_units_give_the_same_curve(make: Any) -> None:
 
 
 def test_a_line_without_a_bias_cannot_take_a_mean() -> None:
-    with pytest.raises(ValueError, match=r"^mean 1.0: a line without a bias goes through"):
+    with pytest.raises(ValueError, match=r"^mean 1.0: without a bias the line maps back"):
         Linear().in_original_units(1.0, 2.0)
 
 

@@ -356,6 +356,13 @@ def test_rows_are_complete_and_in_order() -> None:
     ]
 
 
+def test_a_piece_never_has_the_final_row() -> None:
+    t = descend(MANUAL, Linear(dtype=torch.float64), lesson(), 2)
+    assert t[-2:].step.tolist() == [4, 5]
+    assert same_bits(t[-2:].loss, t.loss[-2:])
+    assert t[:].step.tolist() == list(range(6))
+
+
 class Guarded:
     """Batches on a device; from the first one of an epoch to its last step, no wait is allowed."""
 

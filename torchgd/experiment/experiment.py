@@ -23,9 +23,9 @@ from torchgd.experiment.own_model import (
     model_sha256,
     refuse_model,
 )
-from torchgd.experiment.parallel import find_device, in_chunks, processes
+from torchgd.experiment.parallel import compiled, find_device, in_chunks, processes
 from torchgd.experiment.sources import NAMES, Column, Slices, load, sha256
-from torchgd.gradients import GradientSource, autograd_gradient, compiled, manual_gradient
+from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
 from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model, scalars
 from torchgd.optim import ManualSGD

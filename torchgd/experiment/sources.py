@@ -20,9 +20,9 @@ from torchgd.data import Batches, DataSet, lesson, parabola
 
 
 class Column:
-    """Numbers that are read, or made, when they are asked for: it has a length, slices, and `to`.
+    """A column of numbers that are read, or made, only when `to` is called; a slice reads nothing.
 
-    `read(a, b)` returns those from a up to b, (b − a,) in float64 on the CPU.
+    `read(a, b)` returns numbers a … b − 1, (b − a,) in float64 on the CPU.
     """
 
     def __init__(self, read: Callable[[int, int], Tensor], start: int, stop: int) -> None:
@@ -32,7 +32,8 @@ class Column:
         return self.stop - self.start
 
     def __getitem__(self, part: slice) -> "Column":
-        start, stop, _ = part.indices(len(self))
+        start, stop, step = part.indices(len(self))
+        assert step == 1, "a Column has no strides"
         return Column(self.read, self.start + start, self.start + max(start, stop))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -57,7 +58,7 @@ def sha256(x: Rows, y: Rows) -> str:
     return digest.hexdigest()
 
 
-# Where the names lead: the file in torchgd/datasets, and the units of x and y.
+# The built-in files torchgd/datasets/NAME.csv: the units of x and y.
 FILES = {
     "noint1": ("", ""),
     "norris": ("", ""),
@@ -74,8 +75,8 @@ NAMES = ("lesson", "parabola", *FILES)
 def synthetic(count: int, seed: int, curved: bool) -> DataSet:
     """N points on y = 2x, or y = 3x² + 2x + 1 if `curved`, with noise of deviation 0.1.
 
-    Block b of 2¹⁶ points is drawn from the seed and b alone, x evenly on [−1, 1], so that any part
-    of them can be made without the rest.
+    Block b of 2¹⁶ points is drawn from the seed and b alone, x uniformly at random on
+    [−1, 1], so that any part of them can be made without the rest.
     """
 
     @lru_cache(maxsize=32)
@@ -165,7 +166,7 @@ def _number(text: str) -> float | None:
 
 
 def _is_header(row: list[str]) -> bool:
-    return not any(re.match(r"\s*[-+.]?\d|\s*[-+]?(nan|inf)", cell, re.I) for cell in row)
+    return not any(re.match(r"\s*[-+]?(\.?\d|(nan|inf(inity)?)\s*$)", cell, re.I) for cell in row)
 
 
 def _pair(row: list[str], where: str) -> tuple[float, float]:
@@ -201,9 +202,12 @@ def _map_npy(path: Path) -> tuple[Column, Column]:
         raise ValueError(f"{path}: dtype {array.dtype}; give real numbers")
 
     def read(column: int, a: int, b: int) -> Tensor:
+        numbers = array[a:b, column]
         with np.errstate(over="ignore"):  # what is beyond float64 becomes infinite, and is refused
-            values = torch.from_numpy(array[a:b, column].astype(np.float64))
-        good = values.isfinite() if array.dtype.kind == "f" else values.abs() <= 2**53
+            values = torch.from_numpy(numbers.astype(np.float64))
+        good = values.isfinite()
+        if array.dtype.kind != "f":
+            good = torch.from_numpy((numbers <= 2**53) & (numbers >= -(2**53)))
         if not good.all():
             row = a + int((~good).nonzero()[0])
             what = "is not finite; remove the row"
