@@ -1,6 +1,5 @@
 """Real processes that are really killed, on disks that are really full."""
 
-import os
 import random
 import signal
 import subprocess
@@ -186,22 +185,3 @@ def test_a_directory_that_vanishes_is_one_line(tmp_path: Path) -> None:
     assert err.startswith("train.py: runs/parts/manual")
     assert "No such file or directory; mend that and go on with --resume runs/parts\n" in err
     assert Checkpoint.load(tmp_path / "elsewhere" / "checkpoint.pt").step > 0
-
-
-def test_events_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
-    process, run = started(tmp_path)
-    (file,) = run.glob("events.*")
-    process.send_signal(signal.SIGSTOP)  # so that the two changes are one to it
-    os.waitpid(process.pid, os.WUNTRACED)  # until it has stopped
-    file.rename(tmp_path / "elsewhere")
-    file.mkdir()
-    process.send_signal(signal.SIGCONT)
-    status, err = ended(process)
-    assert (status, err) == (
-        2,
-        f"train.py: runs/parts/manual/{file.name}: Is a directory; mend that and go on with "
-        "--resume runs/parts\n",
-    )
-    file.rmdir()
-    (tmp_path / "elsewhere").rename(file)
-    goes_on(tmp_path, run.parent)

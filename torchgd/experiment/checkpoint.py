@@ -78,9 +78,10 @@ class Checkpoint:
 
     def done(self, steps: int) -> Trajectory:
         """Return the rows that stay when the descent goes on, to so many steps in all."""
-        step, every = self.trajectory.step, self.identity["record_every"]
+        path, every = self.trajectory, self.identity["record_every"]
+        step = path.step[: path.recorded]
         keep = (step % every == 0) | (step == steps - 1)
-        return self.trajectory[keep & (step < self.step)]
+        return path[keep & (step < self.step)]
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Put model and optimizer where they were.

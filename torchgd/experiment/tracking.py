@@ -5,22 +5,24 @@ A run's directory holds the event file, `config.json`, `trajectory.csv`, `checkp
 """
 
 import csv
+import io
 import itertools
 import json
 import os
 import re
-import threading
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 import torch
 from filelock import FileLock, Timeout
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import custom_scalars, hparams, text
 
 from torchgd.experiment.files import read_json, replacing, write_json
 from torchgd.models import DTYPES
@@ -184,14 +186,13 @@ class RunWriter:
         directory.mkdir(exist_ok=done is not None)
         with ExitStack() as opened:
             opened.enter_context(_only_writer(directory))
-            opened.enter_context(_quiet_threads())
             write_json(settled, config)
             (directory / "result.json").unlink(missing_ok=True)  # which says that a run has ended
             self.file = opened.enter_context(self._open_table(rows))
             self.table = csv.writer(self.file, lineterminator="\n")
             purge_step = rows[-1][0] + 1 if rows else 0
-            self.events = opened.enter_context(_event_writer(directory, purge_step))
-            self.event_file = cast(Any, self.events.file_writer)  # set by now
+            self.events = _Events(directory, purge_step)
+            opened.callback(self.events.close)
             self._introduce(config, names, known, purge_step)
             self.opened = opened.pop_all()
 
@@ -217,10 +218,10 @@ class RunWriter:
         finals = dict.fromkeys(["result/loss", *(f"result/{name}" for name in names)], 0.0)
         experiment, start, self.session_end = hparams(scalars, finals)
         if not known:
-            self.events.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```", step)
-            self.events.add_custom_scalars({"descent": charts})
-            for summary in (experiment, start):
-                self.event_file.add_summary(summary)
+            shown = f"```json\n{json.dumps(config, indent=1)}\n```"
+            self.events.add(text("config", shown), step)
+            for summary in (custom_scalars({"descent": charts}), experiment, start):
+                self.events.add(summary)
         self._flush()
 
     def record(self, piece: Trajectory) -> None:
@@ -230,7 +231,7 @@ class RunWriter:
             step, _, values = row
             pairs = zip(self.tags, values, strict=True)
             event = [Summary.Value(tag=t, simple_value=v) for t, v in pairs if v is not None]
-            self.event_file.add_summary(Summary(value=event), step)
+            self.events.add(Summary(value=event), step)
         self._flush()
 
     def _flush(self) -> None:
@@ -246,14 +247,22 @@ class RunWriter:
         write_json(self.directory / "result.json", result)
         finals = {"loss": result["loss"], **result["parameters"]}
         event = [Summary.Value(tag=f"result/{n}", simple_value=v) for n, v in finals.items()]
-        self.event_file.add_summary(Summary(value=event), result["steps"])
-        self.event_file.add_summary(self.session_end)
+        self.events.add(Summary(value=event), result["steps"])
+        self.events.add(self.session_end)
         self._flush()
 
     def add_figures(self, figures: dict[str, Any], step: int) -> None:
         """Show matplotlib figures, by name, under TensorBoard's Images."""
         for name, figure in figures.items():
-            self.events.add_figure(f"figure/{name}", figure, step)
+            png = io.BytesIO()
+            figure.savefig(png, format="png")
+            width, height = map(int, figure.canvas.get_width_height())
+            image = Summary.Image(
+                width=width, height=height, colorspace=4, encoded_image_string=png.getvalue()
+            )
+            value = Summary.Value(tag=f"figure/{name}", image=image)
+            self.events.add(Summary(value=[value]), step)
+        self._flush()
 
     def __enter__(self) -> "RunWriter":
         return self
@@ -275,29 +284,35 @@ def _only_writer(directory: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _quiet_threads() -> Iterator[None]:
-    """Leave out the tracebacks of TensorBoard's writing thread: a flush raises its error here."""
-    shown = threading.excepthook
+class _Events:
+    """TensorBoard's file of events, written through, so that what fails does so here and now.
 
-    def hook(failure: threading.ExceptHookArgs) -> None:
-        if not isinstance(failure.exc_value, OSError):
-            shown(failure)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = shown
-
-
-def _event_writer(directory: Path, purge_step: int) -> SummaryWriter:
-    """Return a writer of events; of those that are there, the ones before `purge_step` stay.
-
-    TensorBoard takes the first session's start for no restart, so that one is written, too.
+    Of events in files that are there already, TensorBoard shows those before `purge_step`.
     """
-    found = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
-    now = time.time()
-    if str(int(now)) in found:  # TensorBoard reads event files by name, and so by the second
-        time.sleep(1 - now % 1)
-    return SummaryWriter(directory, purge_step=purge_step, max_queue=1000)
+
+    def __init__(self, directory: Path, purge_step: int) -> None:
+        # TensorBoard reads event files by name, and so by the second in it.
+        seconds = [int(p.name.split(".")[3]) for p in directory.glob("events.out.tfevents.*")]
+        second = max([int(time.time()), *(there + 1 for there in seconds)])
+        name = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}"
+        self.file = (directory / name).open("xb")
+        self.records = RecordWriter(self.file)
+        self._write(Event(file_version="brain.Event:2"))
+        # It takes the first session's start for no restart, so that one is written, too.
+        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self.records.write(event.SerializeToString())
+
+    def add(self, summary: Summary, step: int = 0) -> None:
+        """Add a summary of a step."""
+        self._write(Event(step=step, summary=summary))
+
+    def flush(self) -> None:
+        """Hand it all to the system."""
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
