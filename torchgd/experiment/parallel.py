@@ -1,5 +1,6 @@
 """How a gradient is computed: on which device, compiled, in chunks, by several processes."""
 
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,9 @@ def processes() -> int:
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the other processes that torchrun started: through gloo, on CUDA through NCCL."""
+    # torch.optim imports it later, and imported within a group it holds that for good: the group's
+    # threads would outlive Python's end, and abort a process that is done.
+    importlib.import_module("torch._dynamo")
     store, rank, size = next(rendezvous("env://"))
     # Where torchrun starts all again, what the processes before wrote there is not for these.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
