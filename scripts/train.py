@@ -14,12 +14,7 @@ import torch
 from tqdm import tqdm
 
 from torchgd.experiment.checkpoint import CHECKPOINT, Saver
-from torchgd.experiment.command_line import (
-    Parser,
-    cadence,
-    refusing,
-    run_script,
-)
+from torchgd.experiment.command_line import Parser, cadence, refusing, run_script
 from torchgd.experiment.configuration import Configuration, add_flags, finite
 from torchgd.experiment.experiment import AFFINE, Experiment, Outcome
 from torchgd.experiment.files import write_json
@@ -143,9 +138,10 @@ def run(
 ) -> Outcome:
     """Train with one update, writing as it goes and showing the progress, unless there is none."""
     experiment, start, predict = job.experiment, job.starts.get(update), arguments.predict
+    path = None if writer is None else writer.directory / CHECKPOINT
+    saver = Saver(path, **arguments.checkpoint_every)
     if writer is None:
-        return experiment.run(update, predict, stop=stop, start=start)
-    saver = Saver(writer.directory / CHECKPOINT, **arguments.checkpoint_every)
+        return experiment.run(update, predict, stop=stop, saver=saver, start=start)
     done = 0 if start is None else start.step
     rows = len(experiment.data.x) if experiment.streams else 0  # else the bar shows steps
     unit, of_one = ("row", rows / len(experiment.batches)) if rows else ("step", 1)

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import train
-from helpers import events, read_csv, same_bits
+from helpers import ROOT, events, read_csv, same_bits
 
-ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "runs" / "reference"
 UPDATES = ("manual", "autograd")
 

@@ -104,9 +104,7 @@ class Batches:
             yield from self._pairs
             return
         x, y = self.in_order()
-        most = (
-            FEW * self.batch_size
-        )  # split is faster than slicing; FEW at a time, to hold few views
+        most = FEW * self.batch_size  # to split is faster than to slice, but makes many views
         for k in range(0, len(x), most):
             yield from self._split(x[k : k + most], y[k : k + most])
 

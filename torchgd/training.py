@@ -94,8 +94,8 @@ def train(
     mixed pairs tell which half a difference comes from.
 
     Every `record_every`-th step is recorded, and the last one; by default at most 10,000 in all,
-    evenly spaced. On CUDA no step waits for the device; the recorded
-    steps come over in blocks (see `Recorder`).
+    evenly spaced. On CUDA no step waits for the device; the recorded steps come over in blocks (see
+    `Recorder`).
 
     At a loss or weight that is not finite the trajectory ends, at the first recorded step that has
     it, and the model's weights are put back there (the optimizer's state is not).

@@ -31,7 +31,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchgd import Batches, Linear, Quadratic, Trajectory, manual_gradient, train
-from torchgd.experiment.checkpoint import Checkpoint
+from torchgd.experiment.checkpoint import Checkpoint, Saver
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.parallel import add_over_ranks, in_chunks, process_group, share
@@ -78,7 +78,7 @@ def rank(index: int, ports: dict[int, int], folder: str) -> None:
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(index),
                               WORLD_SIZE=str(size), TORCHELASTIC_RUN_ID="here")  # fmt: skip
             with process_group(torch.device("cpu")):
-                torch.save(everything(), Path(folder, f"{index} of {size}.pt"))
+                torch.save(everything(folder), Path(folder, f"{index} of {size}.pt"))
             assert "pt_gloo_runloop" not in threads(), "it would outlive Python's end, and abort"
 
 
@@ -89,19 +89,22 @@ def threads() -> list[str]:
     ]
 
 
-def everything() -> dict[str, Any]:
+def everything(folder: str) -> dict[str, Any]:
+    # The first keeps checkpoints, and brings what it recorded to the CPU for each.
+    path = Path(folder, "checkpoint.pt") if dist.get_rank() == 0 else None
+    saving = {"saver": Saver(path, steps=3)}
     return {
         "descents": [descent(case, ROWS) for case in CASES],
         "in chunks": {case: descent(case, 5) for case in CASES if case[1] == 7},
         "the mean of the ranks' means": mean_of_means(),
         "usual": by_distributed_data_parallel(),
         "three rows": [ran(update, batch_size="full") for update in UPDATES],
-        "diverged": [ran(update, data="cars", lr=1e30, batch_size=7) for update in UPDATES],
+        "diverged": [ran(u, saving, data="cars", lr=1e30, batch_size=7) for u in UPDATES],
     }
 
 
-def ran(update: str, **asked: Any) -> Trajectory:
-    return Experiment(Configuration(**asked)).run(update, 4.0).trajectory
+def ran(update: str, how: dict[str, Any] | None = None, **asked: Any) -> Trajectory:
+    return Experiment(Configuration(**asked)).run(update, 4.0, **(how or {})).trajectory
 
 
 def own_rows() -> tuple[torch.Tensor, torch.Tensor]:
@@ -258,6 +261,14 @@ def test_a_signal_ends_all_and_the_run_goes_on(tmp_path: Path) -> None:
     wait_for(process, lambda: Checkpoint.load(kept).step > step)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
+
+
+def test_updates_that_diverge_do_so_alike_though_one_process_saves(tmp_path: Path) -> None:
+    process = torchrun(tmp_path, 2, *FLAGS, "--lr", "10", "--epochs", "100", "--name", "high")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "manual and autograd diverged: the loss or a weight is not finite at step 96 " in err
+    assert "All 96 steps are identical, bit for bit" in out
 
 
 def test_what_processes_cannot_share_is_said_once(tmp_path: Path) -> None:

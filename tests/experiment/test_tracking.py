@@ -162,6 +162,18 @@ def test_what_was_recorded_stays_when_the_run_fails(
     assert [step for step, _ in events(tmp_path / "run")["loss"]] == [0, 1]
 
 
+def test_a_writer_that_fails_is_not_called_again() -> None:
+    calls = []
+
+    def full(piece: Trajectory) -> None:
+        calls.append(piece)
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        Experiment(Configuration(epochs=500)).run("manual", 4.0, full)
+    assert len(calls) == 1
+
+
 def test_values_beyond_single_precision_are_infinite_in_tensorboard_alone(tmp_path: Path) -> None:
     written(tmp_path / "run", "float64", lr=1.0, epochs=100)
     _, rows = read_csv(tmp_path / "run" / "trajectory.csv")

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from compare import OPTION_SETS as TORCH_SETS
 from helpers import DEVICES, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,18 +12,6 @@ from torch import Tensor
 
 from torchgd import ManualSGD
 
-# The nine option sets of torch's own tests of SGD.
-TORCH_SETS: list[dict[str, Any]] = [
-    {},
-    {"lr": 1e-2},
-    {"lr": torch.tensor(0.001)},
-    {"weight_decay": 0.5},
-    {"momentum": 0.9},
-    {"weight_decay": 0.1, "maximize": True},
-    {"momentum": 0.9, "dampening": 0.5},
-    {"momentum": 0.9, "weight_decay": 0.1},
-    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
-]
 # Every combination: 2 learning rates × 2 weight decays × (none, momentum, dampened, Nesterov) × 2.
 ALL_SETS: list[dict[str, Any]] = [
     {"lr": lr, "weight_decay": decay, "maximize": maximize, **momentum}

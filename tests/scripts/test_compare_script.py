@@ -231,7 +231,8 @@ def damaged(folder: Path, file: str, content: str) -> str:
 HEADER = "step,epoch,loss,weight/w,gradient/w\n"
 DAMAGED = {
     ("trajectory.csv", ""): " holds a damaged run (not enough values",
-    ("trajectory.csv", HEADER): " holds a damaged run (not enough values to unpack",
+    ("trajectory.csv", HEADER): " holds a damaged run (trajectory.csv has no row)",
+    ("trajectory.csv", f"{HEADER}0,0,1,1,1\n1,1,,,\n"): " holds a damaged run (trajectory.csv has",
     ("trajectory.csv", f"{HEADER}0,0,1,1\n"): " holds a damaged run (trajectory.csv, line 2: 4 col",
     (
         "trajectory.csv",

@@ -129,11 +129,14 @@ def _alike(found: object, expected: object) -> bool:
 class Saver:
     """Where and how often to save a checkpoint: every so many seconds or, if given, steps.
 
+    Of several processes all have one, so that all look for divergence at the same steps; but only
+    the first has a path, and writes.
+
     Raises:
         ValueError: seconds are below 0, or steps below 1.
     """
 
-    def __init__(self, path: Path, seconds: float = 60.0, steps: int | None = None) -> None:
+    def __init__(self, path: Path | None, seconds: float = 60.0, steps: int | None = None) -> None:
         if not (seconds >= 0 and (steps is None or steps >= 1)):
             raise ValueError(f"every {seconds} seconds, {steps} steps: give at least 0, or 1 step")
         self.path, self.seconds, self.steps = path, seconds, steps
@@ -150,6 +153,7 @@ class Saver:
         return time.monotonic() - self._last >= self.seconds
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Save it."""
-        checkpoint.save(self.path)
+        """Save it, if there is a path."""
+        if self.path is not None:
+            checkpoint.save(self.path)
         self._last = time.monotonic()

@@ -4,7 +4,7 @@ import argparse
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from torchgd.experiment.sources import NAMES
@@ -176,10 +176,6 @@ class Configuration:
             raise ValueError(f"config.json lacks {error}; run it again") from None
         except ValueError as error:
             raise ValueError(f"config.json is damaged: {error}; mend it, or run it again") from None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as config.json has it."""
-        return asdict(self)
 
 
 def _read(one: "Field[Any]", value: Any) -> Any:

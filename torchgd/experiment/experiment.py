@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +165,18 @@ class Experiment:
         names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
         return {name: getattr(self.configuration, name) for name in names}
 
+    @cached_property
+    def data_sha256(self) -> str:
+        """The SHA-256 of the data (see `sha256`), taken once: each checkpoint has it."""
+        return sha256(self.data.x, self.data.y)
+
     def identity(self, update: str) -> dict[str, Any]:
         """Return all that decides a run's bits: what is asked, of which model and which data."""
         return {
             "update": update,
             **asdict(self.configuration),
             "model_sha256": self.model_sha256,
-            "data_sha256": sha256(self.data.x, self.data.y),
+            "data_sha256": self.data_sha256,
         }
 
     def checkpoint(self, update: str, path: Path) -> Checkpoint | None:
@@ -406,7 +411,8 @@ class Experiment:
             descent = descend(model, self.batches, optimizer, gradient, epochs, start=first)
             try:
                 for step, epoch, loss in descent:
-                    if recorder.due or (saver is not None and step and saver.due_by_step(step)):
+                    counted = saver is not None and step > first and saver.due_by_step(step)
+                    if recorder.due or counted:
                         hand_over(recorder.hand_over())
                         if recorder.diverged:
                             break

@@ -51,7 +51,11 @@ def processes() -> int:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started: through gloo, on CUDA through NCCL."""
+    """Join the other processes that torchrun started: through gloo, on CUDA through NCCL.
+
+    All must take the same steps, and so stop at the same one: a `Recorder` that hands over by the
+    clock finds a divergence earlier on one than on another.
+    """
     # torch.optim imports it later, and imported within a group it holds that for good: the group's
     # threads would outlive Python's end, and abort a process that is done.
     importlib.import_module("torch._dynamo")
@@ -85,9 +89,8 @@ def compiled(gradient: GradientSource, x: Tensor) -> GradientSource:
 #   ∂loss/∂w = (1/N) Σ_ranks Σ_chunks n·∂loss_chunk/∂w
 #
 # where n is the number of rows in the chunk. Each rank adds up its chunks, one all-reduce adds the
-# ranks' sums, and what is left is to divide. (The mean of the ranks' own means
-# gives each the weight 1/K, whatever its share: where K does not divide N, that is the gradient of
-# another loss.)
+# ranks' sums, and what is left is to divide. (The mean of the ranks' own means gives each the
+# weight 1/K, whatever its share: where K does not divide N, that is the gradient of another loss.)
 def in_chunks(
     gradient: GradientSource,
     rows: int,

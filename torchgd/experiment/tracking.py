@@ -136,15 +136,18 @@ def _trajectory(head: list[str], rows: list[list[str]], dtype: torch.dtype) -> T
     names = tuple(t.removeprefix("weight/") for t in head if t.startswith("weight/"))
     if head != ["step", "epoch", *_tags(names)]:
         raise ValueError(f"trajectory.csv has the columns {','.join(head)}")
-    *values, last = [[float(text or 0) for text in row[2:]] for row in rows]
-    if any("" in row for row in rows[:-1]):
+    if not rows:
+        raise ValueError("trajectory.csv has no row")
+    no_final = [not tag.startswith("weight/") for tag in head[2:]]
+    ended = [text == "" for text in rows[-1][2:]] == no_final
+    if any("" in row for row in (rows[:-1] if ended else rows)):
         raise ValueError("trajectory.csv has an empty field")
     return Trajectory(
         names,
         step=torch.tensor([int(row[0]) for row in rows]),
         epoch=torch.tensor([int(row[1]) for row in rows]),
-        table=torch.tensor([*values, last], dtype=dtype),
-        stopped="" if rows[-1][2] else "finished",
+        table=torch.tensor([[float(text or 0) for text in row[2:]] for row in rows], dtype=dtype),
+        stopped="finished" if ended else "",
     )
 
 
