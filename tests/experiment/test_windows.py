@@ -23,7 +23,7 @@ def run(folder: Path, name: str, *words: str) -> tuple[int, str, str]:
 
 
 def test_the_lesson_a_resume_and_the_figures(tmp_path: Path) -> None:
-    status, out, err = run(tmp_path, "train", "--name", "a", "--epochs", "40")
+    status, out, err = run(tmp_path, "train", "--name", "a", "--epochs", "40", "--no-figures")
     assert (status, err) == (0, "written to runs/a; tensorboard --logdir runs\n"), err
     assert "All 120 steps are identical, bit for bit" in out
     status, out, err = run(tmp_path, "train", "--resume", "runs/a", "--epochs", "50")

@@ -28,7 +28,7 @@ def test_all_four_oracles_say_yes(make: Any, dtype: torch.dtype) -> None:
     all_four_say_yes(make, "cpu", dtype)
 
 
-@EVERY
+@pytest.mark.parametrize("make", [Linear, Exponential])
 def test_all_four_oracles_say_yes_on_a_device(make: Any, device: str) -> None:
     all_four_say_yes(make, device, torch.float64)
 
@@ -60,12 +60,8 @@ def test_the_model_stays_as_it_is() -> None:
 
 
 PLACES = [(m, n) for m, make in MODELS.items() for n, _ in make().named_parameters()]
-# Each fault in two places, going round: every parameter of every model has ten of them.
-PLANTED = [
-    (fault, *PLACES[(2 * k + more) % len(PLACES)])
-    for k, fault in enumerate(FAULTS)
-    for more in (0, 1)
-]
+# The faults go round the places: every parameter of every model has five of them.
+PLANTED = [(fault, *PLACES[k % len(PLACES)]) for k, fault in enumerate(FAULTS)]
 
 
 def named(model: Model) -> set[str]:

@@ -130,7 +130,7 @@ def test_a_wrong_update_is_found_in_the_matrix(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(UPDATES, "manual", (manual_gradient, TwoRoundings))
-    assert shell("--model", "linear") == 1
+    assert shell("--model", "linear", "--epochs", "10") == 1
     assert "cause: update" in shell.out
     monkeypatch.setitem(UPDATES, "manual", (HALF, ManualSGD))
     assert shell("--model", "linear", "--epochs", "1") == 1
