@@ -30,9 +30,10 @@ from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, autograd_gradi
 from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.folder import RunWriter
+from torchgd.experiment.outcome import run_update
 from torchgd.experiment.parallel import compiled, find_device
 from torchgd.experiment.report import aligned, config_json
-from torchgd.experiment.tracking import RunWriter
 from torchgd.gradients import GradientSource
 from torchgd.theory.affine import affine_trajectory
 
@@ -261,7 +262,8 @@ def small_steps(device: torch.device, epochs: int) -> Iterator[Work]:
     yield Work(recorded.format("manual"), partial(train, Linear, batches), "hand-written torch",
                partial(by_hand, x, 2 * x), sizes)  # fmt: skip
     experiment = Experiment(Configuration(epochs=epochs))
-    trajectory, config = experiment.run("manual", 4.0).trajectory, config_json(experiment, "manual")
+    trajectory = run_update(experiment, "manual").trajectory
+    config = config_json(experiment, "manual")
     ours, theirs = (
         partial(log_by_writer, trajectory, config),
         partial(log_by_add_scalar, trajectory),

@@ -14,9 +14,9 @@ import torch
 from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.configuration import Configuration, integer
 from torchgd.experiment.experiment import UPDATES, Experiment, which_half_differs
+from torchgd.experiment.folder import read_run
 from torchgd.experiment.report import aligned, first_shows, side_by_side
 from torchgd.experiment.sources import NAMES
-from torchgd.experiment.tracking import read_run
 from torchgd.models import DTYPES
 from torchgd.proof.compare import Comparison, compare
 from torchgd.proof.mistakes import MISTAKES

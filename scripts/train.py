@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from torchgd.experiment.checkpoint import CHECKPOINT, Saver
+from torchgd.experiment.checkpoint import Saver
 from torchgd.experiment.command_line import Parser, cadence, refusing, run_script
 from torchgd.experiment.configuration import Configuration, add_flags, finite
-from torchgd.experiment.experiment import AFFINE, Experiment, Outcome
+from torchgd.experiment.experiment import AFFINE, Experiment
 from torchgd.experiment.files import write_json
-from torchgd.experiment.job import CHOICES, Job
+from torchgd.experiment.folder import RunWriter
+from torchgd.experiment.outcome import Hooks, Outcome, ignore, run_update
 from torchgd.experiment.parallel import RankError, process_group, processes, torchrun
 from torchgd.experiment.report import (
     divergence,
@@ -28,7 +29,7 @@ from torchgd.experiment.report import (
     transcript,
     verdict,
 )
-from torchgd.experiment.tracking import RunWriter
+from torchgd.experiment.run import CHOICES, Run
 from torchgd.proof.compare import Comparison, compare
 from torchgd.trajectory import Trajectory
 
@@ -89,19 +90,19 @@ class Stop:
         return self.signal != 0
 
 
-def make_job(arguments: argparse.Namespace) -> Job:
+def make_run(arguments: argparse.Namespace) -> Run:
     """Return what the command line asks for: a new run, or one to go on with."""
     given = vars(arguments)
     names = [*(field.name for field in fields(Configuration)), "update", "log_dir", "name"]
     asked = {name: given[name] for name in names if name in given}
     if arguments.resume is not None:
-        return Job.resumed(arguments.resume, asked)
+        return Run.resumed(arguments.resume, asked)
     update, name = asked.pop("update", "both"), asked.pop("name", None)
     log_dir = asked.pop("log_dir", Path("runs"))
     # torchrun starts all processes again where one was killed; with --name they know their run.
     if torchrun("TORCHELASTIC_RESTART_COUNT", 0) > 0 and name and (log_dir / name).is_dir():
         moved: dict[str, Any] = {k: v for k, v in asked.items() if k in ("model", "data")}
-        return Job.resumed(log_dir / name, moved)
+        return Run.resumed(log_dir / name, moved)
     if "initial" in asked:
         asked["initial"] = once(asked["initial"])
     configuration, updates = Configuration(**asked), CHOICES[update]
@@ -110,7 +111,7 @@ def make_job(arguments: argparse.Namespace) -> Job:
     refuse_processes(configuration.compile, updates)
     if configuration.chunk_size is not None and AFFINE in updates:
         raise ValueError("--update affine needs the data in memory; leave --chunk-size out")
-    return Job.new(configuration, updates, log_dir, name, FIRST)
+    return Run.new(configuration, updates, log_dir, name, FIRST)
 
 
 def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -129,26 +130,21 @@ def refuse_processes(compiled: bool, updates: list[str]) -> None:
         raise ValueError(f"--compile and --update affine take one process, not {processes()}")
 
 
-def run(
-    job: Job,
-    update: str,
-    writer: RunWriter | None,
-    arguments: argparse.Namespace,
-    stop: Stop,
+def train(
+    run: Run, update: str, writer: RunWriter | None, arguments: argparse.Namespace, stop: Stop
 ) -> Outcome:
     """Train with one update, writing as it goes and showing the progress, unless there is none."""
-    experiment, start, predict = job.experiment, job.starts.get(update), arguments.predict
-    path = None if writer is None else writer.directory / CHECKPOINT
-    saver = Saver(path, **arguments.checkpoint_every)
+    experiment, start, predict = run.experiment, run.starts.get(update), arguments.predict
     if writer is None:
-        return experiment.run(update, predict, stop=stop, saver=saver, start=start)
-    done = 0 if start is None else start.step
+        saver = Saver(ignore, **arguments.checkpoint_every)
+        return run_update(experiment, update, predict, Hooks(stop=stop, saver=saver), start)
+    done = 0 if start is None else start.checkpoint.step
     rows = len(experiment.data.x) if experiment.streams else 0  # else the bar shows steps
     unit, of_one = ("row", rows / len(experiment.batches)) if rows else ("step", 1)
     with tqdm(total=int(experiment.steps * of_one) + rows, initial=int(done * of_one), desc=update,
               unit=unit, unit_scale=rows > 0, disable=None, delay=1) as bar:  # fmt: skip
 
-        def on_block(piece: Trajectory) -> None:
+        def on_piece(piece: Trajectory) -> None:
             writer.record(piece)
             if not rows:
                 bar.update(int(piece.step[-1]) - bar.n)
@@ -157,7 +153,8 @@ def run(
             if rows:
                 bar.update(count * processes())
 
-        outcome = experiment.run(update, predict, on_block, stop, saver, start, on_rows)
+        hooks = Hooks(on_piece, on_rows, stop, Saver(writer.save, **arguments.checkpoint_every))
+        outcome = run_update(experiment, update, predict, hooks, start)
         writer.finish(result_json(experiment, outcome))
     return outcome
 
@@ -176,7 +173,7 @@ def draw_figures(experiment: Experiment, outcomes: list[Outcome], writers: list[
         print(f"no figures: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         return
     for writer, outcome in zip(writers, outcomes, strict=True):
-        writer.add_figures(figures, int(outcome.trajectory.step[-1]))
+        writer.events.add_figures(figures, int(outcome.trajectory.step[-1]))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -186,45 +183,45 @@ def main(argv: list[str] | None = None) -> int:
     if processes() > 1 and torch.cuda.is_available():
         torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
     with refusing(parser, ValueError, OSError):
-        job = make_job(arguments)
-        refuse_processes(job.experiment.configuration.compile, list(job.configs))
-        over = job.over
+        run = make_run(arguments)
+        refuse_processes(run.experiment.configuration.compile, list(run.configs))
+        over = run.over
     if over is not None:
         text, status = over
         if FIRST:
             print(text)
         return status
-    for change in environment_changes(next(iter(job.configs.values()))) if FIRST else ():
+    for change in environment_changes(next(iter(run.configs.values()))) if FIRST else ():
         print(f"{parser.prog}: {change}", file=sys.stderr)
-    with refusing(parser, ValueError, RankError), mending(parser, job), ExitStack() as opened:
+    with refusing(parser, ValueError, RankError), mending(parser, run), ExitStack() as opened:
         outcomes: list[Outcome] = []
         writers: list[RunWriter] = []
         alone = processes() == 1
-        with Stop() as stop, nullcontext() if alone else process_group(job.experiment.device):
-            for update in job.configs:
+        with Stop() as stop, nullcontext() if alone else process_group(run.experiment.device):
+            for update in run.configs:
                 if FIRST:
-                    writers.append(opened.enter_context(job.writer(update)))
+                    writers.append(opened.enter_context(run.writer(update)))
                 writer = writers[-1] if FIRST else None
-                outcomes.append(run(job, update, writer, arguments, stop))
+                outcomes.append(train(run, update, writer, arguments, stop))
                 if outcomes[-1].trajectory.stopped == "interrupted":
                     break
         if not FIRST:
             return 0
-        return conclude(job, outcomes, writers, arguments, stop)
+        return conclude(run, outcomes, writers, arguments, stop)
 
 
 @contextmanager
-def mending(parser: Parser, job: Job) -> Iterator[None]:
+def mending(parser: Parser, run: Run) -> Iterator[None]:
     """Say of a disk that fails what to do then."""
     try:
         yield
     except OSError as error:
-        where = job.directory if error.filename is None else os.fsdecode(error.filename)
-        parser.error(f"{where}: {error.strerror}; mend that and {job.how_to_go_on}")
+        where = run.directory if error.filename is None else os.fsdecode(error.filename)
+        parser.error(f"{where}: {error.strerror}; mend that and {run.how_to_go_on}")
 
 
 def conclude(
-    job: Job,
+    run: Run,
     outcomes: list[Outcome],
     writers: list[RunWriter],
     arguments: argparse.Namespace,
@@ -235,16 +232,16 @@ def conclude(
     interrupted = last.trajectory.stopped == "interrupted"
     if len(outcomes) == 2 and not interrupted:
         comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)
-        write_json(job.directory / "comparison.json", comparison.as_dict())
-    log_dir = job.directory.parent
-    print(f"written to {job.directory}; tensorboard --logdir {log_dir}", file=sys.stderr)
-    status = report(job.experiment, outcomes, comparison, arguments.show_steps)
+        write_json(run.directory / "comparison.json", comparison.as_dict())
+    log_dir = run.directory.parent
+    print(f"written to {run.directory}; tensorboard --logdir {log_dir}", file=sys.stderr)
+    status = report(run.experiment, outcomes, comparison, arguments.show_steps)
     if interrupted:
         where = f"{last.update} at step {int(last.trajectory.step[-1])}"
-        print(f"train.py: interrupted, {where}; {job.how_to_go_on}", file=sys.stderr)
+        print(f"train.py: interrupted, {where}; {run.how_to_go_on}", file=sys.stderr)
         return 128 + stop.signal
     if not arguments.no_figures:
-        draw_figures(job.experiment, outcomes, writers)
+        draw_figures(run.experiment, outcomes, writers)
     return status
 
 

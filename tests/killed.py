@@ -3,8 +3,9 @@
     python tests/killed.py SIGNAL WHAT COUNT [words of train.py]
 
 The signal comes when WHAT happens for the COUNT-th time: `step`, an optimizer begins a step;
-`open:NAME`, a file of that name is opened; `os.rename:NAME`, one is about to take that name. A
-point of the work is the same on every machine, fast or slow, busy or idle; a moment is not.
+`open:NAME`, a file of that name is opened; `os.rename:NAME`, one is about to take that name;
+`os.truncate:NAME`, one is about to be cut off. A point of the work is the same on every machine,
+fast or slow, busy or idle; a moment is not.
 
 Of the processes that torchrun starts it is the one whose RANK is KILLED_RANK, and it is killed
 once: when torchrun starts it again, it runs on.
@@ -35,7 +36,7 @@ def main() -> int:
             os.kill(os.getpid(), int(number))
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        place = {"open": 0, "os.rename": 1}.get(event)
+        place = {"open": 0, "os.rename": 1, "os.truncate": 0}.get(event)
         if place is not None and isinstance(arguments[place], str | Path):
             happens(f"{event}:{Path(arguments[place]).name}")
 

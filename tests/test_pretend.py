@@ -17,9 +17,10 @@ from torch import Tensor
 
 import torchgd
 from torchgd import Batches, ManualSGD, Quadratic, Trajectory, train
-from torchgd.experiment import parallel
+from torchgd.experiment import outcome, parallel
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.outcome import run_update
 from torchgd.experiment.sources import load
 from torchgd.gradients import manual_gradient
 from torchgd.models import scalar
@@ -58,8 +59,7 @@ def descend(device: str, update: Any = MANUAL, shuffle: bool = True, **options: 
         recorder.record(step, epoch, loss)
         if recorder.due:
             recorder.hand_over()
-    recorder.finish(150, 50)
-    return Trajectory.join(recorder.pieces)
+    return recorder.finish(150, 50)
 
 
 @pytest.mark.parametrize("update", [MANUAL, AUTOGRAD], ids=["manual", "autograd"])
@@ -71,7 +71,7 @@ def test_train_has_the_cpus_bits_and_waits_for_blocks_alone(
     found = descend(NAME, update, shuffle, **options)
     waits = [(wait.operation, wait.line.partition(":")[0]) for wait in host.waits]
     assert waits == [("_to_copy", "trajectory.py")] * 4
-    assert all("torch.stack(self._rows).cpu()" in wait.line for wait in host.waits)
+    assert all("torch.stack(rows).cpu()" in wait.line for wait in host.waits)
     assert found.stopped == "finished"
     assert same_trajectory(found, descend("cpu", update, shuffle, **options))
 
@@ -79,7 +79,7 @@ def test_train_has_the_cpus_bits_and_waits_for_blocks_alone(
 def run(**options: Any) -> None:
     """Two updates of the lesson."""
     for update in ("manual", "autograd"):
-        Experiment(Configuration(device=NAME, epochs=1, **options)).run(update, 5.0)
+        run_update(Experiment(Configuration(device=NAME, epochs=1, **options)), update, 5.0)
 
 
 def minimum() -> Tensor:
@@ -174,7 +174,7 @@ MIXES: list[tuple[str, Any, str, str]] = [
     ("train", scalar, "device=device, ", ""),
     ("train", Recorder.finish, "torch.zeros_like(weights[0])", "torch.zeros(())"),
     ("run", Experiment._tensor, "self.device, ", ""),
-    ("run", Experiment.run, "at.to(self.device, self.dtype)", "at.to(self.dtype)"),
+    ("run", outcome._judge, "at.to(experiment.device, ", "at.to("),
     ("in chunks", parallel.in_chunks, "w.device, w", "w"),
     ("in chunks", parallel.in_chunks, ", device=w.device", ""),
     ("affine", step_maps, 'device": gradients.device', 'device": None'),

@@ -113,8 +113,7 @@ def train(
             recorder.hand_over()
             if recorder.diverged:
                 break
-    recorder.finish(steps, epochs)  # of a descent that diverged, puts the weights back
-    return Trajectory.join(recorder.pieces)
+    return recorder.finish(steps, epochs)  # which, if it diverged, puts the weights back
 
 
 def count_steps(epochs: int, batches: int, record_every: int | None = None) -> int:

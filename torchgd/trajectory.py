@@ -1,7 +1,7 @@
 """Where a descent went: weights, gradients and loss, step by step."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,19 +102,28 @@ class Recorder:
 
     Recorded are each `every`-th step and the last one. Rows stay on the model's device, one small
     tensor each, until a block of them is full or too old, and so `due`. `hand_over` then brings the
-    block to the CPU in one copy, and looks through it for divergence.
+    block to the CPU in one copy, keeps it in `pieces` and gives it to `on_piece`. Where it finds
+    that the descent diverged, the trajectory ends, and there the model's weights then stand. To go
+    on with a descent, give the piece before, `done`.
 
     Raises:
         ValueError: the model's parameters are not trainable scalars (see `scalars`).
     """
 
     def __init__(
-        self, model: nn.Module, steps: int, every: int, rows: int = 1000, seconds: float = 1.0
+        self,
+        model: nn.Module,
+        steps: int,
+        every: int,
+        on_piece: Callable[[Trajectory], object] = lambda piece: None,
+        done: Trajectory | None = None,
+        rows: int = 1000,
+        seconds: float = 1.0,
     ) -> None:
         self.parameters = scalars(model)
-        self.steps, self.every = steps, every
+        self.steps, self.every, self.on_piece = steps, every, on_piece
         self.block_rows, self.block_seconds = rows, seconds
-        self.pieces: list[Trajectory] = []
+        self.pieces = [] if done is None else [done]
         self._start_block()
 
     def _start_block(self) -> None:
@@ -142,34 +151,30 @@ class Recorder:
         """Whether a loss or weight handed over so far was not finite."""
         return bool(self.pieces) and self.pieces[-1].stopped == "diverged"
 
-    def hand_over(self, stopped: str = "") -> list[Trajectory]:
-        """Bring the block to the CPU; return it as a piece of the trajectory, or if empty none."""
-        if not self._rows:
-            self._start_block()
-            return []
-        table, index = torch.stack(self._rows).cpu(), torch.tensor(self._index)
-        self._start_block()
-        step, epoch = index.unbind(dim=1)
-        piece = Trajectory(tuple(self.parameters), step, epoch, table, stopped)
-        self.pieces.append(piece.up_to_divergence())
-        return self.pieces[-1:]
-
     @torch.no_grad()
-    def finish(self, step: int, epoch: int, stopped: str = "finished") -> list[Trajectory]:
+    def hand_over(self, stopped: str = "") -> None:
+        """Bring the block to the CPU, as a piece of the trajectory, unless it is empty."""
+        rows, index = self._rows, self._index
+        self._start_block()
+        if rows:
+            step, epoch = torch.tensor(index).unbind(dim=1)
+            table = torch.stack(rows).cpu()
+            piece = Trajectory(tuple(self.parameters), step, epoch, table, stopped)
+            self.pieces.append(piece.up_to_divergence())
+            if self.diverged:
+                for name, w in self.parameters.items():
+                    w.copy_(self.pieces[-1].weights[name][-1])
+            self.on_piece(self.pieces[-1])
+
+    def finish(self, step: int, epoch: int, stopped: str = "finished") -> Trajectory:
         """Hand over, and with it the final weights, after `step` steps and `epoch` epochs.
 
-        Where the descent diverged, its trajectory ends, and there the model's weights then stand.
+        Returns the whole trajectory.
         """
-        pieces: list[Trajectory] = []
         if not self.diverged:
             weights = [w.detach() for w in self.parameters.values()]
             nothing = torch.zeros_like(weights[0])  # not NaN, which would look like divergence
             self._rows.append(torch.stack([nothing, *weights, *[nothing] * len(weights)]))
             self._index.append((step, epoch))
-            pieces = self.hand_over(stopped)
-        if self.diverged:
-            for w, column in zip(
-                self.parameters.values(), self.pieces[-1].weights.values(), strict=True
-            ):
-                w.copy_(column[-1])
-        return pieces
+            self.hand_over(stopped)
+        return Trajectory.join(self.pieces)

@@ -18,10 +18,14 @@ from helpers import same_bits, same_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgd import Linear, Quadratic, Trajectory
+from torchgd import Linear, Quadratic
 from torchgd.experiment.checkpoint import DIGEST, Checkpoint, Saver
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.folder import RunWriter, Start, read_run
+from torchgd.experiment.outcome import Hooks, Outcome, ignore, never, run_update
+from torchgd.experiment.report import config_json
+from torchgd.experiment.run import find_start
 
 SHUFFLED = Configuration(
     model="quadratic", data="cars", standardize=True, lr=0.01, momentum=0.9, epochs=3,
@@ -29,27 +33,37 @@ SHUFFLED = Configuration(
 )  # fmt: skip
 
 
-def interrupted(experiment: Experiment, update: str, path: Path, at: int, **how: Any) -> None:
-    """Train up to step `at`, and keep the checkpoint."""
-    left = iter(range(at))
-    stop = lambda: next(left, None) is None  # noqa: E731
-    experiment.run(update, 4.0, stop=stop, saver=Saver(path), **how)
+def written(
+    experiment: Experiment, update: str, folder: Path, at: int | None = None, **every: Any
+) -> Outcome:
+    """Train from what is in the folder, up to step `at` more or to the end."""
+    start, left = find_start(experiment, update, folder), iter(range(at or 0))
+    config, names = config_json(experiment, update), list(experiment.configuration.initial)
+    stop = never if at is None else lambda: next(left, None) is None
+    with RunWriter(folder, config, names, start, again=folder.exists()) as writer:
+        hooks = Hooks(writer.record, stop=stop, saver=Saver(writer.save, **every))
+        return run_update(experiment, update, hooks=hooks, start=start)
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    path = tmp_path / "checkpoint.pt"
-    interrupted(Experiment(SHUFFLED), "manual", path, at=10)
-    return path
+    written(Experiment(SHUFFLED), "manual", tmp_path / "run", at=10)
+    return tmp_path / "run" / "checkpoint.pt"
 
 
 def test_it_holds_everything_to_the_bit(saved: Path) -> None:
     experiment = Experiment(SHUFFLED)
-    whole, read = experiment.run("manual", 4.0).trajectory, Checkpoint.load(saved)
+    whole, start = (
+        run_update(experiment, "manual").trajectory,
+        find_start(experiment, "manual", saved.parent),
+    )
+    assert start is not None
+    assert same_trajectory(start.trajectory, whole[:10])
+    read = Checkpoint.load(saved)
+    assert read == start.checkpoint
     assert read.step == 10
     assert read.identity == experiment.identity("manual")
-    assert same_trajectory(read.done(24), whole[:10])
-    assert read.trajectory.stopped == "interrupted"
+    assert not read.diverged
     for name, w in read.model.items():
         assert same_bits(w, whole.weights[name][10])
     velocities = [state["momentum_buffer"] for state in read.optimizer["state"].values()]
@@ -85,13 +99,11 @@ def test_a_descent_in_pieces_has_the_bits_of_one(
     )
     experiment = Experiment(asked)
     update = data.draw(st.sampled_from(["manual", "autograd"]))
-    whole = experiment.run(update, 4.0)
-    path = tmp_path_factory.mktemp("pieces") / "checkpoint.pt"
-    start = None
+    whole = run_update(experiment, update)
+    folder = tmp_path_factory.mktemp("pieces")
     for _ in range(data.draw(st.integers(1, 3))):
-        interrupted(experiment, update, path, data.draw(st.integers(0, 8)), start=start)
-        start = experiment.checkpoint(update, path)
-    resumed = experiment.run(update, 4.0, start=start)
+        written(experiment, update, folder, at=data.draw(st.integers(0, 8)))
+    resumed = written(experiment, update, folder)
     assert same_trajectory(resumed.trajectory, whole.trajectory)
     assert torch.equal(resumed.trajectory.epoch, whole.trajectory.epoch)
     assert same_bits(resumed.loss, whole.loss)
@@ -102,24 +114,25 @@ def test_a_descent_in_pieces_has_the_bits_of_one(
 def test_epochs_may_be_raised(tmp_path: Path, every: int) -> None:
     """A finished run of 3 epochs goes on to 5, without the row that only its end had recorded."""
     asked = Configuration(data="cars", lr=1e-4, batch_size=7, shuffle=True, momentum=0.5)
-    path = tmp_path / "checkpoint.pt"
     short, long = (
         Experiment(Configuration(**{**vars(asked), "epochs": e, "record_every": every}))
         for e in (3, 5)
     )
-    short.run("manual", 4.0, saver=Saver(path))
-    resumed = long.run("manual", 4.0, start=long.checkpoint("manual", path))
-    assert same_trajectory(resumed.trajectory, long.run("manual", 4.0).trajectory)
+    written(short, "manual", tmp_path / "a")
+    resumed = written(long, "manual", tmp_path / "a")
+    assert same_trajectory(resumed.trajectory, written(long, "manual", tmp_path / "b").trajectory)
+    rows = ((tmp_path / name / "trajectory.csv").read_bytes() for name in ("a", "b"))
+    assert len(set(rows)) == 1
 
 
 def test_a_descent_that_diverged_stays_as_it_is(tmp_path: Path) -> None:
-    experiment, path = Experiment(Configuration(lr=1.0, epochs=200)), tmp_path / "checkpoint.pt"
-    before = experiment.run("manual", 4.0, saver=Saver(path))
-    start = experiment.checkpoint("manual", path)
-    seen: list[Trajectory] = []
-    after = experiment.run("manual", 4.0, seen.append, start=start)
-    assert [piece.step.tolist() for piece in seen] == [[224]]
+    experiment, folder = Experiment(Configuration(lr=1.0, epochs=200)), tmp_path / "run"
+    before = written(experiment, "manual", folder)
+    rows = (folder / "trajectory.csv").read_bytes()
+    after = written(experiment, "manual", folder)
+    assert (folder / "trajectory.csv").read_bytes() == rows
     assert after.trajectory.stopped == "diverged"
+    assert after.trajectory.step[-1] == 224
     assert same_trajectory(after.trajectory, before.trajectory)
     assert same_bits(after.parameters["w"], before.parameters["w"])
 
@@ -160,14 +173,15 @@ class Hostile:
 
 NOT_ONE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "code": (lambda c: {**c, "seconds": Hostile()}, "Weights only load failed"),
-    "a later format": (lambda c: {**c, "format": 2}, "of format 2, not 1"),
+    "an earlier format": (lambda c: {**c, "format": 1}, "of format 1, not 2"),
     "no format": (lambda c: {k: c[k] for k in c.keys() - {"format"}}, "'format'"),
     "no step": (lambda c: {k: c[k] for k in c.keys() - {"step"}}, "missing 1 required positional"),
     "too much": (lambda c: {**c, "more": 1}, "got an unexpected keyword argument 'more'"),
     "a list": (lambda c: [c], "cannot be interpreted as an integer"),
     "a tensor": (lambda c: torch.ones(3), "object has no attribute 'pop'"),
-    "half a trajectory": (lambda c: {**c, "trajectory": {}}, "missing 4 required positional"),
-    "no trajectory": (lambda c: {**c, "trajectory": 3}, "must be a mapping, not int"),
+    "no model": (lambda c: {**c, "model": 3}, "'int' object is not iterable"),
+    "a step of another kind": (lambda c: {**c, "step": 3.0}, "step is of type float"),
+    "an identity of another kind": (lambda c: {**c, "identity": []}, "identity is of type list"),
 }  # fmt: skip
 
 
@@ -209,8 +223,9 @@ def test_any_plain_content_is_gone_on_with_or_refused(
 ) -> None:
     """A checkpoint with a checksum that fits and one part of it replaced by anything."""
     experiment = Experiment(SHUFFLED)
-    path = tmp_path_factory.mktemp("plain") / "checkpoint.pt"
-    interrupted(experiment, "manual", path, at=2)
+    folder = tmp_path_factory.mktemp("plain")
+    path = folder / "checkpoint.pt"
+    written(experiment, "manual", folder, at=2)
     content = torch.load(path, weights_only=True)
     at = content
     while True:
@@ -221,7 +236,7 @@ def test_any_plain_content_is_gone_on_with_or_refused(
     at[key] = data.draw(PLAIN)
     sealed(path, content)
     with suppress(ValueError):
-        experiment.run("manual", 4.0, start=experiment.checkpoint("manual", path))
+        written(experiment, "manual", folder)
 
 
 def test_another_runs_checkpoint_is_refused(saved: Path) -> None:
@@ -232,14 +247,12 @@ def test_another_runs_checkpoint_is_refused(saved: Path) -> None:
     for name, value in others.items():
         other = Experiment(Configuration(**{**vars(SHUFFLED), name: value}))
         with pytest.raises(ValueError, match=f"{saved} is of another run: "):
-            other.checkpoint("manual", saved)
+            find_start(other, "manual", saved.parent)
     with pytest.raises(ValueError, match="update is 'manual' there, and 'autograd' here"):
-        Experiment(SHUFFLED).checkpoint("autograd", saved)
+        find_start(Experiment(SHUFFLED), "autograd", saved.parent)
 
 
-@pytest.mark.parametrize(
-    "model", [Linear(dtype=torch.float64), Quadratic(dtype=torch.float32), Quadratic()]
-)
+@pytest.mark.parametrize("model", [Linear(dtype=torch.float64), Quadratic(dtype=torch.float32)])
 def test_another_models_parameters_are_refused(saved: Path, model: Any) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(
@@ -250,10 +263,10 @@ def test_another_models_parameters_are_refused(saved: Path, model: Any) -> None:
 
 def test_no_checkpoint_is_a_start(tmp_path: Path) -> None:
     experiment = Experiment(SHUFFLED)
-    assert experiment.checkpoint("manual", tmp_path / "checkpoint.pt") is None
+    assert find_start(experiment, "manual", tmp_path) is None
     (tmp_path / "checkpoint.pt").mkdir()
     with pytest.raises(ValueError, match=r"checkpoint\.pt is no regular file; give a file$"):
-        experiment.checkpoint("manual", tmp_path / "checkpoint.pt")
+        find_start(experiment, "manual", tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is no regular file; give a file$"):
         Checkpoint.load(tmp_path / "pipe")
@@ -273,7 +286,7 @@ def test_what_cannot_be_written_leaves_the_earlier_one(
     monkeypatch.setattr(os, fails, full)
     with pytest.raises(OSError, match="No space left"):
         read.save(saved)
-    assert os.listdir(saved.parent) == ["checkpoint.pt"]
+    assert not list(saved.parent.glob(".*.tmp*"))
     assert saved.read_bytes() == before
 
 
@@ -281,14 +294,14 @@ def saves(every: dict[str, Any], seconds_a_step: float, monkeypatch: pytest.Monk
     """The steps after which a descent of 30 steps saves, by a clock of our own."""
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    saver, at = Saver(Path("unused"), **every), []
-    monkeypatch.setattr(Checkpoint, "save", lambda self, path: at.append(self.step))
+    at: list[int] = []
+    saver = Saver(lambda **state: at.append(state["step"]), **every)
 
     def tick() -> bool:
         clock[0] += seconds_a_step
         return False
 
-    Experiment(Configuration(epochs=10)).run("manual", 4.0, stop=tick, saver=saver)
+    run_update(Experiment(Configuration(epochs=10)), "manual", hooks=Hooks(stop=tick, saver=saver))
     return at
 
 
@@ -299,16 +312,39 @@ def test_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
     assert saves({}, 1.5, monkeypatch) == [30]
 
 
-def test_a_save_finds_everything_recorded_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_finds_everything_recorded_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At each save its trajectory is exactly that of so many steps, and its weights are there."""
-    kept: list[Checkpoint] = []
-    monkeypatch.setattr(Checkpoint, "save", lambda self, path: kept.append(deepcopy(self)))
-    experiment = Experiment(Configuration(epochs=5))
-    whole = experiment.run("manual", 4.0, saver=Saver(Path("unused"), steps=4)).trajectory
-    assert [one.step for one in kept] == [4, 8, 12, 15]
-    for one in kept[:-1]:
-        assert same_trajectory(one.trajectory, whole[: one.step])
+    experiment, kept = Experiment(Configuration(epochs=5)), []
+
+    def keep(self: Checkpoint, path: Path) -> None:
+        kept.append((deepcopy(self), Start.read(path.parent, self, lambda step: True).trajectory))
+
+    monkeypatch.setattr(Checkpoint, "save", keep)
+    whole = written(experiment, "manual", tmp_path / "run", steps=4).trajectory
+    assert [one.step for one, _ in kept] == [4, 8, 12, 15]
+    for one, trajectory in kept:
+        assert same_trajectory(trajectory, whole[: one.step])
         assert same_bits(one.model["w"], whole.weights["w"][one.step])
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows[:-9], lambda rows: b"S" + rows[1:]])
+def test_rows_that_are_not_the_checkpoints_are_refused(saved: Path, change: Any) -> None:
+    table = saved.with_name("trajectory.csv")
+    length = Checkpoint.load(saved).rows_length
+    table.write_bytes(change(table.read_bytes()[:length]))
+    with pytest.raises(ValueError, match=f"its first {length} bytes are not those that checkpoin"):
+        find_start(Experiment(SHUFFLED), "manual", saved.parent)
+
+
+def test_rows_after_the_checkpoint_are_cut_off(saved: Path) -> None:
+    experiment, table = Experiment(SHUFFLED), saved.with_name("trajectory.csv")
+    with table.open("a", encoding="utf-8") as file:
+        file.write("10,1,half a r")
+    written(experiment, "manual", saved.parent)
+    _, trajectory = read_run(saved.parent)
+    assert same_trajectory(trajectory, run_update(experiment, "manual").trajectory)
 
 
 @pytest.mark.parametrize("length", [0, 5, DIGEST])
@@ -322,4 +358,4 @@ def test_a_file_too_short_for_its_checksum(tmp_path: Path, length: int) -> None:
 @pytest.mark.parametrize("every", [{"seconds": -1.0}, {"seconds": float("nan")}, {"steps": 0}])
 def test_what_is_no_cadence(every: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="^every .* seconds, .* steps: give at least 0, or 1 step"):
-        Saver(Path("unused"), **every)
+        Saver(ignore, **every)

@@ -22,9 +22,10 @@ from torchgd.data import DataSet
 from torchgd.experiment import experiment
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.folder import read_run
+from torchgd.experiment.outcome import run_update
 from torchgd.experiment.parallel import in_chunks
 from torchgd.experiment.sources import BLOCK, Column, Slices, load, sha256, synthetic
-from torchgd.experiment.tracking import read_run
 from torchgd.models import Model
 
 F64 = torch.float64
@@ -74,9 +75,9 @@ def test_a_descent_in_chunks_is_the_one_without(update: str, size: int) -> None:
         "epochs": 5,
         "momentum": 0.5,
     }
-    whole = Experiment(Configuration(**asked)).run(update, 4.0)
+    whole = run_update(Experiment(Configuration(**asked)), update)
     for chunk in (1, 3, 50):
-        cut_up = Experiment(Configuration(**asked, chunk_size=chunk)).run(update, 4.0)
+        cut_up = run_update(Experiment(Configuration(**asked, chunk_size=chunk)), update)
         apart = (stacked(cut_up.trajectory) - stacked(whole.trajectory)).abs().max()
         assert apart <= 1e-13 * stacked(whole.trajectory).abs().max()
         assert cut_up.loss.item() == pytest.approx(whole.loss.item(), rel=1e-13)

@@ -34,6 +34,7 @@ from torchgd import Batches, Linear, Quadratic, Trajectory, manual_gradient, tra
 from torchgd.experiment.checkpoint import Checkpoint, Saver
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import UPDATES, Experiment
+from torchgd.experiment.outcome import Hooks, ignore, run_update
 from torchgd.experiment.parallel import add_over_ranks, in_chunks, process_group, share
 from torchgd.experiment.sources import load
 
@@ -90,9 +91,8 @@ def threads() -> list[str]:
 
 
 def everything(folder: str) -> dict[str, Any]:
-    # The first keeps checkpoints, and brings what it recorded to the CPU for each.
-    path = Path(folder, "checkpoint.pt") if dist.get_rank() == 0 else None
-    saving = {"saver": Saver(path, steps=3)}
+    # All bring what they recorded to the CPU for each checkpoint, though the first alone saves.
+    saving = Hooks(saver=Saver(ignore, steps=3))
     return {
         "descents": [descent(case, ROWS) for case in CASES],
         "in chunks": {case: descent(case, 5) for case in CASES if case[1] == 7},
@@ -103,8 +103,8 @@ def everything(folder: str) -> dict[str, Any]:
     }
 
 
-def ran(update: str, how: dict[str, Any] | None = None, **asked: Any) -> Trajectory:
-    return Experiment(Configuration(**asked)).run(update, 4.0, **(how or {})).trajectory
+def ran(update: str, hooks: Hooks | None = None, **asked: Any) -> Trajectory:
+    return run_update(Experiment(Configuration(**asked)), update, hooks=hooks).trajectory
 
 
 def own_rows() -> tuple[torch.Tensor, torch.Tensor]:

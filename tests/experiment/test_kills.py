@@ -29,8 +29,13 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 # Where a run is stopped: in a step; when a checkpoint is begun and the rows before it are written;
-# when it is whole but has not taken its place; when the rows that stay have not taken theirs.
-POINTS = ("step", "open:.checkpoint.tmp.pt", "os.rename:checkpoint.pt", "os.rename:trajectory.csv")
+# when it is whole but has not taken its place; when the rows after it are not yet cut off.
+POINTS = (
+    "step",
+    "open:.checkpoint.tmp.pt",
+    "os.rename:checkpoint.pt",
+    "os.truncate:trajectory.csv",
+)
 
 Stop = tuple[int, str, int]
 
@@ -63,6 +68,7 @@ def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path: Pa
     stops = [
         (signal.SIGKILL, "step", 250),
         (signal.SIGTERM, "open:.checkpoint.tmp.pt", 3),
+        (signal.SIGKILL, "os.truncate:trajectory.csv", 1),
         (signal.SIGKILL, "os.rename:checkpoint.pt", 9),
     ]
     same_bits_though_killed(tmp_path, [*LONG, "--epochs", "10"], stops)
@@ -75,7 +81,7 @@ def test_killed_25_times(tmp_path: Path, dtype: str) -> None:
     chance = random.Random(2)
     stops = []
     for what in chance.choices(POINTS, k=25):
-        highest = {"step": 1200, "os.rename:trajectory.csv": 1}.get(what, 12)
+        highest = {"step": 1200, "os.truncate:trajectory.csv": 1}.get(what, 12)
         stops.append((signal.SIGKILL, what, chance.randint(1, highest)))
     same_bits_though_killed(tmp_path, [*LONG, "--epochs", "200", "--dtype", dtype], stops)
 

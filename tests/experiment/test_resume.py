@@ -14,7 +14,7 @@ import train
 from helpers import EXPONENTIAL, left, read_csv, shown
 
 from torchgd.experiment.checkpoint import Checkpoint
-from torchgd.experiment.tracking import RunWriter
+from torchgd.experiment.folder import RunWriter, Start
 
 SHUFFLED = (
     "--model quadratic --data cars --standardize --momentum 0.9 --batch-size 7 --shuffle --seed 3 "
@@ -294,8 +294,9 @@ def test_a_run_has_one_writer(shell: Shell) -> None:
     assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
     before = left(Path("runs/parts"))
     config = json.loads(Path("runs/parts/manual/config.json").read_text(encoding="utf-8"))
-    done = Checkpoint.load(Path("runs/parts/manual/checkpoint.pt")).done(96).rows()
-    with RunWriter(Path("runs/parts/manual"), config, ["w2", "w1", "b"], list(done)):
+    directory = Path("runs/parts/manual")
+    start = Start.read(directory, Checkpoint.load(directory / "checkpoint.pt"), lambda step: True)
+    with RunWriter(directory, config, ["w2", "w1", "b"], start, again=True):
         assert shell("--resume", "runs/parts") == 2
         assert shell.err == (
             "train.py: runs/parts/manual: another process is writing this run; wait for its end "
@@ -386,8 +387,9 @@ def test_a_second_process_touches_nothing(shell: Shell) -> None:
     assert shell(*SHUFFLED, "--name", "a") == 0
     before = left(Path("runs/a"))
     config = json.loads(Path("runs/a/manual/config.json").read_text(encoding="utf-8"))
-    done = Checkpoint.load(Path("runs/a/manual/checkpoint.pt")).done(96).rows()
-    with RunWriter(Path("runs/a/manual"), config, ["w2", "w1", "b"], list(done)):
+    directory = Path("runs/a/manual")
+    start = Start.read(directory, Checkpoint.load(directory / "checkpoint.pt"), lambda step: True)
+    with RunWriter(directory, config, ["w2", "w1", "b"], start, again=True):
         assert shell("--resume", "runs/a", "--epochs", "20") == 2
     assert Path("runs/a/comparison.json").read_bytes() == before["comparison.json"]
 

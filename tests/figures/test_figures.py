@@ -19,6 +19,7 @@ from torch import Tensor
 
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.outcome import run_update
 from torchgd.figures import draw
 from torchgd.figures.animation import animate
 from torchgd.figures.curves import curves, rates
@@ -40,7 +41,7 @@ KEPT: dict[str, tuple[list[Run], dict[str, Figure]]] = {}
 
 def recorded(label: str, update: str = "manual", **asked: Any) -> tuple[str, Experiment, Any]:
     experiment = Experiment(Configuration(**{"device": "cpu", **asked}))
-    return label, experiment, experiment.run(update, 4.0).trajectory
+    return label, experiment, run_update(experiment, update).trajectory
 
 
 def trained(*updates: str, **asked: Any) -> list[Run]:
@@ -192,7 +193,7 @@ def test_the_plane_is_of_the_two_that_cost_most() -> None:
 @pytest.mark.parametrize("name", ["cars", "co2", "pontius"])
 def test_the_fit_is_in_original_units(name: str) -> None:
     experiment = Experiment(Configuration(**{**FULL, "data": name, "epochs": 300}))
-    outcome = experiment.run("manual", 4.0)
+    outcome = run_update(experiment, "manual")
     figure = alone(fit, lay_together([("manual", experiment, outcome.trajectory)]))
     exact = {k: float(v) for k, v in CERTIFIED[name]["exact_30_digits"].items()}
     for gid, w in (

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -31,16 +31,18 @@ def descend(update: Any, model: Model, batches: Any, epochs: int, **options: Any
     return train(model, batches, optimizer, gradient, epochs, record_every=every)
 
 
-def pieces(model: Model, batches: Any, epochs: int, **blocks: Any) -> Iterator[Trajectory]:
-    """What a recorder hands over while the descent goes on."""
+def recorded(
+    model: Model, batches: Any, epochs: int, on_piece: Callable[[Trajectory], object], **blocks: Any
+) -> Trajectory:
+    """Descend, and let the recorder hand over on the way."""
     steps = epochs * len(batches)
-    recorder = Recorder(model, steps, every=1, **blocks)
+    recorder = Recorder(model, steps, 1, on_piece, **blocks)
     optimizer = ManualSGD(model.parameters(), lr=0.01)
     for step, epoch, loss in torchgd.descend(model, batches, optimizer, epochs=epochs):
         recorder.record(step, epoch, loss)
         if recorder.due:
-            yield from recorder.hand_over()
-    yield from recorder.finish(steps, epochs)
+            recorder.hand_over()
+    return recorder.finish(steps, epochs)
 
 
 @pytest.mark.parametrize("update", [MANUAL, AUTOGRAD])
@@ -164,11 +166,11 @@ def test_ten_thousand_steps_are_recorded_one_by_one() -> None:
 
 def test_blocks_come_as_the_descent_goes_on_and_join_to_the_whole() -> None:
     batches, model = CountingBatches(lesson()), Linear(dtype=torch.float64)
-    seen = [(piece, batches.count) for piece in pieces(model, batches, 900, seconds=math.inf)]
-    assert [len(piece.loss) for piece, _ in seen] == [1000, 1000, 700]
-    assert [count for _, count in seen] == [1000, 2000, 2700]
-    whole = descend(MANUAL, Linear(dtype=torch.float64), lesson(), 900)
-    assert same_trajectory(Trajectory.join([piece for piece, _ in seen]), whole)
+    seen: list[tuple[int, int]] = []
+    look = lambda piece: seen.append((len(piece.loss), batches.count))  # noqa: E731
+    path = recorded(model, batches, 900, look, seconds=math.inf)
+    assert seen == [(1000, 1000), (1000, 2000), (700, 2700)]
+    assert same_trajectory(path, descend(MANUAL, Linear(dtype=torch.float64), lesson(), 900))
 
 
 class CountingBatches:
@@ -187,9 +189,11 @@ class CountingBatches:
 def test_a_block_does_not_wait_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))
     monkeypatch.setattr("torchgd.trajectory.time.monotonic", lambda: 2.0 * next(clock))
-    assert [len(piece.step) for piece in pieces(Linear(), lists(), 2)] == [1] * 7
-    some = pieces(Linear(), lists(), 2, rows=4, seconds=math.inf)
-    assert [len(piece.step) for piece in some] == [4, 3]
+    seen: list[Trajectory] = []
+    recorded(Linear(), lists(), 2, seen.append)
+    assert [len(piece.step) for piece in seen] == [1] * 7
+    recorded(Linear(), lists(), 2, seen.append, rows=4, seconds=math.inf)
+    assert [len(piece.step) for piece in seen[7:]] == [4, 3]
 
 
 def lists() -> list[tuple[Tensor, Tensor]]:
@@ -397,7 +401,7 @@ def test_no_step_waits_for_the_device(
     recorder = Recorder(model, 100, every=1, seconds=math.inf)
     for step, epoch, loss in torchgd.descend(model, batches, optimizer, gradient, 20):
         recorder.record(step, epoch, loss)
-    (t,) = recorder.finish(100, 20)
+    t = recorder.finish(100, 20)
     assert t.stopped == "finished"
     assert t.loss.isfinite().all()
 

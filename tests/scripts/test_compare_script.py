@@ -15,7 +15,7 @@ from helpers import EXPONENTIAL, ROOT, Shell, same_trajectory
 from torchgd import ManualSGD, manual_gradient
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import UPDATES, Experiment, which_half_differs
-from torchgd.experiment.tracking import read_run
+from torchgd.experiment.folder import read_run
 from torchgd.proof.mistakes import MISTAKES, TwoRoundings, scaled
 
 

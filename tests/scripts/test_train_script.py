@@ -35,9 +35,10 @@ from torchgd import Batches, Linear, ManualSGD, Trajectory
 from torchgd import train as descend
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.folder import RunWriter, read_run
+from torchgd.experiment.outcome import run_update
 from torchgd.experiment.report import verdict
 from torchgd.experiment.sources import load
-from torchgd.experiment.tracking import RunWriter, read_run
 from torchgd.proof.compare import Comparison
 
 # While it traces, torch's compiler meets what torch itself warns of.
@@ -391,7 +392,7 @@ def test_data_whose_square_overflows(shell: Shell, tmp_path: Path) -> None:
     ],
 )
 def test_the_verdict_says_what_parts(first: Any, max_ulp: int, text: str) -> None:
-    outcome = Experiment(Configuration(epochs=1)).run("manual", 4.0)
+    outcome = run_update(Experiment(Configuration(epochs=1)), "manual")
     comparison = Comparison(False, 0.5, max_ulp, first)
     t = outcome.trajectory
     assert verdict(comparison, t, t).startswith(text)
@@ -424,7 +425,7 @@ def test_the_affine_update(shell: Shell) -> None:
     config, affine = read_run(shell.run / "affine")
     assert not config["compile"]
     assert config["update"] == shell.result("affine")["update"] == "affine"
-    manual = Experiment(Configuration.from_config(config)).run("manual", 4.0).trajectory
+    manual = run_update(Experiment(Configuration.from_config(config)), "manual").trajectory
     assert torch.equal(affine.step, manual.step)
     for name, w in manual.weights.items():
         torch.testing.assert_close(affine.weights[name], w, rtol=1e-13, atol=1e-13)
@@ -439,7 +440,7 @@ def test_compiled_gradients_are_summed_in_another_order(shell: Shell) -> None:
     assert re.search(r"steps are identical|the weights differ by \S+ \(\d+ ULPs\)", shell.out)
     config, compiled = read_run(shell.run / "manual")
     assert config["compile"]
-    eager = Experiment(Configuration.from_config(config)).run("manual", 4.0)
+    eager = run_update(Experiment(Configuration.from_config(config)), "manual")
     for name, w in eager.trajectory.weights.items():
         off = 45 * 0.05 * 32 * 1e4 * torch.finfo(torch.float64).eps
         torch.testing.assert_close(compiled.weights[name], w, rtol=0, atol=off)

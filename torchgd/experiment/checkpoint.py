@@ -1,13 +1,15 @@
 """A run's state on disk, written whole or not at all, and read back to the bit or refused.
 
 `checkpoint.pt` is what torch.save makes of plain types, and after it the 32 bytes of its SHA-256:
-torch.load reads it like any other file, but would take a flipped bit in it without a word.
+torch.load reads it like any other file, but would take a flipped bit in it without a word. The rows
+that were recorded before it are in trajectory.csv, of which it has the length and the SHA-256.
 """
 
 import hashlib
 import io
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +18,29 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from torchgd.experiment.files import regular, replacing
-from torchgd.trajectory import Trajectory
 
 CHECKPOINT = "checkpoint.pt"
-FORMAT = 1
+FORMAT = 2
 WAY_OUT = "take an earlier copy, or remove it and the run starts again"
 DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A descent after `step` steps: its model, its optimizer, and the trajectory until there.
+    """A descent after `step` steps, taken in so many `seconds`: its model and its optimizer.
 
-    `identity` says of which run (see `Experiment.identity`); `seconds` is how long it took.
+    `identity` says of which run (see `Experiment.identity`), `diverged` whether it ended there.
+    The rows recorded until then are the first `rows_length` bytes of trajectory.csv.
     """
 
     identity: dict[str, Any]
     step: int
+    seconds: float
+    diverged: bool
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
-    trajectory: Trajectory
-    seconds: float
+    rows_length: int
+    rows_sha256: str
 
     def save(self, path: Path) -> None:
         """Write it to `path`, in the place of what is there once all of it is on the disk.
@@ -45,7 +49,7 @@ class Checkpoint:
             OSError: it cannot be written; what is there stays.
         """
         buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **vars(self), "trajectory": vars(self.trajectory)}, buffer)
+        torch.save({"format": FORMAT, **vars(self)}, buffer)
         with replacing(path) as temporary, temporary.open("wb") as file:
             file.write(buffer.getbuffer())
             file.write(hashlib.sha256(buffer.getbuffer()).digest())
@@ -67,21 +71,18 @@ class Checkpoint:
             content = torch.load(io.BytesIO(data[:-DIGEST]), map_location="cpu", weights_only=True)
             if (version := content.pop("format")) != FORMAT:
                 raise ValueError(f"of format {version!r}, not {FORMAT}")
-            trajectory = Trajectory(**content.pop("trajectory"))
-            identity = dict(content.pop("identity"))
-            return cls(**content, identity=identity, trajectory=trajectory)
+            content["model"] = dict(content["model"])  # from torch's own, ordered one
+            found = cls(**content)
+            for field in fields(cls):
+                kind = getattr(field.type, "__origin__", field.type)
+                if type(value := getattr(found, field.name)) is not kind:
+                    raise ValueError(f"{field.name} is of type {type(value).__name__}")
+            return found
         except Exception as error:  # whatever else can bear a checksum
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(
                 f"{path} is no checkpoint that this torchgd can read ({reason}); {WAY_OUT}"
             ) from None
-
-    def done(self, steps: int) -> Trajectory:
-        """Return the rows that stay when the descent goes on, to so many steps in all."""
-        path, every = self.trajectory, self.identity["record_every"]
-        step = path.step[: path.recorded]
-        keep = (step % every == 0) | (step == steps - 1)
-        return path[keep & (step < self.step)]
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Put model and optimizer where they were.
@@ -89,36 +90,24 @@ class Checkpoint:
         Raises:
             ValueError: they are not the ones that this is of.
         """
-        if not self._fits(model, optimizer):
+        fresh = optimizer.state_dict()
+        velocities = {k: {"momentum_buffer": w} for k, w in enumerate(model.parameters())}
+        fits = (
+            _alike(self.model, dict(model.state_dict()))
+            and any(_alike(self.optimizer, {**fresh, "state": s}) for s in ({}, velocities))
+            and repr(self.optimizer["param_groups"]) == repr(fresh["param_groups"])
+        )
+        if not fits:
             raise ValueError(f"the checkpoint is not of this model and optimizer; {WAY_OUT}")
         model.load_state_dict(self.model)
         optimizer.load_state_dict(self.optimizer)
 
-    def _fits(self, model: nn.Module, optimizer: Optimizer) -> bool:
-        weights, groups = dict(model.named_parameters()), optimizer.state_dict()["param_groups"]
-        path, w = self.trajectory, next(iter(weights.values()))
-        index, table = torch.zeros(1, dtype=torch.int64), w.detach().cpu()[None, None]
-        velocities = {k: {"momentum_buffer": w} for k, w in enumerate(weights.values())}
-        alike = (
-            _alike([self.step, self.seconds, self.model], [0, 0.0, dict(model.state_dict())])
-            and _alike([path.step, path.epoch, path.table], [index, index, table])
-            and isinstance(self.optimizer, dict)
-            and repr(self.optimizer.get("param_groups")) == repr(groups)
-            and any(_alike(self.optimizer.get("state"), state) for state in ({}, velocities))
-        )
-        return (
-            alike
-            and path.names == tuple(weights)
-            and path.stopped in ("", "finished", "diverged", "interrupted")
-            and len(path.step) == len(path.epoch)
-            and path.table.shape == (len(path.step), 1 + 2 * len(weights))
-        )
-
 
 def _alike(found: object, expected: object) -> bool:
-    """Whether two are of the same kinds, all the way down: types, keys, dtypes, dimensions."""
+    """Whether two are of the same kinds, all the way down: types, keys, dtypes, shapes."""
     if isinstance(found, Tensor) and isinstance(expected, Tensor):
-        return found.dtype == expected.dtype and found.ndim == expected.ndim
+        kinds = ((t.dtype, t.shape, t.layout) for t in (found, expected))
+        return len(set(kinds)) == 1
     if isinstance(found, dict) and isinstance(expected, dict):
         return found.keys() == expected.keys() and all(_alike(found[k], expected[k]) for k in found)
     if isinstance(found, list) and isinstance(expected, list):
@@ -127,19 +116,21 @@ def _alike(found: object, expected: object) -> bool:
 
 
 class Saver:
-    """Where and how often to save a checkpoint: every so many seconds or, if given, steps.
+    """When to save a checkpoint, each so many seconds or, if given, steps; and what saves it.
 
     Of several processes all have one, so that all look for divergence at the same steps; but only
-    the first has a path, and writes.
+    the first one's saves.
 
     Raises:
         ValueError: seconds are below 0, or steps below 1.
     """
 
-    def __init__(self, path: Path | None, seconds: float = 60.0, steps: int | None = None) -> None:
+    def __init__(
+        self, save: Callable[..., object], seconds: float = 60.0, steps: int | None = None
+    ) -> None:
         if not (seconds >= 0 and (steps is None or steps >= 1)):
             raise ValueError(f"every {seconds} seconds, {steps} steps: give at least 0, or 1 step")
-        self.path, self.seconds, self.steps = path, seconds, steps
+        self._save, self.seconds, self.steps = save, seconds, steps
         self._last = time.monotonic()
 
     def due_by_step(self, step: int) -> bool:
@@ -152,8 +143,7 @@ class Saver:
             return self.due_by_step(step)
         return time.monotonic() - self._last >= self.seconds
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Save it, if there is a path."""
-        if self.path is not None:
-            checkpoint.save(self.path)
+    def save(self, **state: Any) -> None:
+        """Save it, of this state (see `Checkpoint`)."""
+        self._save(**state)
         self._last = time.monotonic()

@@ -1,11 +1,7 @@
 """From what is asked for to what runs: models, data and options by name, checked before a start."""
 
-import inspect
-import math
-import os
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +10,6 @@ import torch
 from torch import Tensor
 
 from torchgd.data import Batches, Standardization
-from torchgd.experiment.checkpoint import Checkpoint, Saver
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.own_model import (
     MODELS,
@@ -26,14 +21,13 @@ from torchgd.experiment.own_model import (
 from torchgd.experiment.parallel import compiled, find_device, in_chunks, processes
 from torchgd.experiment.sources import NAMES, Column, Slices, load, sha256
 from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
-from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Linear, Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.proof.compare import compare
 from torchgd.theory.affine import affine_trajectory
 from torchgd.theory.landscape import best_learning_rate
-from torchgd.training import Update, count_steps, descend, train
-from torchgd.trajectory import Recorder, Trajectory, record_interval
+from torchgd.training import Update, count_steps, train
+from torchgd.trajectory import Trajectory, record_interval
 
 # Rows at a time of data that are not in memory: what fits into a CPU's cache, or fills a GPU.
 CHUNK = {"cpu": 2**16, "cuda": 2**22}
@@ -43,22 +37,6 @@ UPDATES: dict[str, Update] = {
     "autograd": (autograd_gradient, torch.optim.SGD),
 }
 AFFINE = "affine"  # the update that takes all steps at once, and has no gradient and optimizer
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run came to: its path, and its final values in the data's own units.
-
-    `loss` is the mean squared error over all data, whatever the batch size.
-    """
-
-    update: str
-    trajectory: Trajectory
-    parameters: dict[str, Tensor]
-    loss: Tensor
-    predicted_at: float
-    prediction: Tensor
-    seconds: float
 
 
 class Experiment:
@@ -179,36 +157,6 @@ class Experiment:
             "data_sha256": self.data_sha256,
         }
 
-    def checkpoint(self, update: str, path: Path) -> Checkpoint | None:
-        """Return the checkpoint at `path`, if there is one, from which `update` can go on.
-
-        Raises:
-            ValueError: it is damaged, or of another run.
-            OSError: it cannot be read.
-        """
-        if update == AFFINE or not os.path.lexists(path):
-            return None
-        found, model = Checkpoint.load(path), self.new_model()
-        # Files may have moved, and their hashes say what was in them; epochs may be more.
-        free, own = {"model", "data", "epochs"}, self.identity(update)
-        for name, value in own.items():
-            theirs, ours = repr(found.identity.get(name)), repr(value)
-            if name not in free and theirs != ours:
-                raise ValueError(
-                    f"{path} is of another run: {name} is {theirs} there, and {ours} here; give "
-                    "this run its own, or remove it and the run starts again"
-                )
-        if isinstance(found.step, int) and found.step > self.steps:
-            raise ValueError(
-                f"{path} is {found.step} steps on, and this run has {self.steps}; give it its own, "
-                "or remove it and the run starts again"
-            )
-        try:
-            found.restore(model, UPDATES[update][1](model.parameters(), **self.options))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        return found
-
     def new_model(self) -> Model:
         """Return the model at its starting values."""
         name, initial = self.configuration.model, self.configuration.initial
@@ -312,140 +260,14 @@ class Experiment:
             gradient = partial(call_user_code, self.configuration.model, gradient)
         return gradient
 
-    def run(
-        self,
-        update: str,
-        predict: float,
-        on_block: Callable[[Trajectory], None] = lambda piece: None,
-        stop: Callable[[], bool] = lambda: False,
-        saver: Saver | None = None,
-        start: Checkpoint | None = None,
-        on_rows: Callable[[int], object] = lambda count: None,
-    ) -> Outcome:
-        """Train a new model by "manual", "autograd" or "affine"; predict ŷ at x = `predict`.
-
-        With a `saver` it keeps checkpoints, and from one, `start`, it goes on. `on_rows` is told
-        how many rows were gone through, where the data are read in chunks. The affine update
-        computes the whole path at once, and so hands it over at once and needs none of these.
-
-        Raises:
-            ValueError: `start` does not fit, or there is no such update, or `predict` is no number.
-            OSError: `on_block` or `saver` cannot write.
-        """
-        if update not in (*UPDATES, AFFINE):
-            raise ValueError(f"update {update!r}: choose {', '.join((*UPDATES, AFFINE))}")
-        if not math.isfinite(predict):
-            raise ValueError(f"predict {predict}: give a finite number")
-        model = self.new_model()
-        began = time.perf_counter() - (0.0 if start is None else start.seconds)
-        if update == AFFINE:
-            trajectory = self._at_once(model)
-            on_block(trajectory)
-        else:
-            gradient = self.gradient(update, on_rows)
-            trajectory = self._go_on(update, model, gradient, on_block, stop, saver, start, began)
-        seconds = time.perf_counter() - began
-        at = self.standardized(torch.tensor([predict], dtype=torch.float64))
-        with torch.no_grad():
-            predict_all = partial(call_user_code, self.configuration.model, model)
-            if self.streams:  # no step follows, so that the gradients beside it do no harm
-                loss = self.gradient("manual", on_rows)(model, self.batches.x, self.batches.y)
-            else:
-                loss = mean_squared_error(predict_all(self.batches.x), self.batches.y)
-            prediction = predict_all(at.to(self.device, self.dtype))[0]
-        if trajectory.stopped == "finished" and not loss.isfinite():
-            trajectory = replace(trajectory, stopped="diverged")  # in a sample not seen since
-        return Outcome(
-            update=update,
-            trajectory=trajectory,
-            parameters=self._parameters(model),
-            loss=loss.cpu(),
-            predicted_at=predict,
-            prediction=prediction.cpu(),
-            seconds=seconds,
-        )
-
-    def _go_on(
-        self,
-        update: str,
-        model: Model,
-        gradient: GradientSource,
-        on_block: Callable[[Trajectory], None],
-        stop: Callable[[], bool],
-        saver: Saver | None,
-        start: Checkpoint | None,
-        began: float,
-    ) -> Trajectory:
-        optimizer = UPDATES[update][1](model.parameters(), **self.options)
-        pieces = [] if start is None else [start.done(self.steps)]
-        recorder = self._recorder(model)
-
-        def hand_over(some: list[Trajectory]) -> None:
-            for piece in some:
-                pieces.append(piece)
-                on_block(piece)
-
-        def save(step: int) -> None:
-            if saver is not None:
-                saver.save(
-                    Checkpoint(
-                        self.identity(update),
-                        step,
-                        dict(model.state_dict()),
-                        # Without torch's wrapper, as in ManualSGD.add_param_group.
-                        inspect.unwrap(type(optimizer).state_dict)(optimizer),
-                        Trajectory.join(pieces),
-                        time.perf_counter() - began,
-                    )
-                )
-
-        first, epoch, stopped = 0, self.configuration.epochs, "finished"
-        if start is not None:
-            start.restore(model, optimizer)
-            first = start.step
-        step = first
-        if start is not None and start.trajectory.stopped == "diverged":
-            epoch, stopped = int(start.trajectory.epoch[-1]), "diverged"
-        else:
-            epochs = self.configuration.epochs
-            descent = descend(model, self.batches, optimizer, gradient, epochs, start=first)
-            try:
-                for step, epoch, loss in descent:
-                    counted = saver is not None and step > first and saver.due_by_step(step)
-                    if recorder.due or counted:
-                        hand_over(recorder.hand_over())
-                        if recorder.diverged:
-                            break
-                        if saver is not None and saver.due(step):
-                            save(step)
-                    if stop():
-                        stopped = "interrupted"
-                        break
-                    recorder.record(step, epoch, loss)
-                else:
-                    step, epoch = self.steps, epochs
-            except BaseException:
-                hand_over(recorder.hand_over())
-                raise
-        hand_over(recorder.finish(step, epoch, stopped))
-        trajectory = Trajectory.join(pieces)
-        save(int(trajectory.step[-1]))
-        return trajectory
-
-    def _recorder(self, model: Model) -> Recorder:
-        every = self.configuration.record_every or 1
-        if processes() == 1:
-            return Recorder(model, self.steps, every)
-        # Ranks find a divergence where they hand over, so all of them must at the same steps.
-        rows = min(1000, max(1, 50_000_000 // self.batches.batch_size))
-        return Recorder(model, self.steps, every, rows, math.inf)
-
-    def _at_once(self, model: Model) -> Trajectory:
+    def affine(self, model: Model) -> Trajectory:
+        """Return the path of a model linear in its parameters, all steps taken at once."""
         c = self.configuration
         asked = {"epochs": c.epochs, "record_every": c.record_every, **self.options}
         return affine_trajectory(model, self.batches, **asked)
 
-    def _parameters(self, model: Model) -> dict[str, Tensor]:
+    def parameters(self, model: Model) -> dict[str, Tensor]:
+        """Return a model's parameters in the data's own units, by name."""
         z = self.standardization
         if z is None:
             return {name: w.detach().cpu() for name, w in model.named_parameters()}

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from torchgd.experiment.experiment import Experiment, Outcome
+from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.outcome import Outcome
 from torchgd.experiment.parallel import processes
 from torchgd.loss import mean_squared_error
 from torchgd.proof.compare import Comparison, difference, ulps

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
-from torchgd.experiment.tracking import read_result, read_run
+from torchgd.experiment.folder import read_result, read_run
 from torchgd.loss import mean_squared_error
 from torchgd.models import Linear, Quadratic
 from torchgd.theory.landscape import Landscape

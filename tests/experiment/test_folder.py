@@ -15,15 +15,16 @@ from torchgd import Trajectory
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.files import write_json
+from torchgd.experiment.folder import RunWriter, new_directory
+from torchgd.experiment.outcome import Hooks, run_update
 from torchgd.experiment.report import config_json, result_json
-from torchgd.experiment.tracking import RunWriter, new_directory
 
 
 def written(directory: Path, dtype: str, **changes: Any) -> tuple[Trajectory, dict[str, Any]]:
     experiment = Experiment(Configuration(dtype=dtype, **changes))
     config = config_json(experiment, "manual")
     with RunWriter(directory, config, list(config["initial"])) as writer:
-        outcome = experiment.run("manual", 4.0, writer.record)
+        outcome = run_update(experiment, "manual", hooks=Hooks(writer.record))
         writer.finish(result_json(experiment, outcome))
     return outcome.trajectory, config
 
@@ -94,7 +95,7 @@ def test_config_is_everything_needed_to_run_it_again(tmp_path: Path) -> None:
               "batch_size": "full", "shuffle": True, "epochs": 7}  # fmt: skip
     t, config = written(tmp_path / "run", "float64", **wanted)
     saved = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
-    again = Experiment(Configuration.from_config(saved)).run("manual", 4.0).trajectory
+    again = run_update(Experiment(Configuration.from_config(saved)), "manual").trajectory
     assert all(same_bits(t.weights[name], again.weights[name]) for name in t.weights)
     assert config["lr"] == pytest.approx(0.29215397910948837, rel=1e-12)
 
@@ -137,7 +138,7 @@ def test_everything_recorded_is_on_disk_while_the_run_goes_on(tmp_path: Path) ->
             seen.append(last)
             assert int(rows[-1][0]) == events(tmp_path / "run")["weight/w"][-1][0] == last
 
-        experiment.run("manual", 4.0, look)
+        run_update(experiment, "manual", hooks=Hooks(look))
     assert len(seen) >= 3  # or more, where a thousand steps take over a second
     assert seen[-1] == 3000
 
@@ -156,7 +157,7 @@ def test_what_was_recorded_stays_when_the_run_fails(
     monkeypatch.setitem(UPDATES, "manual", (failing, make))
     writer = RunWriter(tmp_path / "run", config, ["w"])
     with writer, pytest.raises(RuntimeError, match="the third sample"):
-        experiment.run("manual", 4.0, writer.record)
+        run_update(experiment, "manual", hooks=Hooks(writer.record))
     _, rows = read_csv(tmp_path / "run" / "trajectory.csv")
     assert [row[0] for row in rows] == ["0", "1"]
     assert [step for step, _ in events(tmp_path / "run")["loss"]] == [0, 1]
@@ -170,7 +171,7 @@ def test_a_writer_that_fails_is_not_called_again() -> None:
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        Experiment(Configuration(epochs=500)).run("manual", 4.0, full)
+        run_update(Experiment(Configuration(epochs=500)), "manual", hooks=Hooks(full))
     assert len(calls) == 1
 
 

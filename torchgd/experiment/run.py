@@ -1,4 +1,4 @@
-"""What a command line starts, or goes on with: a run, its directory, and where each update is."""
+"""A new run, or one to go on with: its directory, and where each of its updates is."""
 
 import os
 import shlex
@@ -12,9 +12,9 @@ from torchgd.experiment.checkpoint import CHECKPOINT, Checkpoint
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
 from torchgd.experiment.files import read_json
+from torchgd.experiment.folder import RunWriter, Start, new_directory, read_result
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.report import config_json
-from torchgd.experiment.tracking import Row, RunWriter, new_directory, read_result
 from torchgd.theory.linear import require_linear
 
 # What --update can be: each alone, or both by hand and by autograd.
@@ -22,17 +22,17 @@ CHOICES = {"both": [*UPDATES], **{update: [update] for update in (*UPDATES, AFFI
 
 
 @dataclass(frozen=True)
-class Job:
+class Run:
     """A run to be made or gone on with, by each of its updates in turn.
 
-    `configs` is each update's config.json; `starts` the checkpoints of those that have one; `again`
-    whether the run was begun before.
+    `configs` is each update's config.json; `starts` where those go on that have a checkpoint;
+    `again` whether the run was begun before.
     """
 
     experiment: Experiment
     directory: Path
     configs: dict[str, dict[str, Any]]
-    starts: dict[str, Checkpoint] = field(default_factory=dict)
+    starts: dict[str, Start] = field(default_factory=dict)
     again: bool = False
 
     @classmethod
@@ -43,7 +43,7 @@ class Job:
         parent: Path,
         name: str | None,
         writes: bool = True,
-    ) -> "Job":
+    ) -> "Run":
         """Return a new run, in a directory of its own in `parent`, or if it `writes` none without.
 
         Raises:
@@ -59,7 +59,7 @@ class Job:
         return cls(experiment, new_directory(parent, name, experiment.name), configs)
 
     @classmethod
-    def resumed(cls, directory: Path, asked: Mapping[str, Any]) -> "Job":
+    def resumed(cls, directory: Path, asked: Mapping[str, Any]) -> "Run":
         """Return the run in `directory`, ready to go on.
 
         `asked` are flags by name, of which `epochs` may be more than the run had; a model of the
@@ -100,12 +100,12 @@ class Job:
                 )
         changes = {"epochs": now.epochs, "steps": experiment.steps}
         configs = {update: {**config, "update": update, **changes} for update in config["updates"]}
-        found = {u: experiment.checkpoint(u, directory / u / CHECKPOINT) for u in configs}
+        found = {update: find_start(experiment, update, directory / update) for update in configs}
         starts = {update: start for update, start in found.items() if start is not None}
         for update, start in starts.items():
-            if start.trajectory.stopped == "diverged" and now.epochs > own.epochs:
+            if start.checkpoint.diverged and now.epochs > own.epochs:
                 raise ValueError(
-                    f"--epochs {now.epochs}: {update} diverged at step {start.step} of "
+                    f"--epochs {now.epochs}: {update} diverged at step {start.checkpoint.step} of "
                     f"{directory}, and more epochs change nothing; leave it out"
                 )
         return cls(experiment, directory, configs, starts, again=True)
@@ -129,11 +129,9 @@ class Job:
 
     def writer(self, update: str) -> RunWriter:
         """Return what writes the run of `update`, after the rows that it has already."""
-        names, start = list(self.experiment.configuration.initial), self.starts.get(update)
-        done: list[Row] | None = [] if self.again else None
-        if start is not None:
-            done = list(start.done(self.experiment.steps).rows())
-        writer = RunWriter(self.directory / update, self.configs[update], names, done)
+        config, names = self.configs[update], list(self.experiment.configuration.initial)
+        start = self.starts.get(update)
+        writer = RunWriter(self.directory / update, config, names, start, self.again)
         (self.directory / "comparison.json").unlink(missing_ok=True)  # of updates that have ended
         return writer
 
@@ -144,6 +142,45 @@ class Job:
         again = [] if model in MODELS else ["--model", model]
         quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
         return f"go on with {quoted(['--resume', str(self.directory), *again])}"
+
+
+def find_start(experiment: Experiment, update: str, directory: Path) -> Start | None:
+    """Return where the update that has this directory goes on, if there is a checkpoint.
+
+    Raises:
+        ValueError: it is damaged, or of another run.
+        OSError: it cannot be read.
+    """
+    path = directory / CHECKPOINT
+    if update == AFFINE or not os.path.lexists(path):
+        return None
+    found = Checkpoint.load(path)
+    refuse_other_run(experiment, update, found, path)
+    model, every = experiment.new_model(), experiment.configuration.record_every or 1
+    optimizer = UPDATES[update][1](model.parameters(), **experiment.options)
+    try:
+        found.restore(model, optimizer)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return Start.read(directory, found, lambda k: k % every == 0 or k == experiment.steps - 1)
+
+
+def refuse_other_run(experiment: Experiment, update: str, found: Checkpoint, path: Path) -> None:
+    """Refuse a checkpoint that is not of this run, or not on its way."""
+    # Files may have moved, and their hashes say what was in them; epochs may be more.
+    free, way_out = {"model", "data", "epochs"}, "or remove it and the run starts again"
+    for name, value in experiment.identity(update).items():
+        theirs, ours = repr(found.identity.get(name)), repr(value)
+        if name not in free and theirs != ours:
+            raise ValueError(
+                f"{path} is of another run: {name} is {theirs} there, and {ours} here; give this "
+                f"run its own, {way_out}"
+            )
+    if not 0 <= found.step <= experiment.steps:
+        raise ValueError(
+            f"{path} is {found.step} steps on, and this run has {experiment.steps}; give it its "
+            f"own, {way_out}"
+        )
 
 
 def refuse_what_is_of_a_new_run(asked: Iterable[str]) -> None:

@@ -1,0 +1,97 @@
+"""A run's events, as TensorBoard shows them. The only file that imports TensorBoard.
+
+Each recorded step is one event with all of its values, whose tags are trajectory.csv's columns:
+loss, weight/NAME, gradient/NAME; result/loss and result/NAME are result.json's numbers. TensorBoard
+keeps single precision.
+"""
+
+import io
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import custom_scalars, hparams, text
+
+
+class Events:
+    """An event file in `directory`, written through, so that what fails does so here and now.
+
+    Of the events in files that are there already, TensorBoard shows those before `purge_step`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, directory: Path, purge_step: int) -> None:
+        # TensorBoard reads event files by name, and so by the second in it.
+        seconds = [int(p.name.split(".")[3]) for p in directory.glob("events.out.tfevents.*")]
+        second = max([int(time.time()), *(there + 1 for there in seconds)])
+        name = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}"
+        self.file = (directory / name).open("xb")
+        self.records, self.purge_step = RecordWriter(self.file), purge_step
+        self._write(Event(file_version="brain.Event:2"))
+        # TensorBoard takes the first session's start for no restart, so that one is written, too.
+        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self.records.write(event.SerializeToString())
+
+    def _add(self, summary: Summary, step: int = 0) -> None:
+        self._write(Event(step=step, summary=summary))
+
+    def introduce(self, config: dict[str, Any], tags: Sequence[str], again: bool) -> None:
+        """Tell of the configuration, the charts and the hyper-parameters, unless it is `again`."""
+        # TensorBoard lays runs over each other where one chart's pattern fits their tags.
+        curves = [tag for tag in tags if not tag.startswith("gradient/")]
+        charts = {tag: ["Multiline", [f"^{re.escape(tag)}$"]] for tag in curves}
+        # add_hparams would open a run directory of its own; its summaries fit into this one.
+        scalars = {k: v for k, v in config.items() if isinstance(v, (bool, int, float, str))}
+        finals = {f"result/{tag.removeprefix('weight/')}": 0.0 for tag in curves}
+        experiment, start, self.session_end = hparams(scalars, finals)
+        if not again:
+            shown = f"```json\n{json.dumps(config, indent=1)}\n```"
+            self._add(text("config", shown), self.purge_step)
+            for summary in (custom_scalars({"descent": charts}), experiment, start):
+                self._add(summary)
+        self.file.flush()
+
+    def record(self, tags: Sequence[str], rows: Iterable[tuple[int, Sequence[Any]]]) -> None:
+        """Add each step's values, those that are there."""
+        for step, values in rows:
+            pairs = zip(tags, values, strict=True)
+            event = [Summary.Value(tag=t, simple_value=v) for t, v in pairs if v is not None]
+            self._add(Summary(value=event), step)
+        self.file.flush()
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Add result.json's numbers, and the session's end for TensorBoard's HParams."""
+        finals = {"loss": result["loss"], **result["parameters"]}
+        self.record([f"result/{name}" for name in finals], [(result["steps"], [*finals.values()])])
+        self._add(self.session_end)
+        self.file.flush()
+
+    def add_figures(self, figures: dict[str, Any], step: int) -> None:
+        """Show matplotlib figures, by name, under TensorBoard's Images."""
+        for name, figure in figures.items():
+            png = io.BytesIO()
+            figure.savefig(png, format="png")
+            width, height = map(int, figure.canvas.get_width_height())
+            image = Summary.Image(
+                width=width, height=height, colorspace=4, encoded_image_string=png.getvalue()
+            )
+            value = Summary.Value(tag=f"figure/{name}", image=image)
+            self._add(Summary(value=[value]), step)
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()

@@ -1,0 +1,200 @@
+"""One update of an experiment, from its start to what it comes to."""
+
+import inspect
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from torchgd.experiment.checkpoint import Saver
+from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
+from torchgd.experiment.folder import Start
+from torchgd.experiment.own_model import call_user_code
+from torchgd.experiment.parallel import processes
+from torchgd.loss import mean_squared_error
+from torchgd.models import Model
+from torchgd.training import descend
+from torchgd.trajectory import Recorder, Trajectory
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: its path, and its final values in the data's own units.
+
+    `loss` is the mean squared error over all data, whatever the batch size.
+    """
+
+    update: str
+    trajectory: Trajectory
+    parameters: dict[str, Tensor]
+    loss: Tensor
+    predicted_at: float
+    prediction: Tensor
+    seconds: float
+
+
+def never() -> bool:
+    """No reason to stop."""
+    return False
+
+
+def ignore(*_: object, **__: object) -> None:
+    """Do nothing with it."""
+
+
+@dataclass
+class Hooks:
+    """Who takes part in a run as it goes: each is called, or asked, where there is one.
+
+    `on_piece` is given each piece of the trajectory, `on_rows` told how many rows were gone through
+    where the data are read in chunks, `stop` asked at each step, and `saver` told to save.
+    """
+
+    on_piece: Callable[[Trajectory], object] = ignore
+    on_rows: Callable[[int], object] = ignore
+    stop: Callable[[], bool] = never
+    saver: Saver | None = None
+
+
+def run_update(
+    experiment: Experiment,
+    update: str,
+    predict: float = 4.0,
+    hooks: Hooks | None = None,
+    start: Start | None = None,
+) -> Outcome:
+    """Train a new model by "manual", "autograd" or "affine"; predict ŷ at x = `predict`.
+
+    From a `start` it goes on. The affine update computes the whole path at once, and so needs none
+    and hands it over at once.
+
+    Raises:
+        ValueError: there is no such update, or `predict` is no number, or `start` does not fit.
+        OSError: a hook cannot write.
+    """
+    if update not in (*UPDATES, AFFINE):
+        raise ValueError(f"update {update!r}: choose {', '.join((*UPDATES, AFFINE))}")
+    if not math.isfinite(predict):
+        raise ValueError(f"predict {predict}: give a finite number")
+    hooks = hooks or Hooks()
+    model = experiment.new_model()
+    began = time.perf_counter() - (0.0 if start is None else start.checkpoint.seconds)
+    if update == AFFINE:
+        trajectory = experiment.affine(model)
+        hooks.on_piece(trajectory)
+    else:
+        trajectory = _Descent(experiment, update, model, hooks, start, began).to_the_end()
+    seconds = time.perf_counter() - began
+    loss, prediction = _judge(experiment, model, predict, hooks)
+    if trajectory.stopped == "finished" and not loss.isfinite():
+        trajectory = replace(trajectory, stopped="diverged")  # in a sample not seen since
+    return Outcome(
+        update=update,
+        trajectory=trajectory,
+        parameters=experiment.parameters(model),
+        loss=loss.cpu(),
+        predicted_at=predict,
+        prediction=prediction.cpu(),
+        seconds=seconds,
+    )
+
+
+@torch.no_grad()
+def _judge(
+    experiment: Experiment, model: Model, predict: float, hooks: Hooks
+) -> tuple[Tensor, Tensor]:
+    """Return the loss over all data, and the prediction."""
+    at = experiment.standardized(torch.tensor([predict], dtype=torch.float64))
+    call_model = partial(call_user_code, experiment.configuration.model, model)
+    batches = experiment.batches
+    if experiment.streams:  # no step follows, so that the gradients beside it do no harm
+        loss = experiment.gradient("manual", hooks.on_rows)(model, batches.x, batches.y)
+    else:
+        loss = mean_squared_error(call_model(batches.x), batches.y)
+    return loss, call_model(at.to(experiment.device, experiment.dtype))[0]
+
+
+class _Descent:
+    """The descent of one update, on its way: recorded, saved, stopped if asked to."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        update: str,
+        model: Model,
+        hooks: Hooks,
+        start: Start | None,
+        began: float,
+    ) -> None:
+        self.experiment, self.update, self.model = experiment, update, model
+        self.hooks, self.began, self.start = hooks, began, start
+        self.first = 0 if start is None else start.checkpoint.step
+        self.optimizer = UPDATES[update][1](model.parameters(), **experiment.options)
+        if start is not None:
+            start.checkpoint.restore(model, self.optimizer)
+        self.recorder = _recorder(experiment, model, hooks, start)
+
+    def to_the_end(self) -> Trajectory:
+        """Take the steps that are left; return the whole trajectory."""
+        try:
+            step, epoch, stopped = self._descend()
+        finally:
+            self.recorder.hand_over()  # what was recorded stays, also if a step failed
+        if self.recorder.diverged:
+            step, stopped = int(self.recorder.pieces[-1].step[-1]), "diverged"
+        # Before the final row, for there may be more epochs to come.
+        self._save(step, diverged=stopped == "diverged")
+        return self.recorder.finish(step, epoch, stopped)
+
+    def _descend(self) -> tuple[int, int, str]:
+        """Take the steps that are left; return how many were taken, the epoch, and why it ended."""
+        experiment, recorder = self.experiment, self.recorder
+        epochs = experiment.configuration.epochs
+        if self.start is not None and self.start.checkpoint.diverged:
+            return self.first, self.first // len(experiment.batches), "diverged"
+        gradient = experiment.gradient(self.update, self.hooks.on_rows)
+        descent = descend(
+            self.model, experiment.batches, self.optimizer, gradient, epochs, start=self.first
+        )
+        for step, epoch, loss in descent:
+            if recorder.due or self._due_by_step(step):
+                recorder.hand_over()
+                if recorder.diverged:
+                    return step, epoch, "diverged"
+                if self.hooks.saver is not None and self.hooks.saver.due(step):
+                    self._save(step)
+            if self.hooks.stop():
+                return step, epoch, "interrupted"
+            recorder.record(step, epoch, loss)
+        return experiment.steps, epochs, "finished"
+
+    def _due_by_step(self, step: int) -> bool:
+        saver = self.hooks.saver
+        return saver is not None and step > self.first and saver.due_by_step(step)
+
+    def _save(self, step: int, diverged: bool = False) -> None:
+        if self.hooks.saver is not None:
+            self.hooks.saver.save(
+                identity=self.experiment.identity(self.update),
+                step=step,
+                seconds=time.perf_counter() - self.began,
+                diverged=diverged,
+                model=dict(self.model.state_dict()),
+                # Without torch's wrapper, as in ManualSGD.add_param_group.
+                optimizer=inspect.unwrap(type(self.optimizer).state_dict)(self.optimizer),
+            )
+
+
+def _recorder(experiment: Experiment, model: Model, hooks: Hooks, start: Start | None) -> Recorder:
+    every = experiment.configuration.record_every or 1
+    done = None if start is None else start.trajectory
+    recorder = partial(Recorder, model, experiment.steps, every, hooks.on_piece, done)
+    if processes() == 1:
+        return recorder()
+    # Ranks find a divergence where they hand over, so all of them must at the same steps.
+    rows = min(1000, max(1, 50_000_000 // experiment.batches.batch_size))
+    return recorder(rows=rows, seconds=math.inf)
