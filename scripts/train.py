@@ -16,7 +16,7 @@ from tqdm import tqdm
 from torchgd.experiment.checkpoint import Saver
 from torchgd.experiment.command_line import Parser, cadence, refusing, run_script
 from torchgd.experiment.configuration import Configuration, add_flags, finite
-from torchgd.experiment.experiment import AFFINE, Experiment
+from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import write_json
 from torchgd.experiment.folder import RunWriter
 from torchgd.experiment.outcome import Hooks, Outcome, ignore, run_update
@@ -105,13 +105,10 @@ def make_run(arguments: argparse.Namespace) -> Run:
         return Run.resumed(log_dir / name, moved)
     if "initial" in asked:
         asked["initial"] = once(asked["initial"])
-    configuration, updates = Configuration(**asked), CHOICES[update]
+    configuration = Configuration(**asked)
     if configuration.nesterov and (configuration.momentum == 0 or configuration.dampening != 0):
         raise ValueError("--nesterov needs --momentum above 0 and --dampening 0")
-    refuse_processes(configuration.compile, updates)
-    if configuration.chunk_size is not None and AFFINE in updates:
-        raise ValueError("--update affine needs the data in memory; leave --chunk-size out")
-    return Run.new(configuration, updates, log_dir, name, FIRST)
+    return Run.new(configuration, CHOICES[update], log_dir, name, FIRST)
 
 
 def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -122,12 +119,6 @@ def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
             raise ValueError(f"initial {name} is given twice: {values[name]:g} and {value:g}")
         values[name] = value
     return values
-
-
-def refuse_processes(compiled: bool, updates: list[str]) -> None:
-    """Refuse what several processes cannot share."""
-    if processes() > 1 and (compiled or AFFINE in updates):
-        raise ValueError(f"--compile and --update affine take one process, not {processes()}")
 
 
 def train(
@@ -184,7 +175,6 @@ def main(argv: list[str] | None = None) -> int:
         torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
     with refusing(parser, ValueError, OSError):
         run = make_run(arguments)
-        refuse_processes(run.experiment.configuration.compile, list(run.configs))
         over = run.over
     if over is not None:
         text, status = over

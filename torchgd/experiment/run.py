@@ -14,6 +14,7 @@ from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
 from torchgd.experiment.files import read_json
 from torchgd.experiment.folder import RunWriter, Start, new_directory, read_result
 from torchgd.experiment.own_model import MODELS
+from torchgd.experiment.parallel import processes
 from torchgd.experiment.report import config_json
 from torchgd.theory.linear import require_linear
 
@@ -50,8 +51,11 @@ class Run:
             ValueError: something in it cannot be had (see `Experiment`), or `name` is taken.
             OSError: a file cannot be read, or the directory not be made.
         """
+        refuse_processes(asked, updates)
         experiment = Experiment(asked)
         if AFFINE in updates:
+            if experiment.streams:
+                raise ValueError("--update affine needs the data in memory; leave --chunk-size out")
             require_linear(experiment.new_model(), experiment.batches.x)
         configs = {update: config_json(experiment, update, updates) for update in updates}
         if not writes:
@@ -71,43 +75,20 @@ class Run:
             OSError: a file cannot be read.
         """
         refuse_what_is_of_a_new_run(asked)
-        if (directory / "config.json").is_file():  # one update's directory; the run is all of them
-            directory = directory.resolve().parent
-        files = [directory / update / "config.json" for update in (*UPDATES, AFFINE)]
-        files = [path for path in files if path.is_file()]
-        if not files:
-            raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
-        config = read_json(files[0])
+        directory, config = read_config(directory)
         try:
-            if config.get("updates") not in CHOICES.values():
-                raise ValueError(f"updates {config.get('updates')!r} is damaged; run it again")
             own = Configuration.from_config(config)
             experiment = Experiment.from_config(config, **asked)
         except ValueError as error:
-            raise ValueError(f"{files[0].parent}: {error}") from None
-        now = experiment.configuration
-        if now.epochs < own.epochs:
-            raise ValueError(
-                f"--epochs {now.epochs}: the run has {own.epochs}, and can only get more; leave "
-                "it out"
-            )
-        identity = experiment.identity(files[0].parent.name)
-        for what in ("model", "data"):
-            if config.get(f"{what}_sha256") != identity[f"{what}_sha256"]:
-                raise ValueError(
-                    f"{what} {identity[what]!r} is not the one that the run in {directory} was "
-                    "trained with (SHA-256); give that one back or start a new run"
-                )
+            raise ValueError(f"{directory / config['update']}: {error}") from None
+        refuse_other_files(experiment, config, directory)
+        now, updates = experiment.configuration, config["updates"]
+        refuse_processes(now, updates)
         changes = {"epochs": now.epochs, "steps": experiment.steps}
-        configs = {update: {**config, "update": update, **changes} for update in config["updates"]}
-        found = {update: find_start(experiment, update, directory / update) for update in configs}
+        configs = {update: {**config, "update": update, **changes} for update in updates}
+        found = {update: find_start(experiment, update, directory / update) for update in updates}
         starts = {update: start for update, start in found.items() if start is not None}
-        for update, start in starts.items():
-            if start.checkpoint.diverged and now.epochs > own.epochs:
-                raise ValueError(
-                    f"--epochs {now.epochs}: {update} diverged at step {start.checkpoint.step} of "
-                    f"{directory}, and more epochs change nothing; leave it out"
-                )
+        refuse_epochs(own.epochs, now.epochs, starts, directory)
         return cls(experiment, directory, configs, starts, again=True)
 
     @property
@@ -142,6 +123,56 @@ class Run:
         again = [] if model in MODELS else ["--model", model]
         quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
         return f"go on with {quoted(['--resume', str(self.directory), *again])}"
+
+
+def read_config(directory: Path) -> tuple[Path, dict[str, Any]]:
+    """Return a run's directory and what config.json says; one of its updates' will do.
+
+    Raises:
+        ValueError: there is no run, or it is damaged.
+        OSError: it cannot be read.
+    """
+    if (directory / "config.json").is_file():
+        directory = directory.resolve().parent
+    for update in (*UPDATES, AFFINE):
+        path = directory / update / "config.json"
+        if path.is_file():
+            config = read_json(path)
+            if config.get("updates") not in CHOICES.values():
+                raise ValueError(
+                    f"{path.parent}: updates {config.get('updates')!r} is damaged; run it again"
+                )
+            return directory, {**config, "update": update}
+    raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
+
+
+def refuse_other_files(experiment: Experiment, config: dict[str, Any], directory: Path) -> None:
+    """Refuse a model or data that are not what this run's config.json says."""
+    identity = experiment.identity(config["update"])
+    for what in ("model", "data"):
+        if config.get(f"{what}_sha256") != identity[f"{what}_sha256"]:
+            raise ValueError(
+                f"{what} {identity[what]!r} is not the one that the run in {directory} was trained "
+                "with (SHA-256); give that one back or start a new run"
+            )
+
+
+def refuse_epochs(own: int, now: int, starts: dict[str, Start], directory: Path) -> None:
+    """Refuse fewer epochs than a run has, and more where more change nothing."""
+    if now < own:
+        raise ValueError(f"--epochs {now}: the run has {own}, and can only get more; leave it out")
+    for update, start in starts.items():
+        if start.checkpoint.diverged and now > own:
+            raise ValueError(
+                f"--epochs {now}: {update} diverged at step {start.checkpoint.step} of "
+                f"{directory}, and more epochs change nothing; leave it out"
+            )
+
+
+def refuse_processes(asked: Configuration, updates: Sequence[str]) -> None:
+    """Refuse what several processes cannot share."""
+    if processes() > 1 and (asked.compile or AFFINE in updates):
+        raise ValueError(f"--compile and --update affine take one process, not {processes()}")
 
 
 def find_start(experiment: Experiment, update: str, directory: Path) -> Start | None:
