@@ -6,6 +6,7 @@ Given two runs, compare these instead; with --mistake, a classic error and the r
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch
 
 from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.configuration import Configuration, integer
-from torchgd.experiment.experiment import UPDATES, Experiment, which_half_differs
+from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.folder import read_run
-from torchgd.experiment.report import aligned, first_shows, side_by_side
+from torchgd.experiment.report import aligned, first_shows, headline, side_by_side
 from torchgd.experiment.sources import NAMES
 from torchgd.models import DTYPES
-from torchgd.proof.compare import Comparison, compare
+from torchgd.proof.compare import Comparison, compare, which_half_differs
 from torchgd.proof.mistakes import MISTAKES
 from torchgd.trajectory import Trajectory
 
@@ -84,13 +85,11 @@ def pairs(made: list[tuple[Experiment, dict[str, Any]]]) -> Iterator[Row]:
     """Train each pair, and where it differs find out which half is the cause."""
     manual, autograd = UPDATES["manual"], UPDATES["autograd"]
     for experiment, options in made:
-        a, b = (
-            experiment.descend(experiment.new_model(), update, options)
-            for update in (manual, autograd)
-        )
+        descend = partial(experiment.descend, options=options)
+        a, b = descend(manual), descend(autograd)
         comparison, verdict = compare(a, b), "identical"
         if not comparison.identical:
-            verdict = f"cause: {which_half_differs(experiment, options, manual, autograd)}"
+            verdict = f"cause: {which_half_differs(descend, manual, autograd)}"
         yield a, b, comparison, verdict
 
 
@@ -100,21 +99,14 @@ def print_table(labels: list[list[str]], rows: Iterable[Row], max_ulp: int) -> b
     width = max(map(len, [head, *lines]))
     print(f"{head:<{width}}  {FOUND.format('steps', 'max |Δw|', 'ULPs', 'part at', 'verdict')}")
     steps = outside = 0
-    for line, (a, b, comparison, verdict) in zip(lines, rows, strict=True):
+    for line, (a, b, found, verdict) in zip(lines, rows, strict=True):
         count = min(len(a.loss), len(b.loss))
-        parts = "never"
-        if comparison.first_difference is not None:
-            step, parameter = comparison.first_difference
-            parts = f"{step} {parameter or 'end'}"
-        cells = [
-            str(count),
-            f"{comparison.max_abs:.3g}",
-            f"{comparison.max_ulp:.6g}",
-            parts,
-            verdict + ", diverged" * ("diverged" in (a.stopped, b.stopped)),
-        ]
-        print(f"{line:<{width}}  {FOUND.format(*cells)}", flush=True)
-        steps, outside = steps + count, outside + (not comparison.within(max_ulp))
+        step, parameter = found.first_difference or ("never", "")
+        parts = step if found.identical else f"{step} {parameter or 'end'}"
+        numbers = count, f"{found.max_abs:.3g}", f"{found.max_ulp:.6g}"
+        verdict += ", diverged" * ("diverged" in (a.stopped, b.stopped))
+        print(f"{line:<{width}}  {FOUND.format(*numbers, parts, verdict)}", flush=True)
+        steps, outside = steps + count, outside + (not found.within(max_ulp))
     said = f"within {max_ulp} ULPs" if max_ulp else "identical, bit for bit"
     agree = f"{len(labels) - outside} of {len(labels)} pairs are {said}"
     print(f"{agree}; {steps} steps compared.")
@@ -125,12 +117,9 @@ def mistaken(experiment: Experiment, name: str) -> Comparison:
     """Train right and with a mistake, and print how the two part."""
     explanation, update = MISTAKES[name]
     lr = experiment.options["lr"]
-    right, wrong = (
-        experiment.descend(experiment.new_model(), u, {"lr": lr})
-        for u in (UPDATES["manual"], update(lr))
-    )
+    right, wrong = (experiment.descend(u, {"lr": lr}) for u in (UPDATES["manual"], update(lr)))
     comparison = compare(right, wrong)
-    print(experiment, *side_by_side(right, wrong), explanation, sep="\n")
+    print(headline(experiment), *side_by_side(right, wrong), explanation, sep="\n")
     print(first_shows(right, wrong, comparison))
     return comparison
 
@@ -153,8 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         if mistake:
             names = arguments.model or "quadratic", arguments.data or "lesson"
             full = Configuration(*names, epochs=arguments.epochs, batch_size="full")
-            experiment = Experiment(full)
-            return int(not mistaken(experiment, mistake).within(arguments.max_ulp))
+            return int(not mistaken(Experiment(full), mistake).within(arguments.max_ulp))
         trained = experiments(arguments.model, arguments.data, arguments.epochs)
         made = list(itertools.product(trained, OPTION_SETS))
     labels = [label(asdict(experiment.configuration), options) for experiment, options in made]

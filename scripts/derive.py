@@ -1,7 +1,7 @@
 """Derive ∂loss/∂w of a model by hand, and prove it; or check your own derivative."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -13,6 +13,15 @@ from torchgd.experiment.sources import NAMES, Column, load
 from torchgd.proof.answers import judge, parse
 from torchgd.proof.oracles import ORACLES, Finding, GradientCheck, check_gradient
 from torchgd.proof.symbols import Derivation, derive, latex, notation
+
+# How formulas, ŷ, the loss and its derivatives are written.
+PLAIN = notation, "ŷ", "loss", "∂loss/∂%s"
+LATEX = (
+    latex,
+    r"\hat{y}",
+    r"\text{loss}",
+    r"\frac{\partial\,\text{loss}}{\partial %s}",
+)
 
 
 def make_parser() -> Parser:
@@ -38,29 +47,21 @@ def assignment(text: str) -> tuple[str, str]:
     return name.strip(), formula
 
 
-def formulas(derivation: Derivation, derivatives: bool, as_latex: bool) -> Iterator[str]:
-    """Yield ŷ, the loss of a sample and, if asked for, each ∂loss/∂w by hand."""
-    write = latex if as_latex else notation
-    prediction, loss, d = (
-        (r"\hat{y}", r"\text{loss}", r"\frac{\partial\,\text{loss}}{\partial %s}")
-        if as_latex
-        else ("ŷ", "loss", "∂loss/∂%s")
-    )
-    lines = [
-        (prediction, write(derivation.prediction)),
-        (loss, write(derivation.residual**2)),
-    ]
-    for name, partial in derivation.partials.items() if derivatives else ():
-        head = d % write(derivation.weights[name])
-        lines.append((head, write(derivation.loss_derivative(partial))))
-    width = max(len(head) for head, _ in lines)
+def formulas(derivation: Derivation, names: Iterable[str], as_latex: bool) -> Iterator[str]:
+    """Yield ŷ, the loss of a sample and the ∂loss/∂w by hand of these names."""
+    write, prediction, loss, derivative = LATEX if as_latex else PLAIN
+    lines = {prediction: derivation.prediction, loss: derivation.residual**2}
+    for name in names:
+        head = derivative % write(derivation.weights[name])
+        lines[head] = derivation.loss_derivative(derivation.partials[name])
+    width = max(map(len, lines))
     yield f"{'% ' * as_latex}For one sample; over N the loss, and so its derivative, is the mean:"
-    for head, formula in lines:
-        yield f"{head:<{width}} = {formula}"
+    for head, formula in lines.items():
+        yield f"{head:<{width}} = {write(formula)}"
 
 
 def table(check: GradientCheck) -> Iterator[str]:
-    """Yield the oracles' table, a row per parameter, and what stands behind a no or a skip."""
+    """Yield the oracles' table, a row per parameter, what stands behind each no, and the sum."""
     cells = {(row.parameter, row.oracle): cell(row) for row in check.rows}
     names = list(dict.fromkeys(row.parameter for row in check.rows))
     yield from aligned([["", *ORACLES], *([n, *(cells[n, o] for o in ORACLES)] for n in names)])
@@ -71,6 +72,9 @@ def table(check: GradientCheck) -> Iterator[str]:
             where = f"at {row.point}" if row.point else f"as ∂ŷ/∂{row.parameter}"
             values = f"{row.by_hand} by hand, {row.expected} expected"
             yield f"{row.parameter}, {row.oracle}: {values} {where}"
+    wrong = dict.fromkeys(f"∂loss/∂{row.parameter}" for row in check.failures)
+    said = sum(row.passed is not None for row in check.rows)
+    yield f"Wrong: {', '.join(wrong)}." if wrong else f"All {said} say yes."
 
 
 def cell(row: Finding) -> str:
@@ -82,24 +86,18 @@ def cell(row: Finding) -> str:
         return word
     if row.oracle == "autograd":
         return f"{word}, {row.ulps} ULPs"
-    assert isinstance(row.by_hand, float)
-    assert isinstance(row.expected, float)
-    return f"{word}, {abs(row.by_hand - row.expected):.1e} off"
+    return f"{word}, {abs(float(row.by_hand) - float(row.expected)):.1e} off"
 
 
-def answers(derivation: Derivation, given: list[tuple[str, str]]) -> Iterator[tuple[bool, str]]:
-    """Yield of each answer whether it is right, and a line about it; refuse what cannot be read."""
-    for name, formula in given:
-        if name not in derivation.weights:
-            raise ValueError(
-                f"answer {name[:60]!r}: the parameters are {', '.join(derivation.weights)}"
-            )
-        try:
-            answer = parse(formula, derivation)
-        except ValueError as error:
-            raise ValueError(f"answer {f'{name}={formula}'[:60]!r}: {error}") from None
-        right, hint = judge(derivation, name, answer)
-        yield right, f"∂loss/∂{name}: {'right' if right else f'wrong: {hint}'}"
+def what_is_wrong(derivation: Derivation, name: str, formula: str) -> str:
+    """Return what is wrong with an answer, "" if it is right; refuse what cannot be read."""
+    known = derivation.weights
+    if name not in known:
+        raise ValueError(f"answer {name[:60]!r}: the parameters are {', '.join(known)}")
+    try:
+        return judge(derivation, name, parse(formula, derivation))
+    except ValueError as error:
+        raise ValueError(f"answer {f'{name}={formula}'[:60]!r}: {error}") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,25 +109,21 @@ def main(argv: list[str] | None = None) -> int:
         model = find_model(arguments.model, arguments.bias)(device=device, dtype=torch.float64)
         if arguments.answer:
             derivation = derive(model)
-            judged = list(answers(derivation, arguments.answer))
-            print(*formulas(derivation, False, arguments.latex), sep="\n")
-            print(*(line for _, line in judged), sep="\n")
-            return int(not all(right for right, _ in judged))
+            hints = [what_is_wrong(derivation, *answer) for answer in arguments.answer]
+            print(*formulas(derivation, (), arguments.latex), sep="\n")
+            for (name, _), hint in zip(arguments.answer, hints, strict=True):
+                print(f"∂loss/∂{name}: {f'wrong: {hint}' if hint else 'right'}")
+            return int(any(hints))
         if isinstance(data.x, Column):
             raise ValueError(f"data {arguments.data!r} does not fit into memory; give fewer rows")
         x, y = data.x.to(device), data.y.to(device)
         check = call_user_code(arguments.model, check_gradient, model, x, y)
     try:
-        print(*formulas(derive(model), True, arguments.latex), "", sep="\n")
+        derivation = derive(model)
+        print(*formulas(derivation, derivation.weights, arguments.latex), "", sep="\n")
     except ValueError as error:
         print(f"∂loss/∂w = 2(ŷ − y)·∂ŷ/∂w, and no formula: {error}\n")
     print(*table(check), sep="\n")
-    wrong = dict.fromkeys(row.parameter for row in check.failures)
-    if wrong:
-        print(f"Wrong: {', '.join(f'∂loss/∂{name}' for name in wrong)}.")
-    else:
-        said = sum(row.passed is not None for row in check.rows)
-        print(f"All {said} say yes.")
     return int(not check)
 
 

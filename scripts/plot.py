@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchgd.experiment.command_line import Parser, refusing, run_script
-from torchgd.figures import draw, save
-from torchgd.figures.animation import animate
+from torchgd.figures import animate, draw, save
 from torchgd.figures.runs import lay_together, read_runs
 
 
@@ -32,14 +31,12 @@ def folder(runs: Sequence[Path]) -> Path:
     Raises:
         ValueError: several runs are not in one directory.
     """
-    if len(runs) == 1:
-        return runs[0]
     parents = {run.resolve().parent for run in runs}
     if len(parents) > 1:
         raise ValueError(
             f"{len(runs)} runs in {len(parents)} directories: say where to write with --output"
         )
-    return runs[0].parent
+    return runs[0] if len(runs) == 1 else runs[0].parent
 
 
 def main(argv: list[str] | None = None) -> int:

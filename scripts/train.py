@@ -24,6 +24,7 @@ from torchgd.experiment.parallel import RankError, process_group, processes, tor
 from torchgd.experiment.report import (
     divergence,
     environment_changes,
+    headline,
     result_json,
     table,
     transcript,
@@ -247,7 +248,7 @@ def report(
             if len(outcomes) > 1:
                 print(f"{outcome.update}:")
             print(*transcript(experiment, outcome), sep="\n")
-    print(experiment, *table(experiment, outcomes), sep="\n")
+    print(headline(experiment), *table(experiment, outcomes), sep="\n")
     if comparison is not None:
         print(verdict(comparison, *(outcome.trajectory for outcome in outcomes)))
     diverged = [outcome for outcome in outcomes if outcome.trajectory.stopped == "diverged"]

@@ -3,7 +3,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pretend
 import pytest
 import torch
-from helpers import ACCELERATORS, may_wait
+from helpers import ACCELERATORS, may_wait, wait_for
 from hypothesis import settings
 
 # A process in the background of a shell ignores SIGINT, and so would those that the tests start.
@@ -25,7 +24,6 @@ settings.register_profile("torchgd", derandomize=True, deadline=None)
 settings.register_profile("many", max_examples=3000, deadline=None)  # --hypothesis-profile=many
 settings.load_profile("torchgd")
 
-collect_ignore = ["fuzz.py"]  # a script of its own
 DTYPES = [torch.float32, torch.float64]
 
 
@@ -82,13 +80,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
                "--host", "127.0.0.1", "--samples_per_plugin", "scalars=10001"]  # fmt: skip
     log = runs.with_suffix(".log")
     with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stderr=file, stdout=file)
+        process = subprocess.Popen(command, stderr=file, stdout=file, text=True)
+    address = re.compile(r"http://127\.0\.0\.1:\d+")
     try:
-        deadline = time.monotonic() + 60
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8"))):
-            assert process.poll() is None, log.read_text(encoding="utf-8")
-            assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
-            time.sleep(0.1)
+        found = wait_for(process, lambda: address.search(log.read_text(encoding="utf-8")))
+        assert found is not None
         yield found.group(), runs
     finally:
         process.terminate()

@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import codecs
+import inspect
 import json
 import locale
 import os
@@ -9,11 +10,12 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import pretend
 import pytest
@@ -27,6 +29,7 @@ from torchgd import Linear, ManualSGD, Model, Quadratic, autograd_gradient, manu
 from torchgd.gradients import GradientSource
 from torchgd.trajectory import Trajectory
 
+T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 
 # NIST's certified answers, and others computed in rational arithmetic, with their sources.
@@ -93,41 +96,52 @@ def same_trajectory(a: Trajectory, b: Trajectory) -> bool:
     )
 
 
-EXPONENTIAL = """
-import torch
-from torchgd import Model
-
-class Exponential(Model):
-    def __init__(self, device=None, dtype=None):
-        super().__init__()
-        self.a = torch.nn.Parameter(torch.tensor(1.0, device=device, dtype=dtype))
-        self.k = torch.nn.Parameter(torch.tensor(0.1, device=device, dtype=dtype))
-
-    def forward(self, x):
-        return self.a * torch.exp(self.k * x)
-
-    def partials(self, x):
-        e = torch.exp(self.k * x)
-        return {"a": e, "k": self.a * x * e}
-"""
-
-
 class Shell:
-    """Runs a script's main in an empty folder and keeps what it printed."""
+    """Runs a script's main, in a folder and with some last words always, and keeps what it printed.
+
+    The fixture of a test file is made by `shell_of`.
+    """
 
     def __init__(
-        self, main: Callable[[list[str]], int], folder: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        main: Callable[[list[str]], int],
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        *always: str,
     ) -> None:
-        self.main, self.folder, self.capsys = main, folder, capsys
+        self.main, self.folder, self.capsys, self.always = main, folder, capsys, always
 
     def __call__(self, *words: str) -> int:
         self.capsys.readouterr()
         try:
-            status = self.main([*words])
+            status = self.main([*words, *self.always])
         except SystemExit as end:
             status = end.code  # type: ignore[assignment]
         self.out, self.err = self.capsys.readouterr()
         return status
+
+
+def shell_of(
+    main: Callable[[list[str]], int],
+    *always: str,
+    files: Mapping[str, str] = MappingProxyType({}),
+    kind: type[Shell] = Shell,
+) -> Any:
+    """A fixture: the script of this main, in a folder of the test's own that holds these files.
+
+    shell = shell_of(train.main, "--no-figures", files={"mine.py": EXPONENTIAL})
+    """
+
+    @pytest.fixture
+    def shell(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> Shell:
+        monkeypatch.chdir(tmp_path)
+        for name, text in files.items():
+            (tmp_path / name).write_text(text, encoding="utf-8")
+        return kind(main, tmp_path, capsys, *always)
+
+    return shell
 
 
 class Exponential(Model):
@@ -144,6 +158,17 @@ class Exponential(Model):
     def partials(self, x: Tensor) -> dict[str, Tensor]:
         e = torch.exp(self.k * x)
         return {"a": e, "k": self.a * x * e}
+
+
+# The same as a user's own file.
+EXPONENTIAL = f"""
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torchgd import Model
+
+{inspect.getsource(Exponential)}"""
 
 
 def events(directory: Path) -> dict[str, list[tuple[int, float]]]:
@@ -193,13 +218,23 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "PYTHONIOENCODING": "utf-8"}
 
 
 def script(
-    folder: Path, *words: str, file: Path = SCRIPT, **environment: str
+    folder: Path, *words: str, file: Path = SCRIPT, stderr: int = subprocess.PIPE, **more: str
 ) -> subprocess.Popen[str]:
-    command, pipe = [sys.executable, "-W", "error", str(file), *words], subprocess.PIPE
-    environment = {**ENVIRONMENT, **environment}
+    """Start a script, train.py if no other, with `more` in its environment."""
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, encoding="utf-8"
+        [sys.executable, "-W", "error", str(file), *words],
+        cwd=folder,
+        env={**ENVIRONMENT, **more},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        encoding="utf-8",
     )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for its end; return its exit status and what it printed."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
 
 
 def killed(folder: Path, sent: int, what: str, count: int, *words: str) -> subprocess.Popen[str]:
@@ -207,13 +242,14 @@ def killed(folder: Path, sent: int, what: str, count: int, *words: str) -> subpr
     return script(folder, str(int(sent)), what, str(count), *words, file=KILLED)
 
 
-def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
-    """Wait until a process that runs on has done something."""
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], T]) -> T:
+    """Wait until a process that runs on has done something; return what tells so."""
     deadline = time.monotonic() + 120
-    while not happened():
+    while not (sign := happened()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return sign
 
 
 def wait_for_rows(process: subprocess.Popen[str], path: Path, count: int = 3) -> None:

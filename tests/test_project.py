@@ -10,12 +10,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from helpers import CERTIFIED
+from helpers import CERTIFIED, ROOT, Shell, shell_of
 
 import torchgd
 from torchgd.experiment.sources import FILES, load
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -108,20 +107,16 @@ CONSOLE = re.findall(
 )
 
 
+shell = shell_of(lambda words: importlib.import_module(words[0]).main(words[1:]))  # any script
+
+
 @pytest.mark.parametrize(("script", "command", "shown"), CONSOLE)
 def test_the_readme_shows_what_the_commands_print(
-    script: str,
-    command: str,
-    shown: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    shell: Shell, script: str, command: str, shown: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    more = {"train": ["--device", "cpu", "--no-figures"], "derive": ["--device", "cpu"]}
-    importlib.import_module(script).main([*shlex.split(command), *more.get(script, [])])
-    out, err = capsys.readouterr()
-    assert shown in (out, err.partition("\n")[2])
+    more = ["--device", "cpu", *(["--no-figures"] if script == "train" else [])]
+    shell(script, *shlex.split(command), *more)
+    assert shown in (shell.out, shell.err.partition("\n")[2])
 
 
 def test_the_readme_has_those_examples() -> None:

@@ -1,12 +1,13 @@
 """runs/reference, the lesson's own run in git, is what the lesson still gives."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 import train
 from helpers import ROOT, events, read_csv, same_bits
+
+from torchgd.experiment.files import read_json
 
 REFERENCE = ROOT / "runs" / "reference"
 UPDATES = ("manual", "autograd")
@@ -24,9 +25,7 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_lesson_gives_the_committed_bits(again: Path, update: str) -> None:
     committed, new = (run / update for run in (REFERENCE, again))
     assert (committed / "trajectory.csv").read_bytes() == (new / "trajectory.csv").read_bytes()
-    results = [
-        json.loads((run / "result.json").read_text(encoding="utf-8")) for run in (committed, new)
-    ]
+    results = [read_json(run / "result.json") for run in (committed, new)]
     assert results[0].pop("seconds") > 0
     assert results[1].pop("seconds") > 0
     assert results[0] == results[1]
@@ -35,7 +34,7 @@ def test_the_lesson_gives_the_committed_bits(again: Path, update: str) -> None:
 def test_the_comparison_is_the_committed_one(again: Path) -> None:
     texts = [(run / "comparison.json").read_text(encoding="utf-8") for run in (REFERENCE, again)]
     assert texts[0] == texts[1]
-    assert json.loads(texts[0])["identical"]
+    assert read_json(REFERENCE / "comparison.json")["identical"]
 
 
 @pytest.mark.parametrize("update", UPDATES)
@@ -58,5 +57,4 @@ def test_it_is_small_and_whole_and_speaks_of_no_machine() -> None:
             "checkpoint.pt", "config.json", f"events.out.tfevents.0.lesson.{update}", "result.json",
             "trajectory.csv",
         ]  # fmt: skip
-        config = json.loads((REFERENCE / update / "config.json").read_text(encoding="utf-8"))
-        assert config["working_directory"] is None
+        assert read_json(REFERENCE / update / "config.json")["working_directory"] is None

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from helpers import (
     left,
     same_bits,
     same_trajectory,
+    script,
     shown,
     stacked,
     wait_for,
@@ -35,7 +37,7 @@ from torchgd.experiment.checkpoint import Checkpoint, Saver
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.outcome import Hooks, ignore, run_update
-from torchgd.experiment.parallel import add_over_ranks, in_chunks, process_group, share
+from torchgd.experiment.parallel import in_chunks, process_group, share
 from torchgd.experiment.sources import load
 
 pytestmark = [
@@ -45,7 +47,8 @@ pytestmark = [
 ROWS = 47  # a prime: no number of processes divides it, nor does a batch size
 MODELS = {"line": lambda: Linear(bias=True, dtype=torch.float64),
           "parabola": lambda: Quadratic(dtype=torch.float64)}  # fmt: skip
-CASES = list(product(MODELS, [1, 7, ROWS], ["manual", "autograd"]))
+# The model, the batch size, the update, and how many rows are a chunk.
+CASES = list(product(MODELS, [1, 7, ROWS], ["manual", "autograd"], [ROWS, 5]))
 
 
 def batches(size: int) -> Batches:
@@ -54,9 +57,8 @@ def batches(size: int) -> Batches:
     return Batches(x[:ROWS], data.y[:ROWS], size, shuffle=size == 7, seed=3)
 
 
-def descent(case: tuple[str, int, str], rows: int | None = None) -> Trajectory:
+def descent(kind: str, size: int, update: str, rows: int | None = None) -> Trajectory:
     """One process's own or, in chunks of so many rows, that of all processes together."""
-    kind, size, update = case
     model = MODELS[kind]()
     gradient, make = MANUAL if update == "manual" else AUTOGRAD
     if rows is not None:
@@ -94,10 +96,11 @@ def everything(folder: str) -> dict[str, Any]:
     # All bring what they recorded to the CPU for each checkpoint, though the first alone saves.
     saving = Hooks(saver=Saver(ignore, steps=3))
     return {
-        "descents": [descent(case, ROWS) for case in CASES],
-        "in chunks": {case: descent(case, 5) for case in CASES if case[1] == 7},
-        "the mean of the ranks' means": mean_of_means(),
-        "usual": by_distributed_data_parallel(),
+        "descents": {case: descent(*case) for case in CASES},
+        "usual": by_distributed_data_parallel(lambda squares: squares.sum() / ROWS),
+        "the mean of the ranks' means": by_distributed_data_parallel(
+            lambda squares: squares.mean() / dist.get_world_size()
+        ),
         "three rows": [ran(update, batch_size="full") for update in UPDATES],
         "diverged": [ran(u, saving, data="cars", lr=1e30, batch_size=7) for u in UPDATES],
     }
@@ -107,28 +110,17 @@ def ran(update: str, hooks: Hooks | None = None, **asked: Any) -> Trajectory:
     return run_update(Experiment(Configuration(**asked)), update, hooks=hooks).trajectory
 
 
-def own_rows() -> tuple[torch.Tensor, torch.Tensor]:
-    (x, y), *_ = batches(ROWS)
-    part = slice(*share(ROWS))
-    return x[part], y[part]
-
-
-def mean_of_means() -> float:
-    model = Linear(w=3.0, dtype=torch.float64)
-    manual_gradient(model, *own_rows())
-    assert model.w.grad is not None
-    return add_over_ranks(model.w.grad).item() / dist.get_world_size()
-
-
-def by_distributed_data_parallel() -> dict[str, float]:
-    """torch's own way: it makes the mean of the ranks' gradients, of K/N times their sums."""
+def by_distributed_data_parallel(
+    part: Callable[[torch.Tensor], torch.Tensor],
+) -> dict[str, float]:
+    """torch's own way to add the gradients of each rank's part of the loss: K times their mean."""
     model = MODELS["parabola"]()
     parallel = DistributedDataParallel(model)
-    x, y = own_rows()
-    total = (parallel(x) - y).square().sum() * dist.get_world_size() / ROWS
-    total.backward()
+    (x, y), own = next(iter(batches(ROWS))), slice(*share(ROWS))
+    loss = dist.get_world_size() * part((parallel(x[own]) - y[own]).square())
+    loss.backward()
     found = {name: w.grad.item() for name, w in model.named_parameters() if w.grad is not None}
-    del parallel, total
+    del parallel, loss
     gc.collect()  # what is left of them would keep the process group's threads beyond its end
     return found
 
@@ -155,20 +147,15 @@ def test_they_descend_as_one_process_does(ranks: list[Any]) -> None:
     add up to ten times that, and α = 0.01 makes of it less than 1e-14 of the weights.
     """
     found = [one["descents"] for one in ranks]
-    for case, parts in ranks[0]["in chunks"].items():
-        whole = found[0][CASES.index(case)]
-        apart = (stacked(parts) - stacked(whole)).abs().max()
-        assert apart <= 1e-13 * stacked(whole).abs().max(), case
-    for case, *descents in zip(CASES, *found, strict=True):
-        alone, weights = stacked(descent(case)), stacked(descents[0])
-        assert torch.equal(descents[0].step, descent(case).step)
-        assert (weights - alone).abs().max() <= 1e-13 * alone.abs().max(), case
-        assert all(same_bits(stacked(other), weights) for other in descents[1:])
-    by_hand, usual = (
-        [t for t, case in zip(found[0], CASES, strict=True) if case[2] == update]
-        for update in ("manual", "autograd")
-    )
-    assert all(same_trajectory(a, b) for a, b in zip(by_hand, usual, strict=True))
+    for case in CASES:
+        kind, size, update, rows = case
+        first, *others = (one[case] for one in found)
+        assert all(same_bits(stacked(other), stacked(first)) for other in others)
+        assert same_trajectory(first, found[0][kind, size, "autograd", rows])
+        alone = descent(kind, size, update)
+        assert torch.equal(first.step, alone.step)
+        apart = (stacked(first) - stacked(alone)).abs().max()
+        assert apart <= 1e-13 * stacked(alone).abs().max(), case
 
 
 def test_there_may_be_more_processes_than_rows(ranks: list[Any]) -> None:
@@ -188,22 +175,15 @@ def test_all_find_the_same_divergence(ranks: list[Any]) -> None:
 
 
 def test_the_gradient_is_that_of_distributed_data_parallel(ranks: list[Any]) -> None:
+    """And not the classic mistake: of 47 rows, 23 and 24 do not weigh alike, nor do 11, 12, …"""
     model = MODELS["parabola"]()
     manual_gradient(model, *next(iter(batches(ROWS))))
     for name, w in model.named_parameters():
         assert w.grad is not None
+        exact = w.grad.item()
         for one in ranks:
-            assert one["usual"][name] == pytest.approx(w.grad.item(), rel=1e-13)
-
-
-def test_the_mean_of_the_ranks_means_is_not_the_gradient(ranks: list[Any]) -> None:
-    """The classic mistake: of 47 rows, 23 and 24 do not weigh alike, nor do 11, 12, 12 and 12."""
-    model = Linear(w=3.0, dtype=torch.float64)
-    manual_gradient(model, *next(iter(batches(ROWS))))
-    assert model.w.grad is not None
-    exact = model.w.grad.item()
-    for one in ranks:
-        assert abs(one["the mean of the ranks' means"] - exact) > 1e-4 * abs(exact)
+            assert one["usual"][name] == pytest.approx(exact, rel=1e-13)
+            assert one["the mean of the ranks' means"][name] != pytest.approx(exact, rel=1e-4)
 
 
 FLAGS = (
@@ -213,32 +193,34 @@ FLAGS = (
 
 
 def torchrun(
-    folder: Path, count: int, *words: str, restarts: int = 0, file: Path = SCRIPT
+    folder: Path, *words: str, restarts: int = 0, file: Path = SCRIPT
 ) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count),
-               "--max-restarts", str(restarts), "--standalone"]  # fmt: skip
+    """Start train.py in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+               "--max-restarts", str(restarts), "--standalone", str(file), *words]  # fmt: skip
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "KILLED_RANK": "1"}
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        [*command, str(file), *words],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", "KILLED_RANK": str(count - 1)},
+        command, cwd=folder, stdout=pipe, stderr=pipe, encoding="utf-8", env=environment
     )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for its end; return its exit status and what it said."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
 
 
 def test_a_killed_rank_starts_all_again_and_the_run_ends_as_if_it_had_not(tmp_path: Path) -> None:
     """The last rank is killed in its 101st step, when the first has kept the 80th."""
     words = [*FLAGS, "--epochs", "20"]
-    whole = torchrun(tmp_path, 2, *words, "--name", "whole")
-    out, err = whole.communicate(timeout=120)
-    assert whole.returncode == 0, err
+    status, out, err = ended(torchrun(tmp_path, *words, "--name", "whole"))
+    assert status == 0, err
     assert out.endswith("All 160 steps are identical, bit for bit: weights, gradients and loss.\n")
     assert out.count("quadratic-cars: ") == 1
     kill = [str(int(signal.SIGKILL)), "step", "101", *words, "--name", "parts"]
-    parts = torchrun(tmp_path, 2, *kill, restarts=1, file=KILLED)
-    _, err = parts.communicate(timeout=120)
-    assert parts.returncode == 0, err
+    status, _, err = ended(torchrun(tmp_path, *kill, restarts=1, file=KILLED))
+    assert status == 0, err
     assert "failed (exitcode: -9)" in err
     assert left(tmp_path / "runs/parts") == left(tmp_path / "runs/whole")
     for update in ("manual", "autograd"):
@@ -248,42 +230,41 @@ def test_a_killed_rank_starts_all_again_and_the_run_ends_as_if_it_had_not(tmp_pa
 
 
 def test_a_signal_ends_all_and_the_run_goes_on(tmp_path: Path) -> None:
-    words = [*FLAGS, "--epochs", "1000000", "--record-every", "1", "--name", "parts"]
-    process = torchrun(tmp_path, 2, *words)
     kept = tmp_path / "runs" / "parts" / "manual" / "checkpoint.pt"
-    wait_for(process, kept.exists)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
-    step = Checkpoint.load(kept).step
+    words = [*FLAGS, "--epochs", "1000000", "--record-every", "1", "--name", "parts"]
+    step = interrupted(torchrun(tmp_path, *words), kept)
     assert step % 40 == 0
     words = ["--resume", "runs/parts", "--checkpoint-every", "40steps", "--no-figures"]
-    process = torchrun(tmp_path, 2, *words)
-    wait_for(process, lambda: Checkpoint.load(kept).step > step)
+    interrupted(torchrun(tmp_path, *words), kept, step)
+
+
+def interrupted(process: subprocess.Popen[str], kept: Path, after: int = 0) -> int:
+    """End a run when it has saved another step; return which it kept."""
+    wait_for(process, lambda: kept.exists() and Checkpoint.load(kept).step > after)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    ended(process)
+    return Checkpoint.load(kept).step
 
 
 def test_updates_that_diverge_do_so_alike_though_one_process_saves(tmp_path: Path) -> None:
-    process = torchrun(tmp_path, 2, *FLAGS, "--lr", "10", "--epochs", "100", "--name", "high")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1
+    words = [*FLAGS, "--lr", "10", "--epochs", "100", "--name", "high"]
+    status, out, err = ended(torchrun(tmp_path, *words))
+    assert status == 1
     assert "manual and autograd diverged: the loss or a weight is not finite at step 96 " in err
     assert "All 96 steps are identical, bit for bit" in out
 
 
 def test_what_processes_cannot_share_is_said_once(tmp_path: Path) -> None:
-    process = torchrun(tmp_path, 2, "--update", "affine")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode != 0
+    status, out, err = ended(torchrun(tmp_path, "--update", "affine"))
+    assert status != 0
     assert out == ""
-    line = "train.py: --compile and --update affine take one process, not 2\n"
-    assert err.count(line) == 1
+    assert err.count("train.py: --compile and --update affine take one process, not 2\n") == 1
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_rank_that_torchrun_did_not_give_is_none(tmp_path: Path) -> None:
     """Some clusters leave RANK and WORLD_SIZE in the environment of every process."""
-    command = [sys.executable, str(SCRIPT), "--no-figures", "--name", "alone"]
-    others = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8"}
-    subprocess.run(command, cwd=tmp_path, env={**ENVIRONMENT, **others}, check=True)
+    words = "--no-figures", "--name", "alone"
+    process = script(tmp_path, *words, RANK="3", LOCAL_RANK="3", WORLD_SIZE="8")
+    assert ended(process)[0] == 0
     assert (tmp_path / "runs" / "alone" / "comparison.json").exists()

@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torchgd import Trajectory
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import UPDATES, Experiment
-from torchgd.experiment.files import write_json
-from torchgd.experiment.folder import RunWriter, new_directory
+from torchgd.experiment.files import new_directory, write_json
+from torchgd.experiment.folder import RunWriter
 from torchgd.experiment.outcome import Hooks, run_update
 from torchgd.experiment.report import config_json, result_json
 

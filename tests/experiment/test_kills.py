@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT, SCRIPT, killed, left, script, shown, wait_for_rows
+from helpers import ENVIRONMENT, SCRIPT, ended, killed, left, script, shown, wait_for_rows
 
 from torchgd.experiment.checkpoint import Checkpoint
 
@@ -21,11 +21,6 @@ QUIET = "--no-figures --checkpoint-every 100steps".split()
 LONG = (
     "--model quadratic --data co2 --standardize --momentum 0.9 --lr 0.001 --batch-size 4 --shuffle"
 ).split()
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, err = process.communicate(timeout=300)
-    return process.returncode, err
 
 
 # Where a run is stopped: in a step; when a checkpoint is begun and the rows before it are written;
@@ -45,13 +40,12 @@ def same_bits_though_killed(folder: Path, flags: list[str], stops: Sequence[Stop
     assert ended(script(folder, *flags, "--name", "whole", *QUIET))[0] == 0
     words = [*flags, "--name", "parts"]
     for sent, what, count in stops:
-        status, err = ended(killed(folder, sent, what, count, *words, *QUIET))
+        status, _, err = ended(killed(folder, sent, what, count, *words, *QUIET))
         # SIGTERM is heard and answered by exit status 143.
         assert status == (143 if sent == signal.SIGTERM else -sent), err
         words = ["--resume", "runs/parts"]
-    assert ended(script(folder, *words, *QUIET)) == (
-        0, "written to runs/parts; tensorboard --logdir runs\n"
-    )  # fmt: skip
+    status, _, err = ended(script(folder, *words, *QUIET))
+    assert (status, err) == (0, "written to runs/parts; tensorboard --logdir runs\n")
     parts, whole = (folder / "runs" / name for name in ("parts", "whole"))
     assert left(parts) == left(whole)
     for update in ("manual", "autograd"):
@@ -79,8 +73,8 @@ def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path: Pa
 def test_killed_25_times(tmp_path: Path, dtype: str) -> None:
     """23,400 steps by each update, of which the 25 starts take 25 × 1,200 at the most."""
     chance = random.Random(2)
-    stops = []
-    for what in chance.choices(POINTS, k=25):
+    stops = [(signal.SIGKILL, "step", 1200)]  # there are checkpoints then
+    for what in chance.choices(POINTS, k=24):
         highest = {"step": 1200, "os.truncate:trajectory.csv": 1}.get(what, 12)
         stops.append((signal.SIGKILL, what, chance.randint(1, highest)))
     same_bits_though_killed(tmp_path, [*LONG, "--epochs", "200", "--dtype", dtype], stops)
@@ -90,7 +84,7 @@ def test_killed_25_times(tmp_path: Path, dtype: str) -> None:
 ENDLESS = [*LONG, "--epochs", "1000000", "--record-every", "1", "--name", "parts", *QUIET]
 
 
-def limited(folder: Path, kilobytes: int, *words: str) -> tuple[int, str]:
+def limited(folder: Path, kilobytes: int, *words: str) -> tuple[int, str, str]:
     """Run train.py where no file can grow beyond so many kilobytes."""
     command = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", sys.executable]
     process = subprocess.Popen(
@@ -124,7 +118,7 @@ def goes_on(folder: Path, run: Path) -> None:
 
 @pytest.mark.parametrize("kilobytes", [60, 300])
 def test_a_file_that_cannot_grow_is_one_line(tmp_path: Path, kilobytes: int) -> None:
-    status, err = limited(tmp_path, kilobytes, *ENDLESS)
+    status, _, err = limited(tmp_path, kilobytes, *ENDLESS)
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith("train.py: ")
     assert "File too large; mend that and go on with --resume " in err
@@ -152,12 +146,12 @@ def remount(disk: Path, options: str) -> None:
 
 
 def test_a_full_disk_and_then_a_larger_one(tmp_path: Path, disk: Path) -> None:
-    status, err = ended(script(tmp_path, *ENDLESS, "--log-dir", str(disk)))
+    status, _, err = ended(script(tmp_path, *ENDLESS, "--log-dir", str(disk)))
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith("train.py: ")
     assert "No space left on device; mend that and go on with --resume " in err
     assert not list(disk.rglob(".*.tmp*"))
-    status, err = ended(script(tmp_path, "--resume", str(disk / "parts"), *QUIET))
+    status, _, err = ended(script(tmp_path, "--resume", str(disk / "parts"), *QUIET))
     assert (status, err.count("\n")) == (2, 1), err
     assert "No space left on device; mend that and go on with --resume " in err
     remount(disk, "size=100m")
@@ -171,7 +165,7 @@ def test_a_read_only_disk_is_one_line(tmp_path: Path, disk: Path) -> None:
         (["--log-dir", str(disk)], f"{disk}/linear-lesson-"),
         (["--resume", str(disk / "a"), "--epochs", "60"], f"{disk}/a/"),
     ):
-        status, err = ended(script(tmp_path, *words))
+        status, _, err = ended(script(tmp_path, *words))
         assert (status, err.count("\n")) == (2, 1), err
         assert err.startswith(f"train.py: {where}")
         assert "Read-only file system" in err
@@ -186,7 +180,7 @@ def started(folder: Path) -> tuple[subprocess.Popen[str], Path]:
 def test_a_directory_that_vanishes_is_one_line(tmp_path: Path) -> None:
     process, run = started(tmp_path)
     run.rename(tmp_path / "elsewhere")
-    status, err = ended(process)
+    status, _, err = ended(process)
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith("train.py: runs/parts/manual")
     assert "No such file or directory; mend that and go on with --resume runs/parts\n" in err

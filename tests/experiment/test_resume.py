@@ -6,7 +6,6 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import helpers
 import pytest
@@ -25,10 +24,6 @@ SHUFFLED = (
 class Shell(helpers.Shell):
     """Runs train.py, and may stop it after so many steps, as a signal does."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *how: Any) -> None:
-        super().__init__(*how)
-        self.monkeypatch = monkeypatch
-
     def stopped(self, after: int, *words: str) -> int:
         """Run it; SIGTERM comes after so many steps."""
         left = iter(range(after))
@@ -38,17 +33,12 @@ class Shell(helpers.Shell):
                 stop.signal = signal.SIGTERM
             return stop.signal != 0
 
-        with self.monkeypatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(train.Stop, "__call__", asked)
             return self(*words)
 
 
-@pytest.fixture
-def shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    return Shell(monkeypatch, train.main, tmp_path, capsys)
+shell = helpers.shell_of(train.main, kind=Shell)
 
 
 @pytest.mark.parametrize("after", [0, 3, 8, 95, 96, 97, 100, 190, 191])

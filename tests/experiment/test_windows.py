@@ -1,12 +1,13 @@
 """Where POSIX's own modules, signals and functions are hidden, everything still runs."""
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 import train
-from helpers import ROOT, script
+from helpers import ROOT, ended, script
+
+from torchgd.experiment.files import read_json
 
 pytestmark = [
     pytest.mark.processes,
@@ -16,10 +17,8 @@ WINDOWS = ROOT / "tests" / "windows.py"
 REFERENCE = ROOT / "runs" / "reference"  # the lesson's own run
 
 
-def run(folder: Path, name: str, *words: str) -> tuple[int, str, str]:
-    process = script(folder, name, *words, file=WINDOWS)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+def run(folder: Path, *words: str) -> tuple[int, str, str]:
+    return ended(script(folder, *words, file=WINDOWS))
 
 
 def test_the_lesson_a_resume_and_the_figures(tmp_path: Path) -> None:
@@ -46,8 +45,7 @@ def test_a_model_behind_backslashes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.chdir(tmp_path)
     assert train.main(["--model", model, "--name", "a", "--no-figures"]) == 0
-    config = json.loads(Path("runs/a/manual/config.json").read_text(encoding="utf-8"))
-    assert config["model"] == model
+    assert read_json(Path("runs/a/manual/config.json"))["model"] == model
 
 
 def test_the_pretence_would_tell(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torchgd.proof.answers import judge, parse
 from torchgd.proof.symbols import Derivation, derive
 
-x, y, w = sympy.symbols("x y w", real=True)
+x, w = sympy.symbols("x w", real=True)
 DERIVATIONS: dict[str, Derivation] = {
     "line": derive(MODELS["linear"]()),
     "bias": derive(MODELS["linear with bias"]()),
     "parabola": derive(MODELS["quadratic"]()),
     "exponential": derive(Exponential()),
-    "root": Derivation(x, y, {"w": w}, w * sympy.sqrt(x), {"w": sympy.sqrt(x)}),
+    "root": Derivation({"w": w}, w * sympy.sqrt(x), {"w": sympy.sqrt(x)}),
 }
 
 # The lesson's own, in its notation and in others.
@@ -41,44 +41,50 @@ RIGHT = {
     ("exponential", "k"): "2a*x*exp(2kx)*a - 2a*x*y*exp(x k) | 2ax(a-y*exp(-k*x))exp(k*x)^2",
     ("root", "w"): "2sqrt(x)(w*sqrt(x)-y) | 2wx-2y*sqrt(x) | 2sqrt x(w*sqrt x-y)",
 }
-WRONG = [
-    ("line", "w", "x(wx-y)", "a factor 2 is missing"),
-    ("line", "w", "4x(wx-y)", "a factor 2 is too many"),
-    ("line", "w", "2x(y-wx)", "the sign is reversed"),
-    ("line", "w", "-x(wx-y)", "the sign is reversed; a factor 2 is missing"),
-    ("line", "w", "3x(wx-y)", "a factor 3/2 is too many"),
-    ("line", "w", "2(wx-y)", "the chain rule's factor x is missing: this is ∂loss/∂ŷ, without"),
-    ("line", "w", "2x²(wx-y)", "a factor x is too many"),
-    ("line", "w", "2w(wx-y)", "a factor x is missing; a factor w is too many"),
-    ("line", "w", "2wx(wx-y)", "a factor w is too many"),
-    ("line", "w", "wx-y", "the chain rule's factor x is missing; a factor 2 is missing"),
-    ("line", "w", "x", "this is ∂ŷ/∂w, without the outer derivative 2(ŷ − y)"),
-    ("line", "w", "(wx-y)^2", "this is the loss itself"),
-    ("line", "w", "wx", "this is ŷ, the prediction"),
-    ("line", "w", "0", "0 would say that the loss does not depend on w"),
-    ("line", "w", "2x(wx)", "at x = 2, y = 3, w = 5 it is 40, and the right one 28"),
-    ("line", "w", "2x(wx+y)", "at x = 2, y = 3, w = 5 it is 52, and the right one 28"),
-    ("line", "w", "2xw-y", "at x = 2, y = 3, w = 5 it is 17, and the right one 28"),
-    ("line", "w", "2x(w-y)", "at x = 2, y = 3, w = 5 it is 8, and the right one 28"),
-    ("line", "w", "2x(wx-y)+1/1000", "at x = 2, y = 3, w = 5 it is 28001/1000, and the"),
-    ("line", "w", "1/(x-2)", "at x = 3, y = 2, w = 5 it is 1, and the right one 78"),
-    ("bias", "b", "2x(wx+b-y)", "a factor x is too many: this is ∂loss/∂w"),
-    ("bias", "w", "2x(wx-y)", "at x = 2, y = 3, w = 5, b = 7 it is 28, and the right one 56"),
-    ("parabola", "w2", "2x(x²w2+xw1+b-y)", "a factor x is missing: this is ∂loss/∂w1"),
-    ("parabola", "w2", "2(x²w2+xw1+b-y)", "the chain rule's factor x² is missing: this is ∂loss"),
-    ("parabola", "w2", "x²(x²w2+xw1+b-y)", "a factor 2 is missing"),
-    ("parabola", "w2", "-2x²(x²w2+xw1+b-y)", "the sign is reversed"),
-    ("parabola", "w2", "2x²", "at x = 2, y = 3, w2 = 5, w1 = 7, b = 11 it is 8, and the right"),
-    ("parabola", "w2", "2x^4*w2", "at x = 2, y = 3, w2 = 5, w1 = 7, b = 11 it is 160, and"),
-    ("parabola", "b", "2x²(x²w2+xw1+b-y)", "a factor x² is too many: this is ∂loss/∂w2"),
-    ("parabola", "b", "x²w2+xw1+b-y", "a factor 2 is missing: this is ŷ − y, the residual"),
-    ("parabola", "w1", "2w1(x²w2+xw1+b-y)", "a factor x is missing; a factor w1 is too many"),
-    ("root", "w", "sqrt(-x^2)", "it is no number where the right one is"),
-    ("exponential", "k", "2(a*exp(kx)-y)", "the chain rule's factor a·x·exp(k·x) is missing"),
-    ("exponential", "k", "2a*exp(kx)*(a*exp(kx)-y)", "a factor x is missing"),
-    ("exponential", "a", "exp(kx)", "this is ∂ŷ/∂a, without the outer derivative"),
-    ("exponential", "a", "2exp(kx)(a*exp(x)-y)", "at x = 2, y = 3, a = 5, k = 7 it is "),
-]  # fmt: skip
+WRONG = {
+    ("line", "w"): {
+        "x(wx-y)": "a factor 2 is missing",
+        "4x(wx-y)": "a factor 2 is too many",
+        "2x(y-wx)": "the sign is reversed",
+        "-x(wx-y)": "the sign is reversed; a factor 2 is missing",
+        "3x(wx-y)": "a factor 3/2 is too many",
+        "2(wx-y)": "the chain rule's factor x is missing: this is ∂loss/∂ŷ, without the inner",
+        "2x²(wx-y)": "a factor x is too many",
+        "2w(wx-y)": "a factor x is missing; a factor w is too many",
+        "wx-y": "the chain rule's factor x is missing; a factor 2 is missing",
+        "x": "this is ∂ŷ/∂w, without the outer derivative 2(ŷ − y)",
+        "(wx-y)^2": "this is the loss itself",
+        "wx": "this is ŷ, the prediction",
+        "0": "0 would say that the loss does not depend on w",
+        "(x+1)^2-x^2-2x-1": "0 would say that the loss does not depend on w",
+        "2x(wx+y)": "at x = 2, y = 3, w = 5 it is 52, and the right one 28",
+        "2x(wx-y)+1/1000": "at x = 2, y = 3, w = 5 it is 28001/1000, and the right one 28",
+        "1/(x-2)": "at x = 3, y = 2, w = 5 it is 1, and the right one 78",
+    },
+    ("bias", "w"): {"2x(wx-y)": "at x = 2, y = 3, w = 5, b = 7 it is 28, and the right one 56"},
+    ("bias", "b"): {"2x(wx+b-y)": "a factor x is too many: this is ∂loss/∂w"},
+    ("parabola", "w2"): {
+        "2x(x²w2+xw1+b-y)": "a factor x is missing: this is ∂loss/∂w1",
+        "2(x²w2+xw1+b-y)": "the chain rule's factor x² is missing: this is ∂loss/∂b",
+        "2x²": "at x = 2, y = 3, w2 = 5, w1 = 7, b = 11 it is 8, and the right one ",
+    },
+    ("parabola", "w1"): {
+        "2w1(x²w2+xw1+b-y)": "a factor x is missing; a factor w1 is too many",
+    },
+    ("parabola", "b"): {
+        "2x²(x²w2+xw1+b-y)": "a factor x² is too many: this is ∂loss/∂w2",
+        "x²w2+xw1+b-y": "a factor 2 is missing: this is ŷ − y, the residual",
+    },
+    ("exponential", "a"): {
+        "exp(kx)": "this is ∂ŷ/∂a, without the outer derivative",
+        "2exp(kx)(a*exp(x)-y)": "at x = 2, y = 3, a = 5, k = 7 it is ",
+    },
+    ("exponential", "k"): {
+        "2(a*exp(kx)-y)": "the chain rule's factor a·x·exp(k·x) is missing",
+        "2a*exp(kx)*(a*exp(kx)-y)": "a factor x is missing",
+    },
+    ("root", "w"): {"sqrt(-x^2)": "it is no number where the right one is"},
+}
 
 
 @pytest.mark.parametrize(
@@ -86,55 +92,54 @@ WRONG = [
 )
 def test_right_in_any_form(model: str, name: str, answer: str) -> None:
     derivation = DERIVATIONS[model]
-    assert judge(derivation, name, parse(answer, derivation)) == (True, "")
+    assert judge(derivation, name, parse(answer, derivation)) == ""
 
 
-@pytest.mark.parametrize(("model", "name", "answer", "hint"), WRONG)
+@pytest.mark.parametrize(
+    ("model", "name", "answer", "hint"),
+    [(*of, answer, hint) for of, hints in WRONG.items() for answer, hint in hints.items()],
+)
 def test_wrong_with_a_hint(model: str, name: str, answer: str, hint: str) -> None:
     derivation = DERIVATIONS[model]
-    right, found = judge(derivation, name, parse(answer, derivation))
-    assert not right
-    assert found.startswith(hint)
+    assert judge(derivation, name, parse(answer, derivation)).startswith(hint)
 
 
-NOT_UNDERSTOOD = [
-    ("__import__", "__import__('os').system('touch pwned')"), ("eval", "eval('1')"),
-    ("exec", "exec(x)"), ("open", "open(x)"), ("lambda", "lambda: x"), ("lambda", "(lambda: x)()"),
-    (".", "x.__class__.__mro__"), (".", "x.real"), ("[", "x[0]"), ("[", "[x for x in (1,2)]"),
-    ("{", "{x}"), ("if", "x if x else y"), (":", "x:=2"), ("=", "x==y"), (";", "x;y"),
-    ("\\", "x\\ny"), ("'", "'x'"), ("f", "f(x)"), ("exp", "exp(x)"), ("e999", "1e999"),
-    ("\x00", "x\x00"),
-]  # fmt: skip
+NOT_UNDERSTOOD = {
+    "__import__": "__import__('os').system('touch pwned')", "eval": "eval('1')", "'": "'x'",
+    "lambda": "(lambda: x)()", ".": "x.__class__.__mro__", "[": "x[0]", "{": "{x}", ":": "x:=2",
+    "if": "x if x else y", "=": "x==y", ";": "x;y", "f": "f(x)", "exp": "exp(x)", "e999": "1e999",
+    "\x00": "x\x00",
+}  # fmt: skip
 NAMED = {
-    "х": "CYRILLIC SMALL LETTER HA", "ｘ": "FULLWIDTH LATIN SMALL LETTER X",
-    "2∗x": "ASTERISK OPERATOR", "x\u200by": "ZERO WIDTH SPACE", "٢x": "ARABIC-INDIC DIGIT TWO",
-    "🙂": "SLIGHTLY SMILING FACE",
+    "х": "CYRILLIC SMALL LETTER HA", "2∗x": "ASTERISK OPERATOR", "x\u200by": "ZERO WIDTH SPACE",
+    "٢x": "ARABIC-INDIC DIGIT TWO",
 }  # fmt: skip
 HOSTILE: dict[str, str] = {
-    **{answer: f"{word!r} is not understood" for word, answer in NOT_UNDERSTOOD},
+    **{answer: f"{word!r} is not understood" for word, answer in NOT_UNDERSTOOD.items()},
     **{a: f"{a.strip('2xy')!r} ({name}) is not understood" for a, name in NAMED.items()},
-    **dict.fromkeys(["9**9**9", "9^9^9^9"], "'^' is not expected there"),
-    **dict.fromkeys(["x^-101", "x" * 200, "(x^0)^101"], "a degree of 101: the highest is 100"),
-    **dict.fromkeys(["(" * 10_240, "(" * 5_120 + ")" * 5_120], "10240 characters: an answer has"),
-    **dict.fromkeys(["", "2*"], "it ends too early"),
+    **dict.fromkeys(["", "2*", "*2", "2(x", "2x)", "(" * 150 + "x" + ")" * 149], "it is no form"),
     **dict.fromkeys(["1/0", "1/(x-x)", "0/0"], "it divides by 0"),
-    "x 2": "'2' follows without a sign",
-    "2 3": "'3' follows without a sign",
-    "0x10(y)": "'x10' is ambiguous",
+    **dict.fromkeys(["x^-101", "(x^0)^101"], "a degree of 101: the highest is 100"),
+    "9**9**9": "the power '9 ** 9' is no integer: write x^2",
+    "x()": "'()' is not expected there",
     "(wx-y)2x": "'2' follows without a sign: write ^ or * before it",
+    "x" * 101: "a degree of 101: the highest is 100",
     "x^999999999999": "a degree of 999999999999: the highest is 100",
-    "((((9^9)^9)^9)^9)": "a degree of 729: the highest is 100",
-    "(x^50)^50": "a degree of 2500: the highest is 100",
-    "(" * 5 + "x^0+x^0" + ")^99" * 5: "a degree of 9801: the highest is 100",
+    "((9^9)^9)^9": "a degree of 729: the highest is 100",
+    "(" * 5 + "x^0+x^0" + ")^99" * 5: "a degree of 9509900499: the highest is 100",
     "x^y": "the power 'y' is no integer",
     "x^1.5": "the power '1.5' is no integer",
-    "x^": "the power '' is no integer",
-    "(" * 150 + "x" + ")" * 149: "more than 30 parentheses within each other",
+    "x^" + "0" * 30 + "101": "a degree of 101: the highest is 100",
     "-" * 10_000 + "x": "10001 characters: an answer has at most 300",
-    "2(x": "a parenthesis is not closed",
-    "2x)": "')' is not expected there",
-    "*2": "'*' is not expected there",
     "x2": "'x2' is ambiguous: write x^2 for a power and 2*x for a product",
+}
+# Functions are the model's own, and only of what has none.
+FOREIGN = {
+    ("root", "exp(x)"): "'exp' is not understood",
+    ("exponential", "sqrt(x)"): "'sqrt' is not understood",
+    ("exponential", "exp(exp(x))"): "exp of a function: ",
+    ("exponential", "exp exp x"): "it is no formula",
+    ("exponential", "exp+x"): "'exp' is not expected there",
 }
 
 
@@ -142,7 +147,7 @@ EVENTS: list[tuple[str, Any]] = []
 sys.addaudithook(lambda event, details: EVENTS.append((event, details)))
 RUNS = {"compile", "exec", "import", "open", "os.system", "subprocess.Popen", "marshal.loads"}
 # All that Python's parser, whose event is compile too, is ever given; it runs nothing.
-TOLD = re.compile(rb"(?:'(?:x|y|w|-?[0-9.]+)'|[-+*/()]|\*\*| )+")
+TOLD = re.compile(rb"(?:'(?:[a-z]|-?[0-9.]+)'|exp|[-+*/()]|\*\*| )*")
 
 
 def ran() -> set[str]:
@@ -154,12 +159,17 @@ def ran() -> set[str]:
     }
 
 
-@pytest.mark.parametrize(("answer", "reason"), HOSTILE.items())
-def test_hostile_strings_are_refused_and_nothing_runs(answer: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "answer", "reason"),
+    [*(("line", *row) for row in HOSTILE.items()), *((*of, why) for of, why in FOREIGN.items())],
+)
+def test_what_is_no_answer_is_refused_and_nothing_runs(
+    model: str, answer: str, reason: str
+) -> None:
     start = time.perf_counter()
     EVENTS.clear()
     try:
-        parse(answer, DERIVATIONS["line"])
+        parse(answer, DERIVATIONS[model])
     except ValueError as error:
         events, message = ran(), str(error)
     assert time.perf_counter() - start < 1
@@ -173,17 +183,6 @@ def test_the_audit_would_notice() -> None:
     EVENTS.clear()
     eval("1")
     assert ran() == {"compile", "exec"}
-
-
-def test_functions_are_the_models_own() -> None:
-    for name, model in (("exp", "root"), ("sqrt", "exponential"), ("sin", "exponential")):
-        with pytest.raises(ValueError, match=f"^'{name}' is not understood"):
-            parse(f"{name}(x)", DERIVATIONS[model])
-    misplaced = "^'exp' is not expected there$"
-    reasons = {"exp(exp(x))": "^exp of a function: ", "exp exp x": misplaced, "exp+x": misplaced}
-    for answer, reason in reasons.items():
-        with pytest.raises(ValueError, match=reason):
-            parse(answer, DERIVATIONS["exponential"])
 
 
 def test_a_parameter_may_have_any_name() -> None:
@@ -205,12 +204,10 @@ def test_the_largest_answers_are_judged_quickly() -> None:
         "((((x+y)^3+w2)^3+w1)^3+b)^3",
         "+".join(f"1/(x+{n}y+b)^9" for n in range(20)),
         "9" * 300,
-        "(" * 30 + "x" + ")" * 30,
+        "(" * 149 + "x" + ")" * 149,
         "-" * 299 + "x",
     ):
-        right, hint = judge(derivation, "w2", parse(answer, derivation))
-        assert not right
-        assert len(hint) < 200
+        assert 0 < len(judge(derivation, "w2", parse(answer, derivation))) < 200
     assert time.perf_counter() - start < 10
 
 
@@ -230,7 +227,7 @@ FORMULAS = st.recursive(
 def test_reads_what_python_reads(formula: str, x: int, y: int, w: int) -> None:
     """Where signs are explicit, the grammar is Python's; here it may evaluate what we wrote."""
     derivation = DERIVATIONS["line"]
-    point = {derivation.x: x, derivation.y: y, derivation.weights["w"]: w}
+    point = dict(zip(derivation.symbols.values(), (x, y, w), strict=True))
     try:
         found = parse(formula, derivation)
     except ValueError:  # of too high a degree
@@ -249,8 +246,8 @@ def test_a_formula_is_itself_and_not_its_double(formula: str) -> None:
         other = parse(f"{right}+1+({formula})^2", derivation)
     except ValueError:
         return
-    assert judge(derivation, "w", same) == (True, "")
-    assert not judge(derivation, "w", other)[0]
+    assert judge(derivation, "w", same) == ""
+    assert judge(derivation, "w", other) != ""
 
 
 @given(st.text(max_size=60))

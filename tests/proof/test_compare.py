@@ -90,15 +90,15 @@ def test_one_bit_in_one_weight_is_found() -> None:
 
 def test_the_cause_comes_before_its_effects() -> None:
     """In one step a weight goes before a gradient, and a gradient before the loss."""
-    a = run()
+    a = run(bias=True)
     loss = with_columns(a, loss=nudged(a.loss, 4))
     gradient = with_columns(loss, gradients={"w": nudged(a.gradients["w"], 4)})
-    weight = with_columns(gradient, weights={"w": nudged(a.weights["w"], 4)})
+    weight = with_columns(gradient, weights={"b": nudged(a.weights["b"], 4)})
     earlier = with_columns(weight, loss=nudged(a.loss, 2))
     for changed, first, apart in (
         (loss, (4, "loss"), 0),
         (gradient, (4, "w"), 0),
-        (weight, (4, "w"), 1),
+        (weight, (4, "b"), 1),
         (earlier, (2, "loss"), 1),
     ):
         found = compare(a, changed)

@@ -72,16 +72,6 @@ def test_sequential_takes_each_derivative_after_the_update_before() -> None:
     assert not same_weights(t, right(0.01, X[:1] + 1, 1))
 
 
-def test_sequential_leaves_a_single_weight_alone() -> None:
-    gradient, _ = MISTAKES["sequential"][1](0.01)
-    model, other = Linear(dtype=F64), Linear(dtype=F64)
-    assert same_bits(gradient(model, X, Y), manual_gradient(other, X, Y))
-    for mine, its in ((model.w, other.w), (model.w.grad, other.w.grad)):
-        assert mine is not None
-        assert its is not None
-        assert same_bits(mine, its)
-
-
 def test_two_roundings_are_those_of_pythons_floats() -> None:
     """Python has no fused multiply-add: w − α·g there rounds twice."""
     t, fused = mistaken("two-roundings", 0.01), right(0.01)

@@ -1,56 +1,52 @@
 """The benchmark's sides do the same work; how long they take is no test."""
 
+import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import benchmark
 import pytest
 import torch
-from helpers import Shell, needs_compiler
+from helpers import Shell, needs_compiler, shell_of
 
-from torchgd import Batches, Linear
+from torchgd import Batches
+from torchgd.experiment.files import read_json
 
 CPU = torch.device("cpu")
-
-
-def test_the_sides_of_a_small_step_and_of_logging_agree() -> None:
-    works = list(benchmark.small_steps(CPU, 2))
-    assert len(works) == 4
-    for work in works:
-        benchmark.agree(work)
-
-
-def test_the_sides_per_sample_agree() -> None:
-    pytest.importorskip("sklearn")
-    works = [w for w in benchmark.per_sample(CPU, 300) if "--compile" not in w.name]
-    assert len(works) == 4
-    for work in works:
-        benchmark.agree(work)
+shell = shell_of(benchmark.main)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-@needs_compiler
-def test_the_sides_of_many_samples_agree() -> None:
-    pytest.importorskip("sklearn")
-    for work in benchmark.many_samples(CPU, 300):
+@pytest.mark.parametrize(
+    ("works", "size", "count"),
+    [
+        (benchmark.small_steps, 2, 4),  # logging is one of them
+        (benchmark.per_sample, 300, 4),
+        (benchmark.many_samples, 300, 1),
+        pytest.param(benchmark.full_batch, 1000, 4, marks=needs_compiler),
+    ],
+)
+def test_the_sides_agree(
+    works: Callable[[torch.device, int], Iterator[benchmark.Work]], size: int, count: int
+) -> None:
+    if "sample" in works.__name__:
+        pytest.importorskip("sklearn")
+    found = list(works(CPU, size))
+    assert len(found) == count
+    for work in found:
         if "--compile" not in work.name:
             benchmark.agree(work)
 
 
-@needs_compiler
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-def test_the_sides_of_the_full_batch_agree() -> None:
-    for work in benchmark.full_batch(CPU, 1000):
-        if "--compile" not in work.name:
-            benchmark.agree(work)
+def test_numpys_full_batch_is_ours() -> None:
     x, y = benchmark.points(1000, CPU)
-    found = benchmark.numpy_full_batch(x, y, 5)
-    batches = Batches(x, y, 1000)
-    assert found == pytest.approx(benchmark.train(Linear, batches, 5), rel=1e-12)
+    ours = benchmark.train(Batches(x, y, 1000), 5)
+    assert benchmark.numpy_full_batch(x, y, 5) == pytest.approx(ours, rel=1e-12)
 
 
 def test_sides_that_disagree_are_refused() -> None:
-    work = benchmark.Work("one", lambda _: [1.0], "two", lambda _: [2.0], (1, 1))
+    work = benchmark.Work("one", lambda _: [1.0], "two", lambda _: [2.0])
     with pytest.raises(ValueError, match=r"^one: weights \[1\.0\], two: \[2\.0\]; no time counts$"):
         benchmark.measure(work, 1)
 
@@ -63,19 +59,20 @@ def test_without_scikit_learn_its_rows_alone_are_missing(
     assert capsys.readouterr().err.count("scikit-learn is missing: its rows are left out;") == 2
 
 
-def test_a_table_of_one_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one = benchmark.Work("this", lambda _: [1.0], "that", lambda _: [1.0], (1, 1), goal="2")
+def test_a_table_of_one_work(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call takes 2 s: for two units of ours, and for one of theirs."""
+    one = benchmark.Work("this", lambda _: [1.0], "that", lambda _: [1.0], 2, 1, goal="0.4")
+    monkeypatch.setattr(benchmark, "timeit", lambda *_, number: 2.0)
     monkeypatch.setattr(benchmark, "works", lambda device, quick: [one])
-    monkeypatch.setattr(benchmark, "process", lambda command, _: [0.5])
+    monkeypatch.setattr(benchmark, "python", lambda *words: "0.5")
     monkeypatch.setattr(benchmark, "seconds", lambda processes, rows: 3.0 / processes)
-    shell = Shell(benchmark.main, tmp_path, capsys)
-    assert shell("--quick", "--json", str(tmp_path / "found.json")) == 0
+    assert shell("--quick", "--json", "found.json") == 0
     assert shell.out.splitlines()[0].split()[:2] == ["work", "torchgd"]
-    assert shell.out.splitlines()[1].startswith("this ")
+    row = ["this", "1 s", "that", "2 s", "0.5 (0.5 to 0.5)", "0.4"]
+    assert re.split(r" {2,}", shell.out.splitlines()[1]) == row
     assert "2 processes beside 1, one thread each: 0.50 (0.50 to 0.50)" in shell.out
-    assert '"memory_gb": 0.5' in (tmp_path / "found.json").read_text(encoding="utf-8")
+    found = read_json(Path("found.json"))
+    assert (found["memory_gb"], found["rows"][0]["goal"]) == (0.5, "0.4")
     assert shell("--device", "tpu") == 2
 
 

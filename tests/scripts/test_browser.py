@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions
@@ -21,31 +20,20 @@ pytestmark = [
     ),
 ]
 
-# TensorBoard's pages are made of web components, whose text innerText does not reach.
+# The texts and the loaded images' addresses. TensorBoard's pages are made of web components, whose
+# text innerText does not reach.
 VISIBLE = """
-function texts(node) {
-    const found = [];
-    const walk = (node) => {
-        if (node.nodeType === 3) { found.push(node.textContent.trim()); return; }
-        if (node.tagName === "STYLE" || node.tagName === "SCRIPT") return;
-        if (node.nodeType === 1 && getComputedStyle(node).display === "none") return;
-        if (node.shadowRoot) node.shadowRoot.childNodes.forEach(walk);
-        node.childNodes.forEach(walk);
-    };
-    walk(node);
-    return found.filter((text) => text);
-}
-return texts(document.body);
-"""
-IMAGES = """
 const found = [];
 const walk = (node) => {
+    if (node.nodeType === 3) { found.push(node.textContent.trim()); return; }
+    if (node.tagName === "STYLE" || node.tagName === "SCRIPT") return;
+    if (node.nodeType === 1 && getComputedStyle(node).display === "none") return;
     if (node.tagName === "IMG" && node.naturalWidth > 0) found.push(node.src);
     if (node.shadowRoot) node.shadowRoot.childNodes.forEach(walk);
     node.childNodes.forEach(walk);
 };
 walk(document.body);
-return found;
+return found.filter((text) => text);
 """
 
 
@@ -60,13 +48,13 @@ def browser() -> Iterator[Chrome]:
     driver.quit()
 
 
-def wait_for(browser: Chrome, address: str, page: str, *wanted: str, script: str = VISIBLE) -> Any:
+def wait_for(browser: Chrome, address: str, page: str, *wanted: str) -> list[str]:
     """Open a page anew and wait until it shows each text, as many times as it is wanted."""
     browser.get("about:blank")
     browser.get(f"{address}/#{page}")
     deadline = time.monotonic() + 60
     while True:
-        shown = browser.execute_script(script)  # type: ignore[no-untyped-call]
+        shown: list[str] = browser.execute_script(VISIBLE)  # type: ignore[no-untyped-call]
         missing = [t for t in wanted if sum(t in found for found in shown) < wanted.count(t)]
         if not missing:
             return shown
@@ -98,7 +86,8 @@ def test_images_show_every_figure_of_both(browser: Chrome, server: tuple[str, Pa
     wait_for(browser, server[0], "images", *RUNS, *names)
     # The page loads what is in view: the first tag's two images at least.
     for run in RUNS:
-        found = wait_for(browser, server[0], "images", blob_key(run, "curves"), script=IMAGES)
+        key = blob_key(run, "curves")
+        found = [text for text in wait_for(browser, server[0], "images", key) if key in text]
         assert all("/data/plugin/images/individualImage?" in source for source in found)
 
 

@@ -1,22 +1,18 @@
 """scripts/derive.py as its users meet it."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import derive
 import pytest
-from helpers import ENVIRONMENT, EXPONENTIAL, ROOT, Shell
+from helpers import EXPONENTIAL, ROOT, Shell, ended, script, shell_of
+
+shell = shell_of(derive.main, files={"mine.py": EXPONENTIAL})
 
 
-@pytest.fixture
-def shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(EXPONENTIAL, encoding="utf-8")
-    return Shell(derive.main, tmp_path, capsys)
+def spoil(shell: Shell, right: str, wrong: str) -> None:
+    """Change the user's own model."""
+    (shell.folder / "mine.py").write_text(EXPONENTIAL.replace(right, wrong), encoding="utf-8")
 
 
 def test_exercise_3_1_derived_and_proven(shell: Shell) -> None:
@@ -40,35 +36,34 @@ def test_exercise_3_1_derived_and_proven(shell: Shell) -> None:
     assert last == "All 12 say yes."
 
 
-def test_the_line_with_and_without_a_bias(shell: Shell) -> None:
-    assert shell("linear") == 0
-    assert "\n∂loss/∂w = 2x(w·x − y)\n" in shell.out
-    assert shell.out.endswith("All 4 say yes.\n")
-    assert shell("linear", "--bias") == 0
-    assert "\n∂loss/∂b = 2(w·x + b − y)\n" in shell.out
-    assert shell.out.endswith("All 8 say yes.\n")
+LATEX_W2 = (
+    r"\frac{\partial\,\text{loss}}{\partial w_{2}} = "
+    r"2 x^{2} \left(x^{2} w_{2} + x w_{1} + b - y\right)"
+)
+DERIVED = {
+    "linear": ("For one sample", "∂loss/∂w = 2x(w·x − y)", "All 4 say yes."),
+    "linear --bias": ("For one sample", "∂loss/∂b = 2(w·x + b − y)", "All 8 say yes."),
+    "quadratic --latex": ("% For one sample", LATEX_W2, "All 12 say yes."),
+    "mine.py:Exponential": (
+        "For one sample",
+        "∂loss/∂k = 2·a·x·exp(k·x)(a·exp(k·x) − y)",
+        "All 8 say yes.",
+    ),
+}
 
 
-def test_latex(shell: Shell) -> None:
-    assert shell("quadratic", "--latex") == 0
-    lines = shell.out.splitlines()
-    assert lines[0].startswith("% For one sample")
-    assert re.sub(" +", " ", lines[3]) == (
-        r"\frac{\partial\,\text{loss}}{\partial w_{2}} = "
-        r"2 x^{2} \left(x^{2} w_{2} + x w_{1} + b - y\right)"
-    )
-
-
-def test_a_model_of_ones_own(shell: Shell) -> None:
-    assert shell("mine.py:Exponential") == 0
-    assert "\n∂loss/∂k = 2·a·x·exp(k·x)(a·exp(k·x) − y)\n" in shell.out
-    assert shell.out.endswith("All 8 say yes.\n")
+@pytest.mark.parametrize("words", DERIVED)
+def test_each_model_derived_and_proven(shell: Shell, words: str) -> None:
+    head, formula, last = DERIVED[words]
+    assert shell(*words.split()) == 0
+    lines = re.sub(" +", " ", shell.out).splitlines()
+    assert lines[0].startswith(head)
+    assert formula in lines
+    assert lines[-1] == last
 
 
 def test_one_that_is_wrong_says_where_and_how(shell: Shell) -> None:
-    (shell.folder / "mine.py").write_text(
-        EXPONENTIAL.replace("self.a * x * e", "self.a * e"), encoding="utf-8"
-    )
+    spoil(shell, "self.a * x * e", "self.a * e")
     assert shell("mine.py:Exponential") == 1
     lines = shell.out.splitlines()
     assert re.match("k +no +no, ", next(line for line in lines if line.startswith("k  ")))
@@ -82,10 +77,7 @@ def test_one_that_is_wrong_says_where_and_how(shell: Shell) -> None:
 
 
 def test_one_that_cannot_run_on_symbols_is_checked_without(shell: Shell) -> None:
-    branch = "        assert x.sum() < 1e99 or x.sum() >= 1e99\n        e ="
-    (shell.folder / "mine.py").write_text(
-        EXPONENTIAL.replace("        e =", branch), encoding="utf-8"
-    )
+    spoil(shell, "        e =", "        assert x.sum() < 1e99 or x.sum() >= 1e99\n        e =")
     assert shell("mine.py:Exponential") == 0
     unable = "Exponential cannot run on symbols: symbolically traced variables"
     assert shell.out.startswith(f"∂loss/∂w = 2(ŷ − y)·∂ŷ/∂w, and no formula: {unable}")
@@ -97,10 +89,7 @@ def test_one_that_cannot_run_on_symbols_is_checked_without(shell: Shell) -> None
 
 def test_at_ones_own_data(shell: Shell) -> None:
     """A fault at x = 0.7 alone is seen where there is such a sample."""
-    (shell.folder / "mine.py").write_text(
-        EXPONENTIAL.replace('"a": e', '"a": torch.where((x - 0.7).abs() < 1e-6, 2 * e, e)'),
-        encoding="utf-8",
-    )
+    spoil(shell, '"a": e', '"a": torch.where((x - 0.7).abs() < 1e-6, 2 * e, e)')
     (shell.folder / "data.csv").write_text("0.5,1\n0.7,2\n", encoding="utf-8")
     assert shell("mine.py:Exponential") == 0
     assert shell("mine.py:Exponential", "--data", "data.csv") == 1
@@ -123,7 +112,7 @@ REFUSED = {
     ("cubic",): "model 'cubic': choose linear or quadratic, or give FILE.py:CLASS",
     ("none.py:A",): "model 'none.py:A': choose linear or quadratic, or give FILE.py:CLASS",
     ("mine.py:None",): "model 'mine.py:None': mine.py has no class 'None'",
-    ("lacks.py:Exponential",): "model 'lacks.py:Exponential' fails with ValueError: partials(x) "
+    ("mine.py:Exponential",): "model 'mine.py:Exponential' fails with ValueError: partials(x) "
     "returns ['a'] and lacks 'k'",
     ("quadratic", "--bias"): "model 'quadratic' takes no --bias",
     ("linear", "--data", "none.csv"): "data 'none.csv': no such file",
@@ -140,9 +129,8 @@ REFUSED = {
 
 @pytest.mark.parametrize(("words", "message"), REFUSED.items(), ids=str)
 def test_bad_requests_end_in_one_line(shell: Shell, words: tuple[str, ...], message: str) -> None:
-    (shell.folder / "lacks.py").write_text(
-        EXPONENTIAL.replace('"k": self.a * x * e', ""), encoding="utf-8"
-    )
+    if "mine.py:Exponential" in words:
+        spoil(shell, '"k": self.a * x * e', "")
     assert shell(*words) == 2
     assert shell.out == ""
     assert shell.err.startswith(f"derive.py: {message}")
@@ -151,10 +139,8 @@ def test_bad_requests_end_in_one_line(shell: Shell, words: tuple[str, ...], mess
 
 
 @pytest.mark.processes
-def test_as_a_process() -> None:
-    command = [sys.executable, "scripts/derive.py", "linear", "--answer", "w=x(xw-y)"]
-    result = subprocess.run(
-        command, capture_output=True, encoding="utf-8", cwd=ROOT, env=ENVIRONMENT, check=False
-    )
-    assert (result.returncode, result.stderr) == (1, "")
-    assert result.stdout.endswith("∂loss/∂w: wrong: a factor 2 is missing\n")
+def test_as_a_process(tmp_path: Path) -> None:
+    file = ROOT / "scripts" / "derive.py"
+    status, out, err = ended(script(tmp_path, "linear", "--answer", "w=x(xw-y)", file=file))
+    assert (status, err) == (1, "")
+    assert out.endswith("∂loss/∂w: wrong: a factor 2 is missing\n")

@@ -12,16 +12,8 @@ from torch.func import functional_call
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, train
 from torchgd.data import Standardization
 from torchgd.experiment.sources import FILES, load
-from torchgd.theory.affine import step_maps
-from torchgd.theory.landscape import (
-    Landscape,
-    best_learning_rate,
-    compose,
-    contraction,
-    largest_stable_learning_rate,
-    minimiser,
-)
-from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
+from torchgd.theory.landscape import Landscape, best_learning_rate, largest_stable_learning_rate
+from torchgd.theory.linear import jacobians
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
@@ -32,13 +24,9 @@ def each(models: dict[str, Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("make", models.values(), ids=models)
 
 
-def hessians(model: Model, batches: Batches) -> Tensor:
-    return torch.stack([hessian(phi) for phi in jacobians(model, batches)])
-
-
-def lesson(size: int) -> Batches:
+def lesson() -> Batches:
     data = load("lesson")
-    return Batches(data.x, data.y, size)
+    return Batches(data.x, data.y)
 
 
 def certified(name: str) -> tuple[dict[str, Any], Model]:
@@ -73,20 +61,6 @@ def by_autograd(model: Model, x: Tensor, y: Tensor, w: Tensor, order: int) -> Te
     return torch.autograd.functional.hessian(loss, w)  # type: ignore[no-untyped-call]
 
 
-@each(WITH_EXPONENTIAL)
-def test_the_built_in_models_are_linear_in_their_parameters(make: Any) -> None:
-    assert is_linear_in_parameters(make(), torch.linspace(-2, 2, 5)) == (make is not Exponential)
-
-
-@each(MODELS)
-def test_the_hessian_is_autograds(make: Any) -> None:
-    """Sums of 7 products below 10², each rounded a few times."""
-    x, model = torch.randn(7, dtype=F64, generator=torch.manual_seed(3)), make(dtype=F64)
-    expected = by_autograd(model, x, 0 * x, start(model), 2)
-    found = hessian(*jacobians(model, [(x, x)]))
-    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
-
-
 @pytest.mark.parametrize(
     ("name", "standardise"),
     [(name, False) for name in FILES]
@@ -98,46 +72,42 @@ def test_full_batch_rates_are_the_certified_ones(name: str, standardise: bool) -
     x = Standardization.of(data.x)(data.x) if standardise else data.x
     batches = Batches(x, data.y, len(x))
     assert best_learning_rate(model, batches) == pytest.approx(limits["opt_lr_mse"], rel=1e-12)
-    largest = largest_stable_learning_rate(hessians(model, batches))
+    largest = landscape(model, batches).largest_stable_learning_rate()
     assert largest == pytest.approx(limits["max_lr_mse"], rel=3e-9)
 
 
 def test_the_lesson_contracts_by_its_factor_up_to_a_root_of_its_cubic() -> None:
     """(1 − 2α)(1 − 8α)(1 − 18α) = 1 at α = 0.204018: above, an epoch enlarges the error."""
-    steps = hessians(Linear(), lesson(1))
-    assert contraction(steps, 0.01) == pytest.approx(
-        (1 - 0.02) * (1 - 0.08) * (1 - 0.18), rel=1e-15
-    )
-    assert contraction(steps, 1e200) == math.inf
-    largest = largest_stable_learning_rate(steps)
+    found = landscape(Linear(), lesson())
+    factor = (1 - 0.02) * (1 - 0.08) * (1 - 0.18)
+    assert found.contraction(0.01) == pytest.approx(factor, rel=1e-15)
+    assert found.contraction(1e200) == math.inf
+    largest = found.largest_stable_learning_rate()
     assert math.prod(1 - 2 * largest * x * x for x in (1, 2, 3)) == pytest.approx(1, abs=1e-7)
     assert largest == pytest.approx(0.204018, abs=5e-7)
 
 
-@pytest.mark.parametrize("size", [1, None])
 @pytest.mark.parametrize("name", FILES)
-def test_the_minimiser_is_the_certified_one(name: str, size: int | None) -> None:
+def test_the_minimiser_is_the_certified_one(name: str) -> None:
     """On raw data: columns of one length have a condition number below 10⁴, which takes 4 of 16."""
     (facts, model), data = certified(name), load(name)
-    batches = Batches(data.x, data.y, size or len(data.x))
-    for (parameter, _), w in zip(model.named_parameters(), minimiser(model, batches), strict=True):
-        assert w.item() == pytest.approx(float(facts["exact_30_digits"][parameter]), rel=1e-12)
-    least = landscape(model, batches).minimum
-    assert least == pytest.approx(float(facts["mean_squared_error"]), rel=1e-9)
+    found = landscape(model, Batches(data.x, data.y))
+    for name, w in zip(found.names, found.minimiser, strict=True):
+        assert w.item() == pytest.approx(float(facts["exact_30_digits"][name]), rel=1e-12)
+    assert found.minimum == pytest.approx(float(facts["mean_squared_error"]), rel=1e-9)
 
 
 def test_of_many_minimisers_it_is_one() -> None:
     x, y = torch.tensor([2.0, 2.0], dtype=F64), torch.tensor([1.0, 3.0], dtype=F64)
-    w2, w1, b = minimiser(Quadratic(), Batches(x, y)).tolist()
+    w2, w1, b = landscape(Quadratic(), Batches(x, y)).minimiser.tolist()
     assert 4 * w2 + 2 * w1 + b == pytest.approx(2, rel=1e-14)
-    assert minimiser(Linear(), Batches(0 * x, y)).tolist() == [0]
+    assert landscape(Linear(), Batches(0 * x, y)).minimiser.tolist() == [0]
 
 
-@pytest.mark.parametrize("find", [minimiser, landscape])
-def test_data_beyond_float64_have_no_minimiser(find: Any) -> None:
+def test_data_beyond_float64_have_no_minimiser() -> None:
     x = torch.tensor([1e200, 1.0], dtype=F64)
     with pytest.raises(ValueError, match="^the data are beyond float64: x or y is too large"):
-        find(Quadratic(), Batches(x, x))
+        landscape(Quadratic(), Batches(x, x))
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -154,7 +124,7 @@ OPTIONS: list[dict[str, Any]] = [
 def test_descent_is_stable_just_below_and_not_above(make: Any, size: int, options: Any) -> None:
     """Runs of ManualSGD itself, 1% below and above the rate, on y = 0 so that w should shrink."""
     batches = Batches(load("lesson").x, torch.zeros(3, dtype=F64), size)
-    largest = largest_stable_learning_rate(hessians(make(), batches), **options)
+    largest = landscape(make(), batches).largest_stable_learning_rate(**options)
 
     def growth(lr: float) -> float:
         model = make(dtype=F64)
@@ -170,39 +140,13 @@ def test_descent_is_stable_just_below_and_not_above(make: Any, size: int, option
     assert growth(1.01 * largest) > 1
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_the_step_map_is_what_sgd_does(options: dict[str, Any]) -> None:
-    """Differences of two runs from near starts obey w ← M·w, whatever y."""
-    batches, lr, runs = lesson(2), 0.01, []
-    for w2 in (1.0, 2.0):
-        model = Quadratic(w2=w2, dtype=F64)
-        optimizer = ManualSGD(model.parameters(), lr=lr, **options)
-        runs.append(stacked(train(model, batches, optimizer, epochs=1)))
-    difference = runs[1] - runs[0]
-    maps = step_maps(hessians(Quadratic(), batches), lr, **options)
-    if options.get("momentum"):  # the first step sets v ← g, undamped
-        maps[0] = step_maps(hessians(Quadratic(), batches), lr, **{**options, "dampening": 0.0})[0]
-    state = torch.cat([difference[0], torch.zeros(len(maps[0]) - 3, dtype=F64)])
-    for k, step in enumerate(maps, start=1):
-        state = step @ state
-        # Weights, and the entries of H, are below 10²; a step takes some ten operations on them.
-        torch.testing.assert_close(state[:3], difference[k], rtol=0, atol=2 * 10 * 100 * EPS)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 13])
-def test_compose_applies_the_first_map_first(count: int) -> None:
-    maps = torch.randn(count, 2, 2, dtype=F64, generator=torch.manual_seed(count))
-    expected = torch.eye(2, dtype=F64)
-    for M in maps:
-        expected = M @ expected
-    torch.testing.assert_close(compose(maps), expected, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("curvatures", "options", "rate"),
     [
         # Of 20,000 equal steps |1 − α|²⁰⁰⁰⁰ passes every float soon above α = 2.
         (torch.ones(20_000, dtype=F64), {}, 2),
+        # A million steps are composed at once: (1 − α)(1 − 2α) = 1, though 2/λ_max is 1.
+        (torch.tensor([1.0, 2.0], dtype=F64).repeat(500_000), {}, 1.5),
         # Dampening above 1 climbs at any rate.
         (torch.ones(1, dtype=F64), {"momentum": 0.5, "dampening": 3.0}, 0),
         # Where there is nothing to learn from, all is stable.
@@ -212,14 +156,6 @@ def test_compose_applies_the_first_map_first(count: int) -> None:
 def test_the_largest_stable_rate(curvatures: Tensor, options: Any, rate: float) -> None:
     found = largest_stable_learning_rate(curvatures[:, None, None], **options)
     assert found == pytest.approx(rate, rel=1e-9, abs=0)
-
-
-def test_a_million_steps_an_epoch_are_composed_at_once() -> None:
-    """(1 − α)ⁿ(1 − 2α)ⁿ for n = 500,000 is bounded up to α = 1, by the steeper half alone."""
-    steps = torch.tensor([1.0, 2.0], dtype=F64).repeat(500_000)[:, None, None]
-    largest = largest_stable_learning_rate(steps)
-    assert 1 < largest < 2
-    assert (1 - largest) * (1 - 2 * largest) == pytest.approx(1, rel=1e-6)
 
 
 def test_hessians_that_are_not_finite_have_no_rate() -> None:
@@ -232,7 +168,7 @@ def test_the_best_rate_for_batches_enlarges_no_error(size: int) -> None:
     data, model = load("norris"), Linear(bias=True)
     batches = Batches(data.x, data.y, size)
     lr = best_learning_rate(model, batches)
-    factors = 1 - lr * torch.linalg.eigvalsh(hessians(model, batches))
+    factors = 1 - lr * torch.linalg.eigvalsh(landscape(model, batches).hessians)
     assert factors.abs().max().item() <= 1 + 1e-12
     assert factors.min().item() < -0.99
 
@@ -290,9 +226,9 @@ def test_a_curved_models_shape_is_its_formulas() -> None:
 
 def test_the_excess_keeps_its_digits_near_the_minimum() -> None:
     """(14/3)(w − 2)² at w = 2 + 2⁻⁴⁰: of hubble's two losses the difference is 0."""
-    lesson = landscape(Linear(dtype=F64), Batches(load("lesson").x, load("lesson").y))
+    found = landscape(Linear(dtype=F64), lesson())
     near = torch.tensor([[2 + 2.0**-40]], dtype=F64)
-    assert lesson.excess(near).item() == pytest.approx(14 / 3 * 2.0**-80, rel=1e-14, abs=0)
+    assert found.excess(near).item() == pytest.approx(14 / 3 * 2.0**-80, rel=1e-14, abs=0)
     data = load("hubble")
     hubble = landscape(Linear(dtype=F64), Batches(data.x, data.y))
     near = hubble.minimiser[None] * (1 + 2.0**-40)
@@ -305,6 +241,7 @@ def test_the_excess_keeps_its_digits_near_the_minimum() -> None:
 def test_heights_are_losses(make: Any) -> None:
     batches = noisy(3)
     found = landscape(make(dtype=F64), batches)
+    assert found.linear == (make is not Exponential)
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(5, len(found.names), dtype=F64, generator=generator)
     for w, loss, excess in zip(weights, found.loss(weights), found.excess(weights), strict=True):
@@ -347,7 +284,7 @@ def test_ascent_has_no_stable_rate_and_grows() -> None:
 
 @each(WITH_EXPONENTIAL)
 def test_a_device_has_the_cpus_landscape(make: Any, device: str) -> None:
-    """It is brought to the CPU, so that all of its bits are the same."""
+    """Φ and the landscape are brought to the CPU, so that all of their bits are the same."""
     here, near = noisy(3), start(make(dtype=F64))[None]
     there = Batches(here.x.to(device), here.y.to(device), 3)
     expected = Landscape(make(dtype=F64), here, near)
@@ -355,3 +292,6 @@ def test_a_device_has_the_cpus_landscape(make: Any, device: str) -> None:
     assert same_bits(found.minimiser, expected.minimiser)
     assert found.minimum == expected.minimum
     assert same_bits(found.hessians, expected.hessians)
+    if found.linear:
+        phis = (jacobians(make(), batches) for batches in (here, there))
+        assert same_bits(*map(torch.cat, phis))

@@ -5,60 +5,45 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from torchgd.experiment.sources import NAMES
 from torchgd.models import DTYPES
 
-Parse = Callable[[str], Any]
 
+def number(
+    least: float = -math.inf, kind: type = float, or_word: str | None = None
+) -> Callable[[str], Any]:
+    """Return an argparse type: a finite number of at least `least`, or `or_word` itself.
 
-def number(rule: str, accepts: Callable[[float], bool]) -> Callable[[str], float]:
-    """Return an argparse type: a number that `accepts` takes; `rule` says in words which."""
+    Of `kind` int it is an integer, and below 2⁶³, as torch's integers are.
+    """
+    what = "an integer" if kind is int else "a finite number"
+    rule = what if least == -math.inf else f"{what} of at least {least}"
 
-    def parse(text: str) -> float:
+    def parse(text: str) -> Any:
+        if text == or_word:
+            return text
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
             value = math.nan
-        if not accepts(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {rule}")
-        return value
+        if not (least <= value and abs(value) < math.inf):
+            reason = f"is not {rule}"
+        elif kind is int and value >= 2**63:
+            reason = "is too large: it must be below 2⁶³"
+        else:
+            return value
+        nor = "" if or_word is None else f", nor {or_word}"
+        raise argparse.ArgumentTypeError(f"{text!r} {reason}{nor}")
 
     return parse
 
 
-def integer(least: int) -> Callable[[str], int]:
-    """Return an argparse type: an integer of at least `least`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
-        if value >= 2**63:
-            raise argparse.ArgumentTypeError(f"{text!r} is too large: it must be below 2⁶³")
-        return value
-
-    return parse
-
-
-def either(word: str, parse: Parse) -> Parse:
-    """Return an argparse type: `word` itself, or what `parse` takes."""
-
-    def parse_either(text: str) -> Any:
-        try:
-            return text if text == word else parse(text)
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentTypeError(f"{error}, nor {word}") from None
-
-    return parse_either
-
-
-finite = number("a finite number", math.isfinite)
-not_negative = number("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+integer = partial(number, kind=int)
+finite = number()
+not_negative = number(0)
 
 
 def assignment(text: str) -> tuple[str, float]:
@@ -69,9 +54,14 @@ def assignment(text: str) -> tuple[str, float]:
     return name, finite(value)
 
 
-def flag(default: Any, meaning: str, metavar: str | None = None, **how: Any) -> Any:
+def flag(default: Any, meaning: str, metavar: str | None, **how: Any) -> Any:
     """Return a field that is a flag, too: what argparse is told of it is in its metadata."""
     return field(default=default, metadata={"help": meaning, "metavar": metavar, **how})
+
+
+def switch(meaning: str) -> Any:
+    """Return a field that is a flag without a value: off where it is not given."""
+    return field(default=False, metadata={"help": meaning, "action": "store_true"})
 
 
 @dataclass(frozen=True)
@@ -95,31 +85,30 @@ class Configuration:
     device: str = flag(
         "auto", "auto (default: cuda where there is one), cpu, cuda, cuda:N", "D", type=str
     )
-    dtype: str = flag("float64", "default: float64", choices=tuple(DTYPES), type=str)
+    dtype: str = flag("float64", "default: float64", None, choices=tuple(DTYPES), type=str)
     lr: float | str = flag(
         0.01,
         "learning rate: 0.01 (default), a number, or auto, from the Hessian: the best, for "
         "batches a safe one",
         "α",
-        type=either("auto", not_negative),
+        type=number(0, or_word="auto"),
     )
     momentum: float = flag(0.0, "default: 0, none", "μ", type=not_negative)
     dampening: float = flag(0.0, "of the momentum; default: 0", "τ", type=finite)
     weight_decay: float = flag(0.0, "default: 0, none", "λ", type=not_negative)
-    nesterov: bool = flag(False, "Nesterov's momentum")
-    maximize: bool = flag(False, "climb instead of descend")
+    nesterov: bool = switch("Nesterov's momentum")
+    maximize: bool = switch("climb instead of descend")
     epochs: int = flag(50, "default: 50", "E", type=integer(1))
     batch_size: int | str = flag(
-        1, "samples a step: 1 (default), N, full", "B", type=either("full", integer(1))
+        1, "samples a step: 1 (default), N, full", "B", type=integer(1, or_word="full")
     )
-    shuffle: bool = flag(False, "a new order each epoch")
+    shuffle: bool = switch("a new order each epoch")
     seed: int = flag(0, "of the order; default: 0", "S", type=integer(0))
-    standardize: bool = flag(
-        False,
+    standardize: bool = switch(
         "train on (x − mean)/deviation, a line without a bias on x/rms; report in the data's own "
         "units",
     )
-    bias: bool = flag(False, "give the linear model a bias")
+    bias: bool = switch("give the linear model a bias")
     initial: dict[str, float] = field(
         default_factory=dict,
         metadata={
@@ -135,8 +124,7 @@ class Configuration:
         "K",
         type=integer(1),
     )
-    compile: bool = flag(
-        False,
+    compile: bool = switch(
         "torch.compile the gradients: fast on much data; they then agree to rounding, not to the "
         "bit, which is no failure",
     )
@@ -152,16 +140,12 @@ class Configuration:
         for one in fields(self):
             value = getattr(self, one.name)
             try:
-                fits = self._is_default(one, value) or _read(one, value) == value
-                reason = f"{reprlib.repr(value)} is not what the flag takes"
+                fits = _fits(one, value)
             except argparse.ArgumentTypeError as error:
-                fits, reason = False, str(error)
+                raise ValueError(f"{one.name} {error}") from None
             if not fits:
-                raise ValueError(f"{one.name} {reason}")
-
-    @staticmethod
-    def _is_default(one: "Field[Any]", value: Any) -> bool:
-        return type(value) is type(one.default) and value == one.default
+                shown = reprlib.repr(value)
+                raise ValueError(f"{one.name} {shown} is not what the flag takes")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Configuration":
@@ -178,26 +162,21 @@ class Configuration:
             raise ValueError(f"config.json is damaged: {error}; mend it, or run it again") from None
 
 
-def _read(one: "Field[Any]", value: Any) -> Any:
-    """Return what the flag would make of a value's text: the value itself, if it is of its kind."""
+def _fits(one: "Field[Any]", value: Any) -> bool:
+    """Whether this very value is what the flag makes of the value's text."""
     how = one.metadata
-    if isinstance(value, dict):
-        return dict(assignment(f"{name}={number}") for name, number in value.items())
-    if "type" not in how:
-        return value if isinstance(value, bool) else None
-    if how["type"] is str:
-        known = value in how.get("choices", (value,))
-        return value if isinstance(value, str) and known else None
-    return how["type"](value if isinstance(value, str) else repr(value))
+    if value is None and one.default is None:
+        return True
+    if "action" in how:
+        return isinstance(value, bool)
+    if "nargs" in how and isinstance(value, dict):
+        return value == dict(how["type"](f"{name}={w}") for name, w in value.items())
+    text = value if isinstance(value, str) else repr(value)
+    return value in how.get("choices", [value]) and how["type"](text) == value
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give a parser the flags of a `Configuration`; of those not typed nothing is there to see."""
     for one in fields(Configuration):
-        how, name = dict(one.metadata), f"--{one.name.replace('_', '-')}"
-        if "type" in how:
-            parser.add_argument(name, default=argparse.SUPPRESS, **how)
-        else:
-            parser.add_argument(
-                name, action="store_true", default=argparse.SUPPRESS, help=how["help"]
-            )
+        name = f"--{one.name.replace('_', '-')}"
+        parser.add_argument(name, default=argparse.SUPPRESS, **one.metadata)

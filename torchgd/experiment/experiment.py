@@ -18,19 +18,23 @@ from torchgd.experiment.own_model import (
     model_sha256,
     refuse_model,
 )
-from torchgd.experiment.parallel import compiled, find_device, in_chunks, processes
+from torchgd.experiment.parallel import (
+    CHUNK,
+    compiled,
+    find_device,
+    in_chunks,
+    processes,
+    refuse_in_chunks,
+    refuse_no_compiler,
+)
 from torchgd.experiment.sources import NAMES, Column, Slices, load, sha256
 from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
 from torchgd.models import DTYPES, Linear, Model, scalars
 from torchgd.optim import ManualSGD
-from torchgd.proof.compare import compare
 from torchgd.theory.affine import affine_trajectory
 from torchgd.theory.landscape import best_learning_rate
 from torchgd.training import Update, count_steps, train
 from torchgd.trajectory import Trajectory, record_interval
-
-# Rows at a time of data that are not in memory: what fits into a CPU's cache, or fills a GPU.
-CHUNK = {"cpu": 2**16, "cuda": 2**22}
 
 UPDATES: dict[str, Update] = {
     "manual": (manual_gradient, ManualSGD),
@@ -64,17 +68,16 @@ class Experiment:
         model = self.new_model()
         self.standardization = self._standardization(model) if asked.standardize else None
         size = len(self.data.x) if isinstance(asked.batch_size, str) else asked.batch_size
-        self.batches: Batches
-        if self.streams:
-            self.batches = Slices(self.data.x, self.data.y, size)
-        else:
+        if not self.streams:
             x, y = self._tensor(self.standardized(self.data.x)), self._tensor(self.data.y)
             self.batches = Batches(x, y, size, asked.shuffle, asked.seed)
+        else:
+            self.batches = Slices(self.data.x, self.data.y, size)
         count_steps(asked.epochs, len(self.batches))
         self.try_first_step()
         self.configuration = replace(
             asked,
-            data=default if asked.data is None else asked.data,
+            data=name,
             device=str(self.device),
             lr=self._best_rate(model) if isinstance(asked.lr, str) else asked.lr,
             batch_size=size,
@@ -122,15 +125,6 @@ class Experiment:
     def reads_files(self) -> bool:
         """Whether model or data are the user's own files."""
         return self.configuration.model not in MODELS or self.configuration.data not in NAMES
-
-    def __str__(self) -> str:
-        c = self.configuration
-        counts = {"sample": len(self.data.x), "epoch": c.epochs, "step": self.steps}
-        samples, epochs, steps = (f"{n} {noun}{'s' * (n != 1)}" for noun, n in counts.items())
-        return (
-            f"{self.name}: {samples}, batch size {c.batch_size}, {epochs}, {steps}, "
-            f"learning rate {c.lr:g}, {c.dtype} on {c.device}"
-        )
 
     @property
     def steps(self) -> int:
@@ -225,22 +219,13 @@ class Experiment:
             model = self.new_model()
             call_user_code(self.configuration.model, gradient, model, x, y)
         if self.configuration.compile:
-            try:
-                compiled(manual_gradient, x)(model, x, y)
-            except Exception as error:  # torch has as many errors here as ways to lack a compiler
-                reason = str(error).strip().partition("\n")[0] or type(error).__name__
-                way_out = "install a C++ compiler, for CUDA Triton, or do without"
-                if isinstance(error, UnicodeError):  # torch reads its own files in the locale's
-                    way_out = "set PYTHONUTF8=1, or do without"
-                raise ValueError(
-                    f"compile: torch.compile fails on this machine ({reason}); {way_out}"
-                ) from error
+            refuse_no_compiler(lambda: compiled(manual_gradient, x)(model, x, y))
 
-    def descend(self, model: Model, update: Update, options: Mapping[str, Any]) -> Trajectory:
-        """Train a model with any update, of these options."""
-        gradient, optimizer = update[0], update[1](model.parameters(), **options)
+    def descend(self, update: Update, options: Mapping[str, Any]) -> Trajectory:
+        """Train a new model with any update, of these options."""
+        model, gradient = self.new_model(), self._as_asked(update[0])
+        optimizer = update[1](model.parameters(), **options)
         epochs, every = self.configuration.epochs, self.configuration.record_every
-        gradient = self._as_asked(gradient)
         return train(model, self.batches, optimizer, gradient, epochs, record_every=every)
 
     def gradient(
@@ -273,28 +258,3 @@ class Experiment:
             return {name: w.detach().cpu() for name, w in model.named_parameters()}
         values = model.in_original_units(z.mean, z.deviation)
         return {name: torch.tensor(value, dtype=self.dtype) for name, value in values.items()}
-
-
-def refuse_in_chunks(asked: Configuration) -> None:
-    """Refuse what needs all of the data in memory, or at once."""
-    for name in ("shuffle", "standardize", "compile"):
-        if getattr(asked, name):
-            raise ValueError(f"{name} needs the data in memory, not in chunks; leave it out")
-    if asked.lr == "auto":
-        raise ValueError("lr auto needs the data in memory, not in chunks; give a number")
-
-
-def which_half_differs(
-    experiment: Experiment, options: Mapping[str, Any], a: Update, b: Update
-) -> str:
-    """Name the half by which `a` parts from `b`: its gradient or its update of the weights.
-
-    The mixed pairs tell: `a`'s gradient with `b`'s optimizer, and the other way round.
-    """
-
-    def descend(update: Update) -> Trajectory:
-        return experiment.descend(experiment.new_model(), update, options)
-
-    reference, halves = descend(b), {"gradient": (a[0], b[1]), "update": (b[0], a[1])}
-    guilty = [n for n, mixed in halves.items() if not compare(descend(mixed), reference).identical]
-    return " and ".join(guilty) or "gradient and update together"

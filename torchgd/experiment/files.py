@@ -1,12 +1,18 @@
-"""Files read with care, and written whole or not at all."""
+"""Files read with care, and written whole or not at all; and a directory of their own."""
 
+import itertools
 import json
 import math
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# What Windows allows in no name, at a name's end, or, of its devices' names, as a name's stem.
+UNPORTABLE = re.compile(r'[\\/:*?"<>|]|[. ]$|^(CON|PRN|AUX|NUL|COM\d|LPT\d)(?=\.|$)', re.I)
 
 
 def regular(path: Path) -> Path:
@@ -75,3 +81,51 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (it holds no object); run it again")
     return content
+
+
+def new_directory(parent: Path, name: str | None, default: str) -> Path:
+    """Create and return parent/name, or parent/default-TIME: never one that exists.
+
+    Where two runs take the same time, the second becomes default-TIME-2, and so on.
+
+    Raises:
+        ValueError: `name` exists, or is no directory's name, or the path is not UTF-8.
+        OSError: the directory cannot be created.
+    """
+    path = os.fspath(parent.absolute() / (name or default))
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{path!a}: TensorBoard needs names that are UTF-8; rename it, or set PYTHONUTF8=1"
+        ) from None
+    if name is not None:
+        _refuse_no_name(name)
+    parent.mkdir(parents=True, exist_ok=True)
+    if name is None:
+        stem = f"{UNPORTABLE.sub('_', default)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        candidates = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
+        return next(filter(_created, (parent / candidate for candidate in candidates)))
+    if not _created(parent / name):
+        raise ValueError(f"{parent / name} exists, and no run is overwritten; name another")
+    return parent / name
+
+
+def _refuse_no_name(name: str) -> None:
+    """Refuse what is no directory's name on Linux, macOS and Windows alike."""
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise ValueError(f"name {name!r}: give a directory's name alone; --log-dir is its parent")
+    if UNPORTABLE.search(name):
+        raise ValueError(
+            f"name {name!r}: Windows has no such name, and a run can be taken anywhere; leave out "
+            '\\ : * ? " < > |, a point or a space at its end, and devices such as NUL'
+        )
+
+
+def _created(directory: Path) -> bool:
+    """Create a directory; return False if there is one."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    return True

@@ -26,11 +26,9 @@ def find_model(name: str, bias: bool = False) -> Callable[..., Model]:
             takes no bias; and, from what is returned, that making one fails.
     """
     found = MODELS.get(name) or _own_model(name)
-    if not bias:
-        return partial(call_user_code, name, found)
-    if found is not Linear:
+    if bias and found is not Linear:
         raise ValueError(f"model {name!r} takes no --bias: it is the linear model's option")
-    return partial(call_user_code, name, found, bias=True)
+    return partial(call_user_code, name, found, **({"bias": True} if bias else {}))
 
 
 def _own_model(name: str) -> type[Model]:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,9 +11,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.sources import Rows
 from torchgd.gradients import GradientSource
 from torchgd.models import Model
+
+# Rows at a time of data that are not in memory: what fits into a CPU's cache, or fills a GPU.
+CHUNK = {"cpu": 2**16, "cuda": 2**22}
 
 
 class RankError(RuntimeError):
@@ -27,14 +32,13 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if name != "cpu" and not (kind == "cuda" and (name == "cuda" or number.isdecimal())):
+    asked = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
+    if asked is None:
         raise ValueError(f"device {name!r}: choose auto, cpu, cuda or cuda:N")
-    count = torch.cuda.device_count() if kind == "cuda" else 0
-    if kind == "cuda" and int(number or 0) >= count:
+    if name != "cpu" and int(asked[1] or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device {name!r}: torch {torch.__version__} finds {count} CUDA devices on this "
-            "machine; use cpu or auto"
+            f"device {name!r}: torch {torch.__version__} finds {torch.cuda.device_count()} CUDA "
+            "devices on this machine; use cpu or auto"
         )
     return torch.device(name)
 
@@ -80,6 +84,29 @@ def compiled(gradient: GradientSource, x: Tensor) -> GradientSource:
     """
     few = x.is_cuda and x.numel() <= 2**16
     return torch.compile(gradient, mode="reduce-overhead" if few else "default")
+
+
+def refuse_no_compiler(compiled_step: Callable[[], object]) -> None:
+    """Refuse to compile where torch cannot."""
+    try:
+        compiled_step()
+    except Exception as error:  # torch has as many errors here as ways to lack a compiler
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        way_out = "install a C++ compiler, for CUDA Triton, or do without"
+        if isinstance(error, UnicodeError):  # torch reads its own files in the locale's encoding
+            way_out = "set PYTHONUTF8=1, or do without"
+        raise ValueError(
+            f"compile: torch.compile fails on this machine ({reason}); {way_out}"
+        ) from error
+
+
+def refuse_in_chunks(asked: Configuration) -> None:
+    """Refuse what needs all of the data in memory, or at once."""
+    for name in ("shuffle", "standardize", "compile"):
+        if getattr(asked, name):
+            raise ValueError(f"{name} needs the data in memory, not in chunks; leave it out")
+    if asked.lr == "auto":
+        raise ValueError("lr auto needs the data in memory, not in chunks; give a number")
 
 
 # A batch of N rows is cut into the ranks' shares, and these into chunks, so that each row lies in

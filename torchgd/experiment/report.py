@@ -14,7 +14,7 @@ from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.outcome import Outcome
 from torchgd.experiment.parallel import processes
 from torchgd.loss import mean_squared_error
-from torchgd.proof.compare import Comparison, difference, ulps
+from torchgd.proof.compare import Comparison, difference, differs, ulps
 from torchgd.theory.landscape import largest_stable_learning_rate
 from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
 from torchgd.trajectory import Trajectory
@@ -73,6 +73,17 @@ def result_json(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def headline(experiment: Experiment) -> str:
+    """Say of which model and data it is, and how they are trained."""
+    c = experiment.configuration
+    counts = {"sample": len(experiment.data.x), "epoch": c.epochs, "step": experiment.steps}
+    samples, epochs, steps = (f"{n} {noun}{'s' * (n != 1)}" for noun, n in counts.items())
+    return (
+        f"{experiment.name}: {samples}, batch size {c.batch_size}, {epochs}, {steps}, "
+        f"learning rate {c.lr:g}, {c.dtype} on {c.device}"
+    )
+
+
 def transcript(experiment: Experiment, outcome: Outcome) -> Iterator[str]:
     """Yield the lesson's lines: each recorded step's batch and gradients, and the progress.
 
@@ -81,15 +92,15 @@ def transcript(experiment: Experiment, outcome: Outcome) -> Iterator[str]:
     """
     trajectory, batches = outcome.trajectory, experiment.batches
     rows = {step: row for row, step in enumerate(trajectory.step.tolist())}
-    end = len(trajectory.loss)
+    gradients = torch.stack([*trajectory.gradients.values()], dim=1).tolist()
+    recorded = dict(zip(rows, gradients, strict=False))  # the last row has no gradients
     step = 0
     for epoch in range(int(trajectory.epoch[-1]) + 1):
         batches.set_epoch(epoch)
         for x, y in batches:
-            row = rows.get(step, end)
-            if row < end:
-                gradients = [round(g[row].item(), 6) for g in trajectory.gradients.values()]
-                yield " ".join(["\t grad:", _plain(x), _plain(y), *map(str, gradients)])
+            if step in recorded:
+                values = (str(round(g, 6)) for g in recorded[step])
+                yield " ".join(["\t grad:", _plain(x), _plain(y), *values])
             step += 1
         if epoch % 10 == 0 and step in rows:
             weights = {name: w[rows[step]] for name, w in trajectory.weights.items()}
@@ -122,22 +133,17 @@ def digits(value: Tensor) -> str:
 def table(experiment: Experiment, outcomes: list[Outcome]) -> Iterator[str]:
     """Yield the table of final values: a column per update and, for two, how far apart they are."""
     prediction = f"ŷ({_predicted(experiment, outcomes[0])})"
-    columns = [[*o.parameters.values(), o.loss, o.prediction] for o in outcomes]
-    head = ["", *(outcome.update for outcome in outcomes)]
-    rows = [
-        [name, *map(digits, values)]
-        for name, *values in zip(
-            [*outcomes[0].parameters, "loss", prediction], *columns, strict=True
-        )
-    ]
-    if len(columns) == 2:
-        head += ["difference", "ULPs"]
-        for row, p, q in zip(rows, *columns, strict=True):
-            row += [digits(difference(p, q)), str(ulps(p, q))]
-    yield from aligned([head, *rows])
+    columns = [["", *outcomes[0].parameters, "loss", prediction]]
+    values = [torch.stack([*o.parameters.values(), o.loss, o.prediction]) for o in outcomes]
+    for outcome, column in zip(outcomes, values, strict=True):
+        columns.append([outcome.update, *map(digits, column)])
+    if len(values) == 2:
+        columns.append(["difference", *map(digits, difference(*values))])
+        columns.append(["ULPs", *map(str, ulps(*values))])
+    yield from aligned([*zip(*columns, strict=True)])
 
 
-def aligned(rows: list[list[str]]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield the rows of a table as lines, its columns below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -180,21 +186,18 @@ def first_shows(right: Trajectory, wrong: Trajectory, comparison: Comparison) ->
     """Say at which step two trajectories part, in what, and how far apart they are there."""
     if comparison.first_difference is None:
         return "Here it makes no difference: all steps are identical, bit for bit."
-    step, _ = comparison.first_difference
+    step, parameter = comparison.first_difference
+    if parameter is None:
+        return f"All is equal up to step {step}, where the wrong one ends."
+    names = [*right.names, *(f"∂loss/∂{name}" for name in right.names), "the loss"]
     row = right.step.tolist().index(step)
-    for (what, p), q in zip(_columns(right).items(), _columns(wrong).values(), strict=True):
-        p, q = p[row : row + 1], q[row : row + 1]
-        if len(p) == len(q) == 1 and (apart := difference(p, q).item()):
-            return (
-                f"It first shows at step {step}, in {what}: {digits(p[0])} right, {digits(q[0])} "
-                f"wrong, {apart:.3g} apart (ULPs: {float(ulps(p, q)[0]):.6g})."
-            )
-    return f"All is equal up to step {step}, where the wrong one ends."
-
-
-def _columns(trajectory: Trajectory) -> dict[str, Tensor]:
-    gradients = {f"∂loss/∂{name}": g for name, g in trajectory.gradients.items()}
-    return {**trajectory.weights, **gradients, "the loss": trajectory.loss}
+    p, q = (trajectory.table[row].roll(-1) for trajectory in (right, wrong))  # the loss comes last
+    k = int(differs(p, q).nonzero()[0])
+    a, b = p[k], q[k]
+    return (
+        f"It first shows at step {step}, in {names[k]}: {digits(a)} right, {digits(b)} wrong, "
+        f"{difference(a, b).item():.3g} apart (ULPs: {float(ulps(a, b)):.6g})."
+    )
 
 
 def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 from torchgd.experiment.checkpoint import CHECKPOINT, Checkpoint
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
-from torchgd.experiment.files import read_json
-from torchgd.experiment.folder import RunWriter, Start, new_directory, read_result
+from torchgd.experiment.files import new_directory, read_json
+from torchgd.experiment.folder import RunWriter, Start, read_result
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.parallel import processes
 from torchgd.experiment.report import config_json

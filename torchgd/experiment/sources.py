@@ -8,7 +8,6 @@ import re
 import reprlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,26 @@ from torchgd.data import Batches, DataSet, lesson, parabola
 
 
 class Column:
-    """A column of numbers that are read, or made, only when `to` is called; a slice reads nothing.
+    """Numbers `rows` of a column, read or made only when `to` is called; a slice reads nothing.
 
     `read(a, b)` returns numbers a … b − 1, (b − a,) in float64 on the CPU.
     """
 
-    def __init__(self, read: Callable[[int, int], Tensor], start: int, stop: int) -> None:
-        self.read, self.start, self.stop = read, start, stop
+    def __init__(self, read: Callable[[int, int], Tensor], rows: range) -> None:
+        self.read, self.rows = read, rows
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.rows)
 
     def __getitem__(self, part: slice) -> "Column":
-        start, stop, step = part.indices(len(self))
-        assert step == 1, "a Column has no strides"
-        return Column(self.read, self.start + start, self.start + max(start, stop))
+        rows = self.rows[part]
+        assert rows.step == 1, "a Column has no strides"
+        return Column(self.read, rows)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Read it all."""
-        return self.read(self.start, self.stop).to(device, dtype)
+        first = self.rows.start
+        return self.read(first, first + len(self.rows)).to(device, dtype)
 
 
 Rows = Tensor | Column
@@ -58,7 +58,8 @@ def sha256(x: Rows, y: Rows) -> str:
     return digest.hexdigest()
 
 
-# The built-in files torchgd/datasets/NAME.csv: the units of x and y.
+DATASETS = Path(__file__).parent.parent / "datasets"
+# The built-in files there, NAME.csv: the units of x and y.
 FILES = {
     "noint1": ("", ""),
     "norris": ("", ""),
@@ -86,21 +87,20 @@ def synthetic(count: int, seed: int, curved: bool) -> DataSet:
         noise = torch.from_numpy(random.normal(0, 0.1, BLOCK))
         return x, (3 * x**2 + 2 * x + 1 if curved else 2 * x) + noise
 
-    def part(column: int, a: int, b: int) -> Tensor:
+    def read(column: int, a: int, b: int) -> Tensor:
         first, last = a // BLOCK, -(-b // BLOCK)
         some = [block(k)[column] for k in range(first, last)]
         return torch.cat([*some, torch.empty(0, dtype=torch.float64)])[a - first * BLOCK :][: b - a]
 
-    x, y = (Column(partial(part, k), 0, count) for k in range(2))
-    return held("synthetic", x, y)
+    return held("synthetic", count, read)
 
 
-def held(name: str, x: Column, y: Column) -> DataSet:
-    """Return the data set of two columns, read into memory unless they are LARGE."""
-    if 8 * (len(x) + len(y)) > LARGE:
+def held(name: str, count: int, read: Callable[[int, int, int], Tensor]) -> DataSet:
+    """Return the data set of which `read(column, a, b)` reads a part; LARGE, it is read later."""
+    x, y = (Column(partial(read, k), range(count)) for k in range(2))
+    if 16 * count > LARGE:
         return DataSet(name, x, y)
-    cpu = torch.device("cpu")
-    return DataSet(name, x.to(cpu, torch.float64), y.to(cpu, torch.float64))
+    return DataSet(name, x.read(0, count), y.read(0, count))
 
 
 def load(name: str, folder: Path = Path(), seed: int = 0, curved: bool = False) -> DataSet:
@@ -118,9 +118,7 @@ def load(name: str, folder: Path = Path(), seed: int = 0, curved: bool = False) 
     if name == "parabola":
         return parabola()
     if name in FILES:
-        with as_file(files("torchgd.datasets") / f"{name}.csv") as path:
-            x, y = _read_csv(path)
-        return DataSet(name, x, y, *FILES[name])
+        return DataSet(name, *_read_csv(DATASETS / f"{name}.csv"), *FILES[name])
     if name.startswith("synthetic:"):
         count = name.removeprefix("synthetic:")
         if not (count.isdecimal() and 0 < int(count) < 2**63):
@@ -135,7 +133,7 @@ def load(name: str, folder: Path = Path(), seed: int = 0, curved: bool = False) 
             f"choose {', '.join(NAMES)}, or give a .csv or .npy file"
         )
     if path.suffix == ".npy":
-        return held(path.stem, *_map_npy(path))
+        return _map_npy(path)
     return DataSet(path.stem, *_read_csv(path))
 
 
@@ -157,35 +155,31 @@ def _read_csv(path: Path) -> tuple[Tensor, Tensor]:
     return x.contiguous(), y.contiguous()
 
 
-def _number(text: str) -> float | None:
-    """Parse a number as files write it, without what Python allows beside, as 1_000."""
-    try:
-        return float(text) if "_" not in text else None
-    except ValueError:
-        return None
-
-
 def _is_header(row: list[str]) -> bool:
     return not any(re.match(r"\s*[-+]?(\.?\d|(nan|inf(inity)?)\s*$)", cell, re.I) for cell in row)
 
 
-def _pair(row: list[str], where: str) -> tuple[float, float]:
+def _pair(row: list[str], where: str) -> list[float]:
     if len(row) != 2:
-        found = next((mark for mark in ";\t|" if any(mark in cell for cell in row)), None)
-        hint = "" if found is None else f", not {found!r}, and write numbers with a point"
+        mark = re.search(r"[;\t|]", ",".join(row))
+        hint = f", not {mark.group()!r}, and write numbers with a point" if mark else ""
         raise ValueError(f"{where}: columns: {len(row)}; give two, separated by a comma, x,y{hint}")
-    values = []
-    for cell in row:
-        value, shown = _number(cell), reprlib.repr(cell)
-        if value is None:
-            raise ValueError(f"{where}: {shown} is not a number; give two numbers, x,y")
-        if not math.isfinite(value):
-            raise ValueError(f"{where}: {shown} is not finite; remove the row")
-        values.append(value)
-    return values[0], values[1]
+    return [_number(cell, where) for cell in row]
 
 
-def _map_npy(path: Path) -> tuple[Column, Column]:
+def _number(cell: str, where: str) -> float:
+    """Parse a number as files write it, without what Python allows beside, as 1_000."""
+    shown = reprlib.repr(cell)
+    try:
+        value = float(cell.replace("_", "?"))
+    except ValueError:
+        raise ValueError(f"{where}: {shown} is not a number; give two numbers, x,y") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {shown} is not finite; remove the row")
+    return value
+
+
+def _map_npy(path: Path) -> DataSet:
     """Map an array of shape (N, 2), x and y in columns, of which a row is read when it is asked."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")
@@ -200,24 +194,21 @@ def _map_npy(path: Path) -> tuple[Column, Column]:
         raise ValueError(f"{path}: no data; give at least one row")
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: dtype {array.dtype}; give real numbers")
+    floats, fault = array.dtype.kind == "f", "is not finite; remove the row"
+    if not floats:
+        fault = "is beyond 2⁵³, where float64 lacks some integers; scale it or give floats"
 
     def read(column: int, a: int, b: int) -> Tensor:
         numbers = array[a:b, column]
         with np.errstate(over="ignore"):  # what is beyond float64 becomes infinite, and is refused
-            values = torch.from_numpy(numbers.astype(np.float64))
-        good = values.isfinite()
-        if array.dtype.kind != "f":
-            good = torch.from_numpy((numbers <= 2**53) & (numbers >= -(2**53)))
+            values = numbers.astype(np.float64)
+        good = np.isfinite(values) if floats else (numbers <= 2**53) & (numbers >= -(2**53))
         if not good.all():
-            row = a + int((~good).nonzero()[0])
-            what = "is not finite; remove the row"
-            if array.dtype.kind != "f":
-                what = "is beyond 2⁵³, where float64 lacks some integers; scale it or give floats"
-            raise ValueError(f"{path}, row {row}: {array[row].tolist()} {what}")
-        return values
+            row = a + int(good.argmin())
+            raise ValueError(f"{path}, row {row}: {array[row].tolist()} {fault}")
+        return torch.from_numpy(values)
 
-    x, y = (Column(partial(read, k), 0, len(array)) for k in range(2))
-    return x, y
+    return held(path.stem, len(array), read)
 
 
 class Slices(Batches):

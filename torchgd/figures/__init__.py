@@ -1,11 +1,14 @@
 """The pictures. The only folder that imports matplotlib."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib
+import numpy as np
+from matplotlib.animation import PillowWriter
 from matplotlib.figure import Figure
 
 from torchgd.experiment.files import replacing
@@ -27,11 +30,9 @@ def draw(runs: Runs, plane: list[str] | None = None) -> dict[str, Figure]:
     landscape, options = runs[0].landscape, dict(runs[0].experiment.options)
     del options["lr"]
     stable = landscape.largest_stable_learning_rate(**options)
-    kinds: dict[str, Callable[..., None]] = {
-        "loss" if len(landscape.names) == 1 else "contour": partial(descent, plane=plane),
-        "fit": fit,
-        "curves": curves,
-    }
+    graph = "loss" if len(landscape.names) == 1 else "contour"
+    kinds: dict[str, Any] = {graph: partial(descent, plane=plane)}
+    kinds |= {"fit": fit, "curves": curves}
     if 0 < stable < math.inf:
         kinds["rates"] = partial(rates, stable=stable)
     with matplotlib.rc_context(STYLE):
@@ -48,3 +49,29 @@ def save(figures: dict[str, Figure], directory: Path, suffix: str) -> Iterator[P
         with replacing(file) as temporary, matplotlib.rc_context(STYLE):
             figure.savefig(temporary, dpi=150)
         yield file
+
+
+def animate(runs: Runs, file: Path, plane: list[str] | None = None) -> None:
+    """Write a GIF of the descent, on its loss graph or contour plot, beside the fit.
+
+    At most 48 frames, 10 a second, of rows spaced more widely as the descent slows down; the last
+    one stays for a second. The file is written whole or not at all.
+
+    Raises:
+        ValueError: the plane is not of two of the parameters.
+    """
+    last = max(run.inside for run in runs)
+    rows = (np.unique(np.geomspace(1, last, 48).round().astype(int)) - 1).tolist()
+    writer = PillowWriter(fps=10)
+    with replacing(file) as temporary, matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(13, 5.2))
+        writer.setup(figure, str(temporary), dpi=70)
+        for row in rows:
+            figure.clear()
+            left, right = cast(Any, figure.subfigures(1, 2))
+            descent(left, runs, row, plane)
+            fit(right, runs, row)
+            writer.grab_frame()
+        for _ in range(10):
+            writer.grab_frame()
+        writer.finish()

@@ -1,23 +1,17 @@
 """What a descent comes to over its steps, and over the learning rates that it could have had."""
 
 import math
-from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
-from torch import Tensor
 
-from torchgd.experiment.experiment import Experiment
 from torchgd.figures.runs import Run, Runs, path_of, title_of
 from torchgd.figures.style import BLACK, COLOURS, GREY, RED, Style, line_of
 from torchgd.proof.compare import ulps
 from torchgd.theory.affine import affine_trajectory
 
-ASIDE: Style = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # of an axes' legend
 HIGHEST = 1e100  # of a logarithmic axis
 
 
@@ -28,15 +22,18 @@ def curves(figure: Figure, runs: Runs) -> None:
     at last (see `theory.landscape.contraction`). Batches that disagree on the minimiser, or weight
     decay, stop the excess on its way.
     """
-    parted = _parted(runs)
+    asked = [run.experiment.configuration for run in runs[:2]]
+    in_update_alone = asked[1:] == asked[:1]
     figure.set_figheight(7.5)
-    heights = [3, 3, 2] if parted else [1, 1]
+    heights = [3, 3, 2] if in_update_alone else [1, 1]
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     panels[0].set_title(title_of(runs))
     _excess_panel(panels[0], runs)
     _weight_panel(panels[1], runs)
-    if parted:
-        _ulp_panel(panels[2], runs, parted)
+    if in_update_alone:
+        _ulp_panel(panels[2], *runs[:2])
+    for axes in panels:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     panels[-1].set_xlabel("step")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -63,7 +60,6 @@ def _excess_panel(axes: Axes, runs: Runs) -> None:
     if any((run.excess > 0).any() for run in runs):
         axes.set_yscale("log")
     axes.set_ylabel(f"loss − minimum\n{runs[0].loss_unit}")
-    axes.legend(**ASIDE)
 
 
 def _weight_panel(axes: Axes, runs: Runs) -> None:
@@ -81,33 +77,22 @@ def _weight_panel(axes: Axes, runs: Runs) -> None:
         axes.set_yticks([*ticks, 0, *(-tick for tick in ticks)])
     units = dict.fromkeys(runs[0].weight_unit(name) for name in landscape.names)
     axes.set_ylabel(f"weights\n{', '.join(filter(None, units))}")
-    axes.legend(**ASIDE)
 
 
-def _parted(runs: Runs) -> dict[str, NDArray[np.float64]]:
-    """How many ULPs the first two runs' weights are apart, if they differ in update alone."""
-    asked = [run.experiment.configuration for run in runs[:2]]
-    if len(asked) < 2 or asked[0] != asked[1]:
-        return {}
-    a, b = (run.trajectory for run in runs[:2])
-    rows = min(len(a.step), len(b.step))
-    return {n: ulps(w[:rows], b.weights[n][:rows]).astype(float) for n, w in a.weights.items()}
-
-
-def _ulp_panel(axes: Axes, runs: Runs, parted: dict[str, Any]) -> None:
-    """Draw the ULPs between the first two runs, and say in words how many there are at most."""
-    for k, (name, apart) in enumerate(parted.items()):
-        steps = runs[0].trajectory.step[: len(apart)]
-        axes.plot(steps, apart, color=COLOURS[k % len(COLOURS)], label=name, gid=f"ulps {name}")
-    largest = max(apart.max() for apart in parted.values())
+def _ulp_panel(axes: Axes, a: Run, b: Run) -> None:
+    """Draw how many ULPs the weights of two runs are apart, and say in words how many at most."""
+    rows, largest = min(len(a.path), len(b.path)), 0.0
+    for name, w in a.trajectory.weights.items():
+        apart = ulps(w[:rows], b.trajectory.weights[name][:rows]).astype(float)
+        axes.plot(a.trajectory.step[:rows], apart, label=name, gid=f"ulps {name}")
+        largest = max(largest, apart.max())
     outer = math.floor(math.log10(max(1.0, largest)))
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(-0.3, max(2.0, 2 * largest))
     axes.set_yticks(sorted({0.0, 1.0, 10.0 ** (outer // 2), 10.0**outer}))
     axes.set_ylabel("ULPs apart")
     said = f"at most {largest:g} ULPs apart" if largest else "the same bits at every step"
-    axes.set_title(f"{runs[0].label} against {runs[1].label}: {said}", fontsize=11)
-    axes.legend(**ASIDE)
+    axes.set_title(f"{a.label} against {b.label}: {said}", fontsize=11)
 
 
 def rates(figure: Figure, runs: Runs, stable: float) -> None:
@@ -130,43 +115,35 @@ def rates(figure: Figure, runs: Runs, stable: float) -> None:
         _after_panel(panels[0], run, sweep)
     lower = panels[-1]
     rhos = [landscape.contraction(lr, **options) for lr in sweep]
-    lower.plot(sweep, rhos, color=COLOURS[0], gid="contraction")
+    lower.plot(sweep, rhos, gid="contraction")
     lower.axhline(1, color=GREY, linewidth=1)
     lower.plot(own, landscape.contraction(own, **options), "o", color=BLACK, gid="own")
     lower.set(xlim=(0, end), ylim=(0, max(1.2, min(2.0, max(rhos)))))
     lower.set(xlabel="learning rate α", ylabel="|ρ| of an epoch")
-    for what, lr, text, colour, dashes in (
-        ("largest stable", stable, f"{stable:.6g}", RED, "--"),
-        ("this run", own, f"{own:g}", BLACK, ":"),
-    ):
+    marks = ("largest stable", stable, RED, "--"), ("this run", own, BLACK, ":")
+    for what, lr, colour, dashes in marks:
         for axes in panels:
-            label = f"{what},\nα = {text}" if axes is lower else None
+            label = f"{what},\nα = {lr:.6g}" if axes is lower else None
             axes.axvline(lr, label=label, color=colour, linestyle=dashes, gid=what)
     figure.legend(loc="outside right upper")
 
 
 def _after_panel(axes: Axes, run: Run, sweep: list[float]) -> None:
     """Draw loss − minimum at the descent's end against the learning rate."""
-    epochs = run.experiment.configuration.epochs
+    experiment, epochs = run.experiment, run.experiment.configuration.epochs
+    every = experiment.steps  # records the two ends alone
+    asked = {**experiment.options, "epochs": epochs, "record_every": every}
+    descents = [
+        affine_trajectory(experiment.new_model(), experiment.batches, **{**asked, "lr": lr})
+        for lr in sweep
+    ]
+    after = run.landscape.excess(torch.stack([path_of(descent)[-1] for descent in descents]))
+    after = after.nan_to_num(math.inf)
     start = run.excess[0].item() or 1.0
     floor = 1e-32 * start  # the square of rounding: what is below is not seen
-    ends = torch.stack([_end(run.experiment, lr) for lr in sweep])
-    after = run.landscape.excess(ends).nan_to_num(math.inf)
-    axes.plot(sweep, after.clamp(floor, HIGHEST), color=COLOURS[0], gid="after")
+    axes.plot(sweep, after.clamp(floor, HIGHEST), gid="after")
     axes.axhline(start, color=GREY, linewidth=1, label="at the start")
     axes.set_yscale("log")
     axes.set_ylim(0.3 * max(floor, after.min().item()), 100 * start)
     noun = "epoch" if epochs == 1 else "epochs"
     axes.set_ylabel(f"loss − minimum after\n{epochs} {noun}  {run.loss_unit}")
-
-
-def _end(experiment: Experiment, lr: float) -> Tensor:
-    """The weights (P,) at which the experiment's descent ends with another learning rate."""
-    model = experiment.new_model()
-    options = {**experiment.options, "lr": lr}
-    epochs = experiment.configuration.epochs
-    every = experiment.steps  # records the two ends alone
-    descent = affine_trajectory(
-        model, experiment.batches, epochs=epochs, record_every=every, **options
-    )
-    return path_of(descent)[-1]

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from torchgd.figures.runs import Run, Runs, title_of
-from torchgd.figures.style import BLACK, GREEN, GREY, RED, STEPS, Style, line_of
+from torchgd.figures.style import BLACK, GREEN, GREY, RED, STEPS, Style, line_of, scale_of
 from torchgd.theory.landscape import Landscape
 
 F64 = torch.float64
@@ -37,10 +36,10 @@ def descent(
     else:
         contour(axes, runs, upto, plane)
     if upto is not None:
-        axes.set_title(f"step {int(first.trajectory.step[_rows(first, upto) - 1])}")
+        axes.set_title(f"step {first.trajectory.step[_rows(first, upto) - 1]}")
         return
     axes.set_title(title_of(runs))
-    scale, ticks = ScalarMappable(_of_steps(first), STEPS), MaxNLocator(integer=True)
+    scale, ticks = ScalarMappable(scale_of(first), STEPS), MaxNLocator(integer=True)
     figure.colorbar(scale, ax=axes, label="step", pad=0.02, aspect=30, ticks=ticks)
     figure.legend(loc="outside right upper")
 
@@ -54,7 +53,7 @@ def loss_graph(axes: Axes, runs: Runs, upto: int | None) -> None:
     """
     first, landscape = runs[0], runs[0].landscape
     middle, lowest = landscape.minimiser.item(), landscape.minimum
-    half = 1.15 * max(abs(end - middle) for end in _reach(runs, 0))
+    half = 1.15 * max(abs(end.item() - middle) for end in _reach(runs))
     w = torch.linspace(middle - half, middle + half, 201, dtype=F64)
     if len(landscape.batches) > 1:
         _batch_curves(axes, landscape, w)
@@ -81,21 +80,21 @@ def _batch_curves(axes: Axes, landscape: Landscape, w: Tensor) -> None:
     """Draw the losses of single batches: of all of them where they are few."""
     batches = landscape.batches
     what = "sample" if len(batches[0][1]) == 1 else "batch"
-    for n in np.linspace(0, len(batches) - 1, min(len(batches), 12)).round().astype(int).tolist():
-        label = f"loss(w) of one {what}" if n == 0 else None
-        loss = landscape.loss(w[:, None], batch=n)
-        axes.plot(w, loss, color=GREY, linewidth=1, label=label, gid="batch")
+    some = np.linspace(0, len(batches) - 1, min(len(batches), 12)).round().astype(int).tolist()
+    losses = torch.stack([landscape.loss(w[:, None], batch=n) for n in some], dim=1)
+    first, *_ = axes.plot(w, losses, color=GREY, linewidth=1, gid="batch")
+    first.set_label(f"loss(w) of one {what}")
 
 
 def _tangents(axes: Axes, run: Run, half: float) -> None:
     """Draw the tangents down which the first steps go: their slope is the recorded ∂loss/∂w."""
-    ((name, slopes),) = run.trajectory.gradients.items()
-    along = torch.tensor([-half, half], dtype=F64)
+    first = run.trajectory[:3]
+    ((name, slopes),) = first.gradients.items()
+    along = torch.tensor([[-half], [half]], dtype=F64)
     style: Style = {"color": RED, "linewidth": 1.5, "zorder": 4, "gid": "tangent"}
-    for k, slope in enumerate(slopes[:3]):
-        label = "tangents of the first steps" if k == 0 else None
-        w, loss = run.trajectory.weights[name][k], run.trajectory.loss[k]
-        axes.plot(w + along, loss + slope * along, label=label, **style)
+    lines = axes.plot(first.weights[name] + along, first.loss + slopes * along, **style)
+    for line in lines[:1]:
+        line.set_label("tangents of the first steps")
 
 
 def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None) -> None:
@@ -106,7 +105,7 @@ def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None) -
     """
     landscape = runs[0].landscape
     i, j = ij = plane_of(runs, plane)
-    (x0, x1), (y0, y1) = _window(runs, i, j), _window(runs, j, i)
+    (x0, y0), (x1, y1) = _window(runs, ij)
     # Beyond the window, which grows where both axes get one scale.
     count = 241 if landscape.linear else 121
     u = torch.linspace(2 * x0 - x1, 2 * x1 - x0, count, dtype=F64)
@@ -149,20 +148,22 @@ def plane_of(runs: Runs, chosen: list[str] | None) -> list[int]:
     return [names.index(name) for name in chosen]
 
 
-def _window(runs: Runs, k: int, other: int) -> tuple[float, float]:
-    """Where parameter k is looked at: its reach, widened towards the scale of the other's."""
-    (low, high), (first, last) = _reach(runs, k), _reach(runs, other)
-    like = last - first if last - first < 6 * (high - low) else 0.0
-    half = 0.62 * max(high - low, like / 1.4)
-    return (low + high) / 2 - half, (low + high) / 2 + half
+def _window(runs: Runs, ij: list[int]) -> list[list[float]]:
+    """Where two parameters are looked at: the reach of each, widened towards the other's scale."""
+    low, high = (end[ij] for end in _reach(runs))
+    middle, size = (low + high) / 2, high - low
+    other = size.flip(0)
+    like = other.where(other < 6 * size, 0.0)
+    half = 0.62 * size.maximum(like / 1.4)
+    return [(middle - half).tolist(), (middle + half).tolist()]
 
 
-def _reach(runs: Runs, k: int) -> tuple[float, float]:
-    """From where to where parameter k goes, inside of the picture; with the minimiser."""
-    seen = [run.path[: run.inside, k] for run in runs]
-    values = torch.cat([*seen, runs[0].landscape.minimiser[k, None]])
-    low, high = values.min().item(), values.max().item()
-    margin = 0.0 if high - low > 1e-12 * abs(high) else 0.5 * abs(high) or 1.0
+def _reach(runs: Runs) -> tuple[Tensor, Tensor]:
+    """From where to where each parameter goes (P,), inside of the picture; with the minimiser."""
+    seen = [run.path[: run.inside] for run in runs]
+    low, high = torch.cat([*seen, runs[0].landscape.minimiser[None]]).aminmax(dim=0)
+    room = (0.5 * high.abs()).where(high != 0, 1.0)
+    margin = room.where(high - low <= 1e-12 * high.abs(), 0.0)
     return low - margin, high + margin
 
 
@@ -183,12 +184,12 @@ def _paths(axes: Axes, runs: Runs, points: list[Tensor], upto: int | None) -> No
         joined = rows if upto is not None else rows + 1  # the step that leaves the picture, too
         label = run.label if len(runs) > 1 else "descent"
         axes.plot(x[:joined], y[:joined], alpha=0.6, label=label, gid="path", **line)
-        colours: Style = {"c": run.trajectory.step[:rows], "norm": _of_steps(run), "cmap": STEPS}
+        colours: Style = {"c": run.trajectory.step[:rows], "norm": scale_of(run), "cmap": STEPS}
         size: Style = {"s": 30 / (1 + number), "linewidths": 0.3, "edgecolors": line["color"]}
         axes.scatter(x[:rows], y[:rows], zorder=3 + number, gid="points", **colours, **size)
     run, (x, y) = runs[0], points[0]
     end = _rows(run, upto) - 1
-    step = int(run.trajectory.step[end])
+    step = run.trajectory.step[end]
     axes.plot(x[0], y[0], "s", markersize=11, label="start", **RING)
     if run.inside == len(x) or upto is not None:
         axes.plot(x[end], y[end], "o", markersize=13, label=f"end, step {step}", gid="end", **RING)
@@ -199,11 +200,6 @@ def _paths(axes: Axes, runs: Runs, points: list[Tensor], upto: int | None) -> No
 def _rows(run: Run, upto: int | None) -> int:
     """How many rows of a run are drawn."""
     return run.inside if upto is None else min(run.inside, upto + 1)
-
-
-def _of_steps(run: Run) -> PowerNorm:
-    """The scale of the steps' colours, by the root: the first steps go farthest."""
-    return PowerNorm(0.5, vmin=0, vmax=max(1, int(run.trajectory.step[-1])))
 
 
 def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
@@ -222,7 +218,7 @@ def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
     for number, run in enumerate(runs):
         end = _fitted(run, upto) - 1
         which = f"{run.label}, " if len(runs) > 1 else ""
-        label = f"{which}step {int(run.trajectory.step[end])}"
+        label = f"{which}step {run.trajectory.step[end]}"
         prediction = landscape.predict(run.path[end], z)
         axes.plot(x, prediction, label=label, gid="end", **line_of(runs, number, 2.5))
     best = landscape.predict(landscape.minimiser, z)
@@ -243,7 +239,7 @@ def _fitted(run: Run, upto: int | None) -> int:
 
 def _early(axes: Axes, run: Run, x: Tensor, z: Tensor) -> None:
     """Draw ŷ at up to six rows before the last, spaced by powers: most happens at first."""
-    norm = _of_steps(run)
+    norm = scale_of(run)
     for row in np.unique(np.geomspace(1, _fitted(run, None), 7).round()).astype(int)[:-1] - 1:
         step = int(run.trajectory.step[row])
         style: Style = {"color": STEPS(norm(step)), "linewidth": 1.2, "label": f"step {step}"}
@@ -255,6 +251,7 @@ def _heights(run: Run, best: Tensor, z: Tensor) -> tuple[float, float]:
     heights = torch.cat([run.experiment.data.y, best])
     bottom, top = heights.min().item(), heights.max().item()
     room = top - bottom or 0.5 * abs(top) or 1.0
-    start = run.landscape.predict(run.path[0], z).clamp(bottom - room, top + room)
-    bottom, top = min(bottom, start.min().item()), max(top, start.max().item())
-    return bottom - 0.05 * room, top + 0.05 * room
+    start = run.landscape.predict(run.path[0], z)
+    near = start.clamp(bottom - room, top + room)
+    low, high = torch.cat([heights, near]).aminmax()
+    return low.item() - 0.05 * room, high.item() + 0.05 * room

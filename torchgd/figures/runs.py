@@ -46,12 +46,12 @@ class Run:
 
     def weight_unit(self, name: str) -> str:
         """A built-in model's unit of a weight, if the data have units: ŷ = w·x is in y's."""
-        data, power = self.experiment.data, {"b": 0, "w": 1, "w1": 1, "w2": 2}.get(name)
+        data = self.experiment.data
         if not data.y_unit or not isinstance(self.landscape.model, Linear | Quadratic):
             return ""
-        if power == 0 or self.experiment.standardization is not None:  # z has no unit
+        if name == "b" or self.experiment.standardization is not None:  # z has no unit
             return f"[{data.y_unit}]"
-        return f"[{data.y_unit}/{data.x_unit.removesuffix('s')}{'²' if power == 2 else ''}]"
+        return f"[{data.y_unit}/{data.x_unit.removesuffix('s')}{'²' if name == 'w2' else ''}]"
 
     @property
     def loss_unit(self) -> str:
@@ -70,9 +70,15 @@ def lay_together(runs: Sequence[Recorded]) -> list[Run]:
         ValueError: the runs are not of one model, one data set and one standardisation, or the
             data are beyond float64.
     """
-    for run in runs[1:]:
-        _on_one_landscape(runs[0], run)
-    experiment = runs[0][1]
+    label, experiment, _ = runs[0]
+    for other, its, _ in runs[1:]:
+        for what in ("model", "data", "bias", "standardize"):
+            p, q = (getattr(one.configuration, what) for one in (experiment, its))
+            if p != q:
+                raise ValueError(
+                    f"{label} has {what} {p}, and {other} {q}: only runs of one model on one data "
+                    "set lie over each other; draw them one by one"
+                )
     paths = [path_of(trajectory) for _, _, trajectory in runs]
     ends = torch.cat([path[[0, -1]] for path in paths])
     near = ends[ends.isfinite().all(dim=1)]
@@ -80,10 +86,12 @@ def lay_together(runs: Sequence[Recorded]) -> list[Run]:
     landscape = Landscape(experiment.new_model(), experiment.batches, near)
     excesses = [landscape.excess(path) for path in paths]
     limit = FAR * max(excess[0].item() for excess in excesses) or torch.inf
-    return [
-        Run(*run, landscape, path, excess, _before(~(excess <= limit) | ~excess.isfinite()))
-        for run, path, excess in zip(runs, paths, excesses, strict=True)
-    ]
+    laid = []
+    for run, path, excess in zip(runs, paths, excesses, strict=True):
+        seen = excess.isfinite() & (excess <= limit)
+        inside = max(1, int(seen.cumprod(0).sum()))  # the start is always one of them
+        laid.append(Run(*run, landscape, path, excess, inside))
+    return laid
 
 
 def title_of(runs: Runs) -> str:
@@ -95,22 +103,6 @@ def title_of(runs: Runs) -> str:
 def path_of(trajectory: Trajectory) -> Tensor:
     """Return the weights at each row, (K+1, P), in float64."""
     return torch.stack(list(trajectory.weights.values()), dim=1).double()
-
-
-def _on_one_landscape(a: Recorded, b: Recorded) -> None:
-    """Refuse two runs that do not share the loss that they descend."""
-    for what in ("model", "data", "bias", "standardize"):
-        p, q = (getattr(experiment.configuration, what) for _, experiment, _ in (a, b))
-        if p != q:
-            raise ValueError(
-                f"{a[0]} has {what} {p}, and {b[0]} {q}: only runs of one model on one data "
-                "set lie over each other; draw them one by one"
-            )
-
-
-def _before(outside: Tensor) -> int:
-    """How many rows come before the first one outside; the start is always one of them."""
-    return max(1, int(outside.int().argmax())) if outside.any() else len(outside)
 
 
 def read_runs(paths: Sequence[Path], model: str | None) -> list[Recorded]:
@@ -148,16 +140,13 @@ def _read(directory: Path, model: str | None) -> tuple[Experiment, Trajectory]:
 
 def _refuse_changes(directory: Path, experiment: Experiment, trajectory: Trajectory) -> None:
     """Refuse a model or data that no longer give the first loss that was recorded."""
-    if len(trajectory.loss) == 0:
-        return
     x, y = next(iter(experiment.batches))
-    with torch.no_grad():
-        now = mean_squared_error(experiment.new_model()(x), y)
-    then = trajectory.loss[0]
+    now = mean_squared_error(experiment.new_model()(x), y).detach()
     # Another device rounds otherwise, in the last digits alone.
     rounding = torch.finfo(now.dtype).eps ** 0.5
-    if not torch.allclose(now, then, rtol=rounding, atol=0, equal_nan=True):
-        raise ValueError(
-            f"{directory}: its first loss is {then.item():g}, and model and data now give "
-            f"{now.item():g}: they have changed since; run it again"
-        )
+    for then in trajectory.loss[:1]:  # of a run without a step there is none
+        if not torch.allclose(now, then, rtol=rounding, atol=0, equal_nan=True):
+            raise ValueError(
+                f"{directory}: its first loss is {then.item():g}, and model and data now give "
+                f"{now.item():g}: they have changed since; run it again"
+            )

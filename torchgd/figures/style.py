@@ -1,10 +1,12 @@
-"""What all figures look like: their colours, fonts and sizes, and the line of each run."""
+"""What all figures look like: colours, fonts and sizes, and the line and colours of each run."""
 
 from typing import Any
 
 import matplotlib
+from matplotlib.colors import PowerNorm
+from matplotlib.rcsetup import cycler
 
-from torchgd.figures.runs import Runs
+from torchgd.figures.runs import Run, Runs
 
 Style = dict[str, Any]
 
@@ -17,6 +19,7 @@ STYLE: Any = {
     "figure.figsize": (10.5, 5.6),
     "figure.dpi": 80,  # in TensorBoard and the animation; files have 150
     "figure.constrained_layout.use": True,
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
@@ -31,3 +34,8 @@ def line_of(runs: Runs, number: int, alone: float = 1.8) -> Style:
     """A run's colour and width: the first lies, wide, under the others; one is `alone` wide."""
     width = (4.5, 1.6, 1.0)[min(number, 2)] if len(runs) > 1 else alone
     return {"color": COLOURS[number % len(COLOURS)], "linewidth": width}
+
+
+def scale_of(run: Run) -> PowerNorm:
+    """The scale of its steps' colours, by the root: the first steps go farthest."""
+    return PowerNorm(0.5, vmin=0, vmax=max(1, int(run.trajectory.step[-1])))

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import operator
 import random
 import re
 import unicodedata
@@ -13,22 +14,26 @@ from sympy import Expr
 from torchgd.proof.symbols import Derivation, notation
 
 LONGEST = 300  # characters
-DEEPEST = 30  # parentheses within each other
 HIGHEST = 100  # degree, a number counting as a letter does: bounds the size of what is computed
 EQUAL = sympy.Float("1e-40")  # relative
 
-SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 SIGNS = str.maketrans("·×−", "**-")  # as the lesson prints them
 
 # What an answer is made of beside names.
 KINDS = {
-    "number": r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+",
-    "power": r"\^\s*-?\s*(?:[0-9.]+|\w*)",
-    "times": r"[*/]",
-    "plus": r"[+-]",
+    "number": r"[0-9]*\.?[0-9]+",
+    "sign": r"\*\*|[-+*/]",
     "opening": r"\(",
     "closing": r"\)",
     "unknown": r"\S",
+}
+OPERATIONS: dict[type[ast.AST], Callable[..., Expr]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
 }
 
 
@@ -41,12 +46,19 @@ def parse(text: str, derivation: Derivation) -> Expr:
     built-in models there is none.
 
     Raises:
-        ValueError: anything else, or what is too long, too deep or of too high a degree.
+        ValueError: anything else, or what is too long or of too high a degree.
     """
     if len(text) > LONGEST:
         raise ValueError(f"{len(text)} characters: an answer has at most {LONGEST}")
     reader = _Reader(derivation)
-    found, _ = reader.formula(ast.parse(reader.in_python(text), mode="eval").body)
+    try:
+        tree = ast.parse(reader.in_python(text), mode="eval").body
+    except SyntaxError as error:
+        message = f"it is no formula ({error.msg}): check its signs and parentheses"
+        raise ValueError(message) from None
+    if (degree := _degree(tree)) > HIGHEST:
+        raise ValueError(f"a degree of {degree}: the highest is {HIGHEST}")
+    found = reader.formula(tree)
     if found.has(sympy.zoo, sympy.nan):
         raise ValueError("it divides by 0")
     return found
@@ -65,8 +77,8 @@ class _Reader:
 
     def tokens(self, text: str) -> Iterator[tuple[str, str]]:
         """Yield each token of a formula after its kind."""
-        text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda s: "^" + s.group().translate(SUPERSCRIPTS), text)
-        text = text.translate(SIGNS).replace("**", "^")
+        text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda s: "^" + unicodedata.normalize("NFKC", s[0]), text)
+        text = text.translate(SIGNS).replace("^", "**")
         for found in self.token.finditer(text):
             kind, token = str(found.lastgroup), found.group()
             if kind == "unknown":
@@ -77,65 +89,37 @@ class _Reader:
     # 2x²(x·w2 − y) becomes '2' * 'x' ** '2' * ( 'x' * 'w2' - 'y' ). What is in quotes Python
     # takes as it is, so that it rounds no number and finds no keyword among the names.
     def in_python(self, text: str) -> str:
-        """Write a formula in Python's grammar; refuse what would have no place there."""
-        written, before, depth = [], "", 0
-        whole = False  # whether the formula could end here
+        """Write a formula in Python's grammar."""
+        written, before = [], ""
         for kind, token in self.tokens(text):
-            depth += {"opening": 1, "closing": -1}.get(kind, 0)
-            needs_left = kind in ("power", "times", "closing")
-            twice = kind == before and kind in ("power", "function")
-            if (needs_left and not whole) or twice or depth < 0:
-                raise ValueError(f"{'^' if kind == 'power' else token!r} is not expected there")
-            if whole and kind == "number":
-                raise ValueError(f"{token!r} follows without a sign: write ^ or * before it")
-            if depth > DEEPEST:
-                raise ValueError(f"more than {DEEPEST} parentheses within each other")
-            if whole and kind in ("name", "function", "opening"):
-                written.append("*")
-            if kind == "power":
-                token = "".join(token[1:].split())
-                if not re.fullmatch("-?[0-9]+", token):
-                    raise ValueError(f"the power {token[:20]!r} is no integer: write x^2")
-                written.append("**")
-            if kind in ("name", "number", "power"):
+            if before in ("name", "number", "closing"):
+                if kind == "number":
+                    raise ValueError(f"{token!r} follows without a sign: write ^ or * before it")
+                if kind in ("name", "function", "opening"):
+                    written.append("*")
+            if kind in ("name", "number"):
                 token = f"( {token!r} )" if before == "function" else repr(token)
             written.append(token)
-            before, whole = kind, kind in ("name", "number", "power", "closing")
-        if not whole:
-            raise ValueError("it ends too early")
-        if depth > 0:
-            raise ValueError("a parenthesis is not closed")
+            before = kind
         return " ".join(written)
 
-    def formula(self, node: ast.expr) -> tuple[Expr, int]:
-        """Return what a node of Python's tree stands for, and its degree."""
+    def formula(self, node: ast.expr) -> Expr:
+        """Return what a node of Python's tree stands for."""
         match node:
             case ast.Constant(str(word)):
-                return self.names[word] if word in self.names else sympy.Rational(word), 1
+                return self.names[word] if word in self.names else sympy.Rational(word)
             case ast.UnaryOp(sign, operand):
-                value, degree = self.formula(operand)
-                return -value if isinstance(sign, ast.USub) else value, degree
-            case ast.BinOp(base, ast.Pow(), ast.Constant(str(power))):
-                value, degree = self.formula(base)
-                degree = bounded(degree * bounded(abs(int(power))))
-                return value ** int(power), max(degree, 1)
-            case ast.BinOp(left, operation, right):
-                (a, of_a), (b, of_b) = self.formula(left), self.formula(right)
-                match operation:
-                    case ast.Add():
-                        return a + b, max(of_a, of_b)
-                    case ast.Sub():
-                        return a - b, max(of_a, of_b)
-                    case ast.Mult():
-                        return a * b, bounded(of_a + of_b)
-                    case ast.Div():
-                        return a / b, bounded(of_a + of_b)
+                return OPERATIONS[type(sign)](self.formula(operand))
+            case ast.BinOp(base, ast.Pow(), power):
+                return self.formula(base) ** int(_plain(power))
+            case ast.BinOp(left, sign, right):
+                return OPERATIONS[type(sign)](self.formula(left), self.formula(right))
             case ast.Call(ast.Name(name), [inside]):
-                value, degree = self.formula(inside)
+                value = self.formula(inside)
                 if value.atoms(sympy.Function):
                     raise ValueError(f"{name} of a function: the numbers could grow beyond measure")
-                return self.functions[name](value), degree
-        raise ValueError(f"{ast.unparse(node)!r} is not expected there")
+                return self.functions[name](value)
+        raise ValueError(f"{_plain(node)[:20]!r} is not expected there")
 
     def _not_understood(self, rest: str) -> str:
         found = re.match(r"[A-Za-z0-9_]+", rest)
@@ -147,11 +131,20 @@ class _Reader:
         return f"{word[:20]!r}{name} is not understood: use numbers, {known}, + - * / ^ ( )"
 
 
-def bounded(degree: int) -> int:
-    """Return a degree that is not too high."""
-    if degree > HIGHEST:
-        raise ValueError(f"a degree of {degree}: the highest is {HIGHEST}")
-    return degree
+def _plain(node: ast.AST) -> str:
+    return ast.unparse(node).replace("'", "")
+
+
+def _degree(node: ast.AST) -> int:
+    """Return a formula's degree, at least 1; refuse a power that is no integer."""
+    match node:
+        case ast.BinOp(base, ast.Pow(), power):
+            if not re.fullmatch("-?[0-9]+", _plain(power)):
+                raise ValueError(f"the power {_plain(power)[:20]!r} is no integer: write x^2")
+            return max(1, _degree(base) * abs(int(_plain(power))))
+        case ast.BinOp(left, ast.Mult() | ast.Div(), right):
+            return _degree(left) + _degree(right)
+    return max(map(_degree, ast.iter_child_nodes(node)), default=1)
 
 
 def _functions(derivation: Derivation) -> dict[str, Callable[[Expr], Expr]]:
@@ -162,73 +155,68 @@ def _functions(derivation: Derivation) -> dict[str, Callable[[Expr], Expr]]:
     return {**found, "sqrt": sympy.sqrt} if roots else found
 
 
-def judge(derivation: Derivation, name: str, answer: Expr) -> tuple[bool, str]:
-    """Return whether an answer is ∂loss/∂`name` and, if not, a hint that says how.
+def judge(derivation: Derivation, name: str, answer: Expr) -> str:
+    """Return "" if an answer is ∂loss/∂`name` and, if not, a hint that says how.
 
     Two formulas are taken for one if they agree at random points: exactly where they are rational,
     to 40 digits elsewhere. Different ones of this size do so at hardly any point.
     """
     right = derivation.loss_derivative(derivation.true_partials[name])
-    if _constant(answer / right, derivation) == 1:
-        return True, ""
+    if _constant(answer / right) == 1:
+        return ""
     hints = "; ".join(_hints(derivation, name, answer, right))
     said = filter(None, (hints, _known(derivation, name, answer)))
-    return False, ": ".join(said) or _counterexample(derivation, answer, right)
+    return ": ".join(said) or _counterexample(derivation, answer, right)
 
 
 def _hints(derivation: Derivation, name: str, answer: Expr, right: Expr) -> Iterator[str]:
     """Say what answer/right is, if it is a number, a monomial, or a factor of the chain rule."""
-    if answer == 0:
+    if _constant(answer) == 0:
         yield f"0 would say that the loss does not depend on {name}"
         return
-    partial = derivation.true_partials[name]
-    number = _constant(answer / right, derivation)
-    if number is None and (number := _constant(answer * partial / right, derivation)) is not None:
+    ratio, partial = answer / right, derivation.true_partials[name]
+    if _constant(ratio) is None and _constant(ratio * partial) is not None:
         yield f"the chain rule's factor {notation(partial)} is missing"
-    elif number is None:
-        number, many, missing = _monomial(answer / right, derivation)
-        for factor, wrong in ((missing, "missing"), (many, "too many")):
-            if factor != 1:
-                yield f"a factor {notation(factor)} is {wrong}"
-    if number is not None:
-        if number < 0:
-            yield "the sign is reversed"
-        if abs(number) < 1:
-            yield f"a factor {_decimal(1 / abs(number))} is missing"
-        if abs(number) > 1:
-            yield f"a factor {_decimal(abs(number))} is too many"
+        ratio *= partial
+    number, many, missing = _monomial(ratio)
+    for factor, wrong in ((missing, "missing"), (many, "too many")):
+        if factor != 1:
+            yield f"a factor {notation(factor)} is {wrong}"
+    if number < 0:
+        yield "the sign is reversed"
+    if abs(number) < 1:
+        yield f"a factor {_decimal(1 / abs(number))} is missing"
+    if abs(number) > 1:
+        yield f"a factor {_decimal(abs(number))} is too many"
 
 
 def _known(derivation: Derivation, name: str, answer: Expr) -> str:
-    """Say what else an answer is, "" if nothing known."""
+    """Say what else a wrong answer is, "" if nothing known."""
     partials, r = derivation.true_partials, derivation.residual
     known = {
-        f"∂loss/∂{other}": derivation.loss_derivative(partials[other])
-        for other in partials
-        if other != name
-    }
-    known |= {
+        **{f"∂loss/∂{n}": derivation.loss_derivative(partial) for n, partial in partials.items()},
         "∂loss/∂ŷ, without the inner derivative": 2 * r,
         f"∂ŷ/∂{name}, without the outer derivative 2(ŷ − y)": partials[name],
         "the loss itself": r**2,
         "ŷ − y, the residual": r,
         "ŷ, the prediction": derivation.prediction,
     }
-    same = (what for what, e in known.items() if _constant(answer / e, derivation) == 1)
+    same = (what for what, e in known.items() if _constant(answer / e) == 1)
     return next((f"this is {what}" for what in same), "")
 
 
-def _constant(formula: Expr, derivation: Derivation) -> Expr | None:
+def _constant(formula: Expr) -> Expr | None:
     """Return the number that a formula is at random points, None if it is not everywhere the same.
 
     Its values are exact where it is rational, and else have 50 digits; what is no number at a
     point is outside its domain there.
     """
     generator, values = random.Random(0), []
+    symbols = sorted(formula.free_symbols, key=str)
     for _ in range(16):
         point = {
             symbol: sympy.Rational(generator.choice((-1, 1)) * generator.randint(50, 300), 97)
-            for symbol in derivation.symbols.values()
+            for symbol in symbols
         }
         value = formula.xreplace(point)
         value = value if value.is_Rational else value.evalf(50)
@@ -240,19 +228,19 @@ def _constant(formula: Expr, derivation: Derivation) -> Expr | None:
     return near if abs(near - values[0]) <= abs(near) * EQUAL else values[0]
 
 
-def _monomial(ratio: Expr, derivation: Derivation) -> tuple[Expr | None, Expr, Expr]:
-    """Return (c, n, d) with ratio = c·n/d, n and d products of powers; c is None if it is not.
+def _monomial(ratio: Expr) -> tuple[Expr, Expr, Expr]:
+    """Return (c, n, d) with ratio = c·n/d, n and d products of powers; 1 stands for what is none.
 
     Doubling a variable multiplies a monomial by 2 to its power in that variable.
     """
-    many = missing = sympy.Integer(1)
-    for symbol in derivation.symbols.values():
-        doubled = _constant(ratio.xreplace({symbol: 2 * symbol}) / ratio, derivation)
+    one = many = missing = sympy.Integer(1)
+    for symbol in ratio.free_symbols:
+        doubled = _constant(ratio.xreplace({symbol: 2 * symbol}) / ratio)
         power = sympy.log(doubled, 2) if doubled is not None and doubled > 0 else None
         if power is None or not power.is_Integer:
-            return None, sympy.Integer(1), sympy.Integer(1)
+            return one, one, one
         many, missing = many * symbol ** max(power, 0), missing * symbol ** max(-power, 0)
-    return _constant(ratio * missing / many, derivation), many, missing
+    return _constant(ratio * missing / many) or one, many, missing
 
 
 def _counterexample(derivation: Derivation, answer: Expr, right: Expr) -> str:

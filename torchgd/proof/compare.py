@@ -1,5 +1,6 @@
 """Where do two trajectories part, and how far?"""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchgd.training import Update
 from torchgd.trajectory import Trajectory
 
 
@@ -87,28 +89,37 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
     Raises:
         ValueError: they are not of the same parameters and dtype.
     """
-    names = list(a.weights)
-    if names != list(b.weights):
-        raise ValueError(f"parameters {names} and {list(b.weights)}: compare runs of one model")
+    if a.names != b.names:
+        given = f"{list(a.names)} and {list(b.names)}"
+        raise ValueError(f"parameters {given}: compare runs of one model")
     in_a, in_b = torch.isin(a.step, b.step), torch.isin(b.step, a.step)
-
-    def common(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        p, q = p[in_a[: len(p)]], q[in_b[: len(q)]]
-        return p[: len(q)], q[: len(p)]  # a last row has neither loss nor gradients
-
-    weights = [common(a.weights[name], b.weights[name]) for name in names]
-    effects = [common(a.gradients[name], b.gradients[name]) for name in names]
-    effects += [common(a.loss, b.loss)]
-    parted: list[tuple[int, str | None]] = [
-        (step, name)
-        for name, (p, q) in zip([*names, *names, "loss"], weights + effects, strict=True)
-        for step in a.step[in_a][: len(p)][differs(p, q)][:1].tolist()
-    ]
-    alone = torch.cat([a.step[~in_a], b.step[~in_b]]).tolist()
-    first = min(parted or [(step, None) for step in alone], key=lambda at: at[0], default=None)
+    step, p, q = a.step[in_a], a.table[in_a], b.table[in_b]
+    weights = slice(1, 1 + len(a.names))
+    columns = [*a.names, *a.names, "loss"]
+    parted = differs(p, q).roll(-1, dims=1)  # the loss comes last
+    final = torch.cat([a.step[a.recorded :], b.step[b.recorded :]])
+    parted[torch.isin(step, final), len(a.names) :] = False  # there is neither loss nor gradient
+    alone = torch.cat([a.step[~in_a], b.step[~in_b]])
+    first: tuple[int, str | None] | None = None
+    if parted.any():
+        row, column = parted.nonzero()[0].tolist()
+        first = int(step[row]), columns[column]
+    elif len(alone):
+        first = int(alone.min()), None
     return Comparison(
         identical=first is None,
-        max_abs=torch.cat([difference(p, q) for p, q in weights]).max().item(),
-        max_ulp=max(int(ulps(p, q).max()) for p, q in weights),
+        max_abs=difference(p[:, weights], q[:, weights]).max().item(),
+        max_ulp=int(ulps(p[:, weights], q[:, weights]).max()),
         first_difference=first,
     )
+
+
+def which_half_differs(descend: Callable[[Update], Trajectory], a: Update, b: Update) -> str:
+    """Name the half by which `a` parts from `b`: its gradient or its update of the weights.
+
+    The mixed pairs tell: `a`'s gradient with `b`'s optimizer, and the other way round. `descend`
+    trains anew with an update.
+    """
+    reference, halves = descend(b), {"gradient": (a[0], b[1]), "update": (b[0], a[1])}
+    guilty = [n for n, mixed in halves.items() if not compare(descend(mixed), reference).identical]
+    return " and ".join(guilty) or "gradient and update together"

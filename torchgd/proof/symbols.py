@@ -17,6 +17,8 @@ from torch import Tensor, fx, nn
 
 from torchgd.models import Model
 
+X, Y = sympy.symbols("x y", real=True)  # the data
+
 # What sympy and Python call as torch does; the others by their formulas.
 SYMPYS = ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "atan")
 PYTHONS = ("add", "sub", "mul", "pow", "neg", "abs")
@@ -40,8 +42,6 @@ class Derivation:
     says that ∂ŷ/∂w is. All else follows by the rules, for one sample: loss = (ŷ − y)².
     """
 
-    x: Expr
-    y: Expr
     weights: dict[str, Expr]
     prediction: Expr
     partials: dict[str, Expr]
@@ -49,12 +49,12 @@ class Derivation:
     @cached_property
     def symbols(self) -> dict[str, Expr]:
         """x, y and the parameters, by name."""
-        return {"x": self.x, "y": self.y, **self.weights}
+        return {"x": X, "y": Y, **self.weights}
 
     @cached_property
     def residual(self) -> Expr:
         """ŷ − y."""
-        return _flat(sympy.Add(self.prediction, -self.y, evaluate=False))
+        return _flat(sympy.Add(self.prediction, -Y, evaluate=False))
 
     @cached_property
     def true_partials(self) -> dict[str, Expr]:
@@ -75,19 +75,18 @@ def derive(model: Model) -> Derivation:
         ValueError: it cannot: its code asks for numbers (`if x > 0`), or calls a function that is
             not in FUNCTIONS, or one of its parameters bears the name of the data, x or y.
     """
-    x, y = sympy.symbols("x y", real=True)
     weights = {n: sympy.Symbol(n, real=True) for n, _ in model.named_parameters()}
     try:
         if taken := weights.keys() & {"x", "y"}:
             raise ValueError(f"the parameter {min(taken)!r} has the name of the data")
         with sympy.evaluate(False):
-            prediction = _Symbolic(model, weights).run(x)
-        partials = _Symbolic(_Partials(model), weights).run(x)
+            prediction = _Symbolic(model, weights).run(X)
+        partials = _Symbolic(_Partials(model), weights).run(X)
         partials = {name: sympy.sympify(partials[name]) for name in weights}
     except Exception as error:  # whatever a user's code raises when x is no tensor
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{type(model).__name__} cannot run on symbols: {reason}") from error
-    return Derivation(x, y, weights, _flat(sympy.sympify(prediction)), partials)
+    return Derivation(weights, _flat(sympy.sympify(prediction)), partials)
 
 
 class _Partials(nn.Module):

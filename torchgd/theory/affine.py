@@ -213,12 +213,9 @@ def affine_trajectory(
     start = start_state(w.double(), first[0], lr, **options)
     pairs = ((b, step_maps(gradient_maps(b), lr, **options)) for b in chain([first], blocks))
     path = walk_again(pairs, start, row, length) if again else walk(pairs, start, row)
-    table, done = torch.empty(len(row), 1 + 2 * len(w), dtype=w.dtype), 0
-    for rows, states in path:
-        table[done : done + len(rows)] = table_rows(rows, states[:, : len(w)])
-        done += len(rows)
-    names = tuple(parameters)
-    trajectory = Trajectory(names, row, row // length, table).up_to_divergence()
+    tables = [table_rows(rows, states[:, : len(w)]).to("cpu", w.dtype) for rows, states in path]
+    trajectory = Trajectory(tuple(parameters), row, row // length, torch.cat(tables))
+    trajectory = trajectory.up_to_divergence()
     for name, p in parameters.items():
         p.copy_(trajectory.weights[name][-1])
     return trajectory

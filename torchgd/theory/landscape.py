@@ -19,40 +19,12 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import hessian as hessian_by_autograd
 from torch.func import functional_call
-from torch.nn.utils import vector_to_parameters
-from torch.nn.utils.rnn import pad_sequence
 
 from torchgd.loss import mean_squared_error
 from torchgd.models import Model, scalars
 from torchgd.theory.affine import step_maps
-from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
+from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobian, jacobians
 from torchgd.training import BatchesLike
-
-
-def minimiser(model: Model, batches: BatchesLike) -> Tensor:
-    """w* = argmin (1/N) Σ (ŷₙ − yₙ)² over all data: the weights (P,), float64, on the CPU.
-
-    Least squares, Φw* ≈ y − ŷ₀, on columns of one length, which takes most of the condition number
-    of powers of x away; solved again for its own residual, which gives back the last digits. Where
-    the data determine fewer than P parameters it is one of the minimisers.
-
-    Raises:
-        ValueError: Φ is not finite, or the model is not linear in its parameters.
-    """
-    phi = torch.cat(jacobians(model, batches))
-    x, y = (torch.cat([batch[k].cpu().double() for batch in batches]) for k in (0, 1))
-    length = phi.norm(dim=0)
-    if not torch.cat([length, y]).isfinite().all():
-        raise ValueError("the data are beyond float64: x or y is too large; scale it")
-    length = length.where(length > 0, 1.0)
-    copy = deepcopy(model).cpu().double()
-    w = torch.zeros_like(length)
-    for _ in range(2):
-        vector_to_parameters(w, copy.parameters())
-        with torch.no_grad():
-            left = (y - copy(x))[:, None]
-        w = w + torch.linalg.lstsq(phi / length, left, driver="gelsd").solution[:, 0] / length
-    return w
 
 
 def best_learning_rate(model: Model, batches: BatchesLike) -> float:
@@ -76,15 +48,13 @@ def best_learning_rate(model: Model, batches: BatchesLike) -> float:
     if not (phi.isfinite().all() and hessians.isfinite().all()):
         raise ValueError(beyond)
     # Of Φ, not of ΦᵀΦ: forming the product would square the condition number.
-    singular = torch.linalg.svdvals(phi)
-    parameters = phi.shape[1]
-    rank = int((singular > singular[0] * max(phi.shape) * torch.finfo(phi.dtype).eps).sum())
+    rank, parameters = int(torch.linalg.matrix_rank(phi)), phi.shape[1]
     if rank < parameters:
         raise ValueError(
             f"the Hessian is singular: the data determine {rank} of {parameters} parameters, so "
             "no rate is best; give more data or a number"
         )
-    smallest = 2 / len(phi) * singular[-1].item() ** 2
+    smallest = 2 / len(phi) * torch.linalg.matrix_norm(phi, ord=-2).item() ** 2
     largest = torch.linalg.eigvalsh(hessians).max().item()
     if smallest + largest < 4 * torch.finfo(phi.dtype).tiny:
         raise ValueError(beyond)
@@ -155,9 +125,10 @@ def compose(maps: Tensor) -> Tensor:
 class Landscape:
     """The mean squared error over all data as a function of P weights, in float64 on the CPU.
 
-    `minimiser` (P,) is where it is least, `minimum` its value there. Of a model that is not
-    linear in its parameters that is a local minimum, found by torch's L-BFGS from the lowest of
-    the points `near` (G, P).
+    `minimiser` (P,) is where it is least, `minimum` its value there. Where the data determine
+    fewer than P parameters it is one of the minimisers. Of a model that is not linear in its
+    parameters that is a local minimum, found by torch's L-BFGS from the lowest of the points
+    `near` (G, P).
 
     Raises:
         ValueError: x, y or their powers are beyond float64.
@@ -170,12 +141,25 @@ class Landscape:
         self.x, self.y = (torch.cat(parts) for parts in zip(*self.batches, strict=True))
         self.linear = is_linear_in_parameters(self.model, self.x)
         if self.linear:
-            self.minimiser = minimiser(self.model, self.batches)
-            self.phis = jacobians(self.model, self.batches)
-            self.root = torch.linalg.qr(torch.cat(self.phis)).R  # ‖Φd‖ = ‖Rd‖, whatever N
+            phi = jacobian(self.model, self.x)
+            self.minimiser = self._least_squares(phi)
+            self.root = torch.linalg.qr(phi).R  # ‖Φd‖ = ‖Rd‖, whatever N
         else:
             self.minimiser = self._search(near)
         self.minimum = self.loss(self.minimiser[None]).item()
+
+    # Φw* ≈ y − ŷ₀, on columns of one length, which takes most of the condition number of powers of
+    # x away; solved again for its own residual, which gives back the last digits.
+    def _least_squares(self, phi: Tensor) -> Tensor:
+        length = phi.norm(dim=0)
+        if not torch.cat([length, self.y]).isfinite().all():
+            raise ValueError("the data are beyond float64: x or y is too large; scale it")
+        length = length.where(length > 0, 1.0)
+        w = torch.zeros_like(length)
+        for _ in range(2):
+            left = (self.y - self.predict(w, self.x))[:, None]
+            w = w + torch.linalg.lstsq(phi / length, left, driver="gelsd").solution[:, 0] / length
+        return w
 
     def _search(self, near: Tensor) -> Tensor:
         w = near[self.loss(near).nan_to_num(torch.inf).argmin()].clone().requires_grad_()
@@ -195,8 +179,7 @@ class Landscape:
     def predict(self, w: Tensor, x: Tensor) -> Tensor:
         """ŷ at x, any shape, for the weights w (P,)."""
         weights = dict(zip(self.names, w.unbind(), strict=True))
-        prediction: Tensor = functional_call(self.model, weights, (x,))
-        return prediction
+        return functional_call(self.model, weights, (x,))
 
     def _loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return mean_squared_error(self.predict(w, x), y)
@@ -216,24 +199,19 @@ class Landscape:
     @cached_property
     def hessians(self) -> Tensor:
         """∂²loss/∂w² of each batch at w*, (n, P, P)."""
-        if not self.linear:
-            losses = (partial(self._loss, x=x, y=y) for x, y in self.batches)
-            # Strict: zeros are no second derivative of a backward pass that has none.
-            return torch.stack(
-                [hessian_by_autograd(loss, self.minimiser, strict=True) for loss in losses]
-            )
-        phi = pad_sequence(self.phis, batch_first=True)  # a row of zeros adds nothing to ΦᵀΦ
-        return self._normalisation[:, None, None] * phi.mT @ phi
-
-    @property
-    def _normalisation(self) -> Tensor:
-        return 2 / torch.tensor([len(y) for _, y in self.batches], dtype=torch.float64)
+        return torch.stack([self._hessian(x, y) for x, y in self.batches])
 
     @property
     def hessian(self) -> Tensor:
-        """∂²loss/∂w² over all data at w*, (P, P): the batches' mean, weighed by their sizes."""
-        share = 2 / self._normalisation / len(self.y)
-        return (share[:, None, None] * self.hessians).sum(dim=0)
+        """∂²loss/∂w² over all data at w*, (P, P)."""
+        return self._hessian(self.x, self.y)
+
+    def _hessian(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.linear:
+            return hessian(jacobian(self.model, x))
+        loss = partial(self._loss, x=x, y=y)
+        # Strict: zeros are no second derivative of a backward pass that has none.
+        return hessian_by_autograd(loss, self.minimiser, strict=True)
 
     def contraction(self, lr: float, **options: Any) -> float:
         """ρ of an epoch of SGD with these options, near w*; see the function `contraction`."""

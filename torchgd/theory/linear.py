@@ -45,8 +45,15 @@ def require_linear(
         raise ValueError(f"{type(model).__name__} is not linear in its parameters: {otherwise}")
 
 
+@torch.no_grad()
+def jacobian(model: Model, x: Tensor) -> Tensor:
+    """Φ = ∂ŷ/∂w, of x's shape and P: a column per parameter."""
+    partials = model.partials(x)
+    return torch.stack([partials[name] for name, _ in model.named_parameters()], dim=-1)
+
+
 def jacobians(model: Model, batches: BatchesLike) -> list[Tensor]:
-    """Each batch's Φ = ∂ŷ/∂w (B, P): a row per sample, a column per parameter; float64, CPU.
+    """Each batch's Φ (B, P): a row per sample; float64, on the CPU.
 
     Raises:
         ValueError: the model is not linear in its parameters, so Φ would hold at one point only.
@@ -55,10 +62,7 @@ def jacobians(model: Model, batches: BatchesLike) -> list[Tensor]:
     x, model = torch.cat(xs), deepcopy(model).cpu()
     changes = "its Hessian changes from step to step; choose the learning rate yourself"
     require_linear(model, x, changes)
-    with torch.no_grad():
-        partials = model.partials(x)
-    phi = torch.stack([partials[name] for name, _ in model.named_parameters()], dim=1)
-    return list(phi.split([len(x) for x in xs]))
+    return list(jacobian(model, x).split([len(x) for x in xs]))
 
 
 def hessian(phi: Tensor) -> Tensor:
@@ -78,12 +82,11 @@ def reduced_rows(at_zero: Model, x: Tensor, y: Tensor, block: int) -> Tensor:
 
     `at_zero` is the model with all weights 0, so that its ŷ is ŷ₀.
     """
-    names = list(scalars(at_zero))
-    rows = x.new_zeros(len(x), 0, 1 + len(names), dtype=torch.float64)
+    rows = x.new_zeros(len(x), 0, 1 + len(scalars(at_zero)), dtype=torch.float64)
     for xs, ys in zip(x.split(block, 1), y.split(block, 1), strict=True):
-        partials, residual = at_zero.partials(xs.double()), at_zero(xs.double()) - ys
-        more = torch.stack([*(partials[name] for name in names), residual], dim=2)
-        rows = torch.cat([rows, more], dim=1)
+        xs = xs.double()
+        residual = (at_zero(xs) - ys)[..., None]
+        rows = torch.cat([rows, torch.cat([jacobian(at_zero, xs), residual], dim=2)], dim=1)
         if rows.shape[1] > rows.shape[2]:
             rows = torch.linalg.qr(rows, mode="r").R
     return rows / math.sqrt(x.shape[1])
