@@ -36,8 +36,9 @@ from torchgd.experiment.files import read_json, write_json
 from torchgd.experiment.folder import RunWriter
 from torchgd.experiment.outcome import run_update
 from torchgd.experiment.parallel import compiled, find_device
-from torchgd.experiment.report import aligned, config_json, environment
+from torchgd.experiment.report import config_json, environment
 from torchgd.gradients import GradientSource
+from torchgd.proof.findings import aligned
 from torchgd.theory.affine import affine_trajectory
 
 Side = Callable[[int], list[float]]  # does the work of that size; returns the final weights

@@ -16,10 +16,11 @@ from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.configuration import Configuration, integer
 from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.folder import read_run
-from torchgd.experiment.report import aligned, first_shows, headline, side_by_side
+from torchgd.experiment.report import first_shows, headline, side_by_side
 from torchgd.experiment.sources import NAMES
 from torchgd.models import DTYPES
 from torchgd.proof.compare import Comparison, compare, which_half_differs
+from torchgd.proof.findings import aligned
 from torchgd.proof.mistakes import MISTAKES
 from torchgd.trajectory import Trajectory
 

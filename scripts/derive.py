@@ -8,10 +8,10 @@ import torch
 from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.own_model import call_user_code, find_model
 from torchgd.experiment.parallel import find_device
-from torchgd.experiment.report import aligned
 from torchgd.experiment.sources import NAMES, Column, load
 from torchgd.proof.answers import judge, parse
-from torchgd.proof.oracles import ORACLES, Finding, GradientCheck, check_gradient
+from torchgd.proof.findings import GradientCheck
+from torchgd.proof.oracles import check_gradient
 from torchgd.proof.symbols import Derivation, derive, latex, notation
 
 # How formulas, ŷ, the loss and its derivatives are written.
@@ -60,33 +60,11 @@ def formulas(derivation: Derivation, names: Iterable[str], as_latex: bool) -> It
         yield f"{head:<{width}} = {write(formula)}"
 
 
-def table(check: GradientCheck) -> Iterator[str]:
-    """Yield the oracles' table, a row per parameter, what stands behind each no, and the sum."""
-    cells = {(row.parameter, row.oracle): cell(row) for row in check.rows}
-    names = list(dict.fromkeys(row.parameter for row in check.rows))
-    yield from aligned([["", *ORACLES], *([n, *(cells[n, o] for o in ORACLES)] for n in names)])
-    for row in check.rows:
-        if row.passed is None:
-            yield f"{row.parameter}, {row.oracle}: skipped, {row.reason}"
-        elif not row.passed:
-            where = f"at {row.point}" if row.point else f"as ∂ŷ/∂{row.parameter}"
-            values = f"{row.by_hand} by hand, {row.expected} expected"
-            yield f"{row.parameter}, {row.oracle}: {values} {where}"
+def summary(check: GradientCheck) -> str:
+    """Say which derivatives are wrong, or how many answers there are."""
     wrong = dict.fromkeys(f"∂loss/∂{row.parameter}" for row in check.failures)
     said = sum(row.passed is not None for row in check.rows)
-    yield f"Wrong: {', '.join(wrong)}." if wrong else f"All {said} say yes."
-
-
-def cell(row: Finding) -> str:
-    """Write what an oracle says."""
-    if row.passed is None:
-        return "skipped"
-    word = "yes" if row.passed else "no"
-    if row.oracle == "symbolic":
-        return word
-    if row.oracle == "autograd":
-        return f"{word}, {row.ulps} ULPs"
-    return f"{word}, {abs(float(row.by_hand) - float(row.expected)):.1e} off"
+    return f"Wrong: {', '.join(wrong)}." if wrong else f"All {said} say yes."
 
 
 def what_is_wrong(derivation: Derivation, name: str, formula: str) -> str:
@@ -123,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         print(*formulas(derivation, derivation.weights, arguments.latex), "", sep="\n")
     except ValueError as error:
         print(f"∂loss/∂w = 2(ŷ − y)·∂ŷ/∂w, and no formula: {error}\n")
-    print(*table(check), sep="\n")
+    print(check, summary(check), sep="\n")
     return int(not check)
 
 

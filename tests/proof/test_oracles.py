@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 from faults import FAULTS, faulty, swapped
+from held_out import CASES, Case, curve
 from helpers import MODELS, Exponential, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from torchgd import Linear, Model, Quadratic, autograd_gradient, check_gradient, manual_gradient
-from torchgd.proof.oracles import ORACLES
+from torchgd import Linear, Model, Quadratic, check_gradient, manual_gradient
+from torchgd.proof.findings import ORACLES
+from torchgd.proof.places import Place
 
 X = torch.tensor([1.0, 2.0, 3.0])
 Y = 2 * X
@@ -28,9 +30,8 @@ def test_all_four_oracles_say_yes(make: Any, dtype: torch.dtype) -> None:
     all_four_say_yes(make, "cpu", dtype)
 
 
-@pytest.mark.parametrize("make", [Linear, Exponential])
-def test_all_four_oracles_say_yes_on_a_device(make: Any, device: str) -> None:
-    all_four_say_yes(make, device, torch.float64)
+def test_all_four_oracles_say_yes_on_a_device(device: str) -> None:
+    all_four_say_yes(Linear, device, torch.float64)
 
 
 def all_four_say_yes(make: Any, device: str, dtype: torch.dtype) -> None:
@@ -96,19 +97,17 @@ def test_each_oracle_alone_finds_a_factor(model: str, parameter: str) -> None:
 
 
 def test_the_worst_case_can_be_reproduced() -> None:
-    """A row's point, taken to the two gradients, gives the row's two values."""
+    """A row's point, taken to the two derivatives, gives the row's two values."""
     model: Any = faulty(Quadratic, "w1", FAULTS["off only for negative x"])
     row = next(r for r in check_gradient(model, X, Y).failures if r.oracle == "autograd")
     assert row.point is not None
-    x, y = row.point.x, row.point.y
-    assert x.item() < 0
-    with torch.no_grad():
-        for name, w in model.to(x.dtype).named_parameters():
-            w.fill_(row.point.weights[name])
-    for source, expected in ((manual_gradient, row.by_hand), (autograd_gradient, row.expected)):
-        source(model, x, y)
-        assert model.w1.grad.item() == expected
-    assert str(row.point).startswith(f"x = {x.item():g}, y = {y.item():g}, w2 = ")
+    assert row.point.x is not None
+    x = torch.tensor([row.point.x], dtype=row.point.dtype)
+    place = Place(model.to(x.dtype), row.point.weights, x)
+    assert row.point.x < 0
+    assert place.by_hand["w1"].item() == row.by_hand
+    assert place.by_autograd["w1"].item() == row.expected
+    assert str(row.point).startswith(f"x = {row.point.x:g}, w2 = ")
 
 
 def test_the_data_are_looked_at() -> None:
@@ -121,17 +120,66 @@ def test_the_data_are_looked_at() -> None:
 
 def test_a_batch_that_is_wrong_says_so() -> None:
     check = check_gradient(faulty(Linear, "w", FAULTS["off only for a batch"]), X, Y)
-    assert "the mean over 3 samples, w = " in "".join(str(row.point) for row in check.failures)
+    points = [row.point for row in check.failures if row.oracle == "autograd"]
+    assert all(point is not None and ", in a batch of " in str(point) for point in points)
 
 
 def test_what_cannot_run_on_symbols_is_skipped_with_the_reason() -> None:
-    rows = check_gradient(faulty(Linear, "w", FAULTS["off only at x = 0"]), X, Y).rows
+    rows = check_gradient(faulty(Linear, "w", FAULTS["off only for a batch"]), X, Y).rows
     assert rows[0].passed is None
     assert rows[0].reason.startswith("Linear cannot run on symbols: ")
     branching = faulty(Linear, "w", lambda x, p, _: p if x.sum() < 1e99 else -p)
     check = check_gradient(branching, X, Y)
     assert check
     assert [row.passed for row in check.rows] == [None, True, True, True]
+
+
+def judged_rightly(case: Case) -> None:
+    x, y = torch.tensor(case.x, dtype=torch.float64), torch.tensor(case.y, dtype=torch.float64)
+    check = check_gradient(case.model(), x, y)
+    assert {row.parameter for row in check.failures} == ({case.wrong} - {None}), str(check)
+    assert check.passed is (case.wrong is None)
+
+
+@pytest.mark.parametrize("case", CASES[::6], ids=lambda case: case.name)
+def test_models_as_people_write_them(case: Case) -> None:
+    """Right ones and wrong ones, of other kinds than those on which the oracles were tried."""
+    judged_rightly(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_all_models_as_people_write_them(case: Case) -> None:
+    judged_rightly(case)
+
+
+def test_a_kink_is_named_and_is_no_fault() -> None:
+    """ŷ = max(0, w·x), with x for its slope at w = 0, where autograd says 0."""
+    relu = curve(lambda x, w: torch.relu(w * x), lambda x, w: {"w": x * (w * x >= 0)}, w=1.0)
+    check = check_gradient(relu(), X, Y)
+    assert check, check
+    assert check.kinks == {
+        "w": "at x = 1, w = 0 (float64) the slope is not unique: by hand 1, from the left 0, from "
+        "the right 1"
+    }
+    assert f"\nw: {check.kinks['w']}" in str(check)
+
+
+def test_an_oracle_counts_where_it_abstains() -> None:
+    """ŷ = log(w·x) has a value, and a slope, where both have one sign: about half of the points."""
+    logarithm = curve(lambda x, w: (w * x).log(), lambda x, w: {"w": x**0 / w}, w=1.0)
+    rows = check_gradient(logarithm(), X, Y).rows
+    assert all(row.passed for row in rows)
+    _, autograd, *_ = rows
+    assert 0.4 < autograd.looked / (autograd.looked + autograd.abstained) < 0.6
+
+
+def test_cancellation_is_no_fault() -> None:
+    """((x + 1)² − x² − 1)/2 is x, and of a large x noise: sympy tells it from a wrong formula."""
+    noisy = faulty(Linear, "w", lambda x, p, _: ((x + 1) ** 2 - x**2 - 1) / 2)
+    assert check_gradient(noisy, X, Y), "rounding was taken for a fault"
+    wrong = faulty(Linear, "w", lambda x, p, _: ((x + 1) ** 2 - x**2 - 1) / 2 + 1e-6 * x)
+    assert not check_gradient(wrong, X, Y)
 
 
 class Power(Model):
@@ -166,7 +214,7 @@ def test_where_nothing_is_finite_nothing_is_confirmed() -> None:
     check = check_gradient(Nowhere(), X, Y)
     assert not check
     assert check.failures == []
-    assert [r.reason for r in check.rows[1:]] == ["at no point are loss and gradient finite"] * 3
+    assert [r.reason for r in check.rows[1:]] == ["at no point may it be trusted"] * 3
 
 
 def within(bound: float) -> st.SearchStrategy[float]:
@@ -174,7 +222,7 @@ def within(bound: float) -> st.SearchStrategy[float]:
     return st.floats(-bound, bound, allow_subnormal=False)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(a=within(3), k=within(2), x=st.lists(within(3), min_size=1, max_size=5))
 def test_a_curved_model_is_right_wherever_it_stands(a: float, k: float, x: list[float]) -> None:
     """The tolerances are derived, so no right derivative may miss them."""

@@ -7,9 +7,11 @@ import sympy
 import torch
 from helpers import MODELS
 from torch import Tensor, nn
+from torch.nn import functional
 
 from torchgd import Model, Quadratic
-from torchgd.proof.symbols import FUNCTIONS, X, derive, is_zero
+from torchgd.proof.functions import FUNCTIONS
+from torchgd.proof.symbols import X, derive, is_identity
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -50,22 +52,45 @@ class Composed(Model):
         return {"p": self.function(x), "inner.q": torch.ones_like(x) / 2}
 
 
-BINARY = {"add", "sub", "mul", "div", "pow"}
+# What else they take; of some more than one.
+THREE = "add sub mul div pow gt ge lt le eq ne".split()
+TENSOR = "hypot logaddexp maximum minimum xlogy".split()
+ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {
+    **{name: [(3,)] for name in THREE},
+    **{name: [(torch.tensor(0.75),)] for name in TENSOR},
+    "clamp": [(0.5,), (0.5, 1.25), (None, 1.25)],
+}
+INSIDE = {"asin": 0.5, "acos": 0.5, "atanh": 0.5, "acosh": 5.0}  # times x lies where it has a value
 
 
 @pytest.mark.parametrize(
-    ("name", "as_method"),
-    [(n, m) for n in FUNCTIONS for m in (False, True) if hasattr(Tensor if m else torch, n)],
+    ("name", "place"),
+    [
+        (name, place)
+        for name in sorted(FUNCTIONS.keys() - {"where"})
+        for place in (torch, Tensor, functional)
+        if hasattr(place, name)
+    ],
 )
-def test_each_function_is_torchs(name: str, as_method: bool) -> None:
-    arguments = (3,) if name in BINARY else ()
+def test_each_function_is_torchs(name: str, place: Any) -> None:
+    for arguments in ARGUMENTS.get(name, [()]):
 
-    def function(x: Any) -> Any:
-        return getattr(x, name)(*arguments) if as_method else getattr(torch, name)(x, *arguments)
+        def function(x: Any, words: Any = arguments) -> Any:
+            x = INSIDE.get(name, 1) * x
+            return getattr(x, name)(*words) if place is Tensor else getattr(place, name)(x, *words)
 
-    model = Composed(function)
+        computes_as_torch_does(Composed(lambda x, f=function: 1 * f(x)))
+
+
+def test_where_takes_either() -> None:
+    computes_as_torch_does(Composed(lambda x: torch.where(x > 1, 2 * x, x**3)))
+    computes_as_torch_does(Composed(lambda x: (x > 1) * x))
+
+
+def computes_as_torch_does(model: Composed) -> None:
     derivation = derive(model)
-    assert is_zero(derivation.partials["p"] - derivation.true_partials["p"])
+    for value in (0.25, 1.5):
+        assert derivation.at("p", value, {"p": 1.5, "inner.q": 0.5}).agree
     half = sympy.Rational(1, 2)
     assert derivation.partials["inner.q"] == derivation.true_partials["inner.q"] == half
     x, (p, q) = torch.tensor([0.25, 1.5]), derivation.weights.values()
@@ -111,7 +136,8 @@ def test_what_cannot_run_on_symbols(forward: Any, name: str, reason: str) -> Non
         derive(Given(forward, name=name))
 
 
-def test_zero_or_not_or_unknown() -> None:
+def test_an_identity_or_not() -> None:
     x = sympy.Symbol("x", real=True)
-    assert is_zero(sympy.sin(x) ** 2 + sympy.cos(x) ** 2 - 1) is True
-    assert is_zero(x - x**2 / x + sympy.Rational(1, 10**9)) is False
+    assert is_identity(((x + 1) ** 2 - x**2 - 1) / 2 - x)
+    assert not is_identity(x - x**2 / x + sympy.Rational(1, 10**9))
+    assert not is_identity(sympy.sin(x) ** 2 + sympy.cos(x) ** 2 - 1)  # it is, and not said to be

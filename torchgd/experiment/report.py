@@ -15,6 +15,7 @@ from torchgd.experiment.outcome import Outcome
 from torchgd.experiment.parallel import processes
 from torchgd.loss import mean_squared_error
 from torchgd.proof.compare import Comparison, difference, differs, ulps
+from torchgd.proof.findings import aligned
 from torchgd.theory.landscape import largest_stable_learning_rate
 from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
 from torchgd.trajectory import Trajectory
@@ -141,14 +142,6 @@ def table(experiment: Experiment, outcomes: list[Outcome]) -> Iterator[str]:
         columns.append(["difference", *map(digits, difference(*values))])
         columns.append(["ULPs", *map(str, ulps(*values))])
     yield from aligned([*zip(*columns, strict=True)])
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the rows of a table as lines, its columns below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()
 
 
 def verdict(comparison: Comparison, a: Trajectory, b: Trajectory) -> str:

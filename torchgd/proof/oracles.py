@@ -1,258 +1,243 @@
-"""Is a gradient right? Four oracles are asked, none of which knows of another."""
+"""Is a derivative right? Four oracles are asked, and each says where it may be trusted."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 
+import mpmath
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck
 
-from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
-from torchgd.loss import mean_squared_error, mean_squared_error_and_derivative, residual
+from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import DTYPES, Model, scalars
-from torchgd.proof.compare import ulps
+from torchgd.proof.by_gradcheck import by_gradcheck
+from torchgd.proof.differences import Slopes, slopes
+from torchgd.proof.findings import ORACLES, Finding, GradientCheck, Point
+from torchgd.proof.places import (
+    GENERIC,
+    Place,
+    is_rounding,
+    numbers_to_look_at,
+    weights_to_look_at,
+)
+from torchgd.proof.symbols import Derivation, Precise, derive, is_identity, notation
 
-ORACLES = ("symbolic", "autograd", "finite differences", "gradcheck")
 # A right derivative, written otherwise, rounds otherwise, each operation by half a unit. This
-# leaves room for a long formula, and is still a part in 10¹³ of float64 and in 10⁴ of float32.
+# leaves room for a long formula, and is still a part in 10¹² of float64 and in 10⁴ of float32.
 MOST_ULPS = 1024
-STEP, ATOL, RTOL = 1e-6, 1e-5, 1e-3  # gradcheck's defaults
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where a gradient is taken: samples x and y, of shape (N,), and weights."""
-
-    x: Tensor
-    y: Tensor
-    weights: dict[str, float]
-
-    @property
-    def moderate(self) -> bool:
-        """Whether no number is above 10, where the losses around leave digits to subtract."""
-        largest = max(self.x.abs().max().item(), self.y.abs().max().item())
-        return max(largest, *map(abs, self.weights.values())) <= 10
-
-    def moved(self, name: str, w: float) -> "Point":
-        """Return the point at which the weight `name` is w."""
-        return replace(self, weights={**self.weights, name: w})
-
-    def __str__(self) -> str:
-        dtype = str(self.x.dtype).removeprefix("torch.")
-        values, many = self.weights, f"the mean over {len(self.x)} samples, "
-        if len(self.x) == 1:
-            values, many = {"x": self.x.item(), "y": self.y.item(), **self.weights}, ""
-        return f"{many}{', '.join(f'{name} = {v:g}' for name, v in values.items())} ({dtype})"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one oracle says of ∂loss/∂`parameter`, at the worst of the points that it looked at.
-
-    `passed` is None where it could say nothing, for the `reason` given. `by_hand` and `expected`
-    are the two values there, `error` is their distance in units of what rounding and truncation
-    may make of it, and so at most 1 where it passed. The symbolic oracle has two formulas of
-    ∂ŷ/∂`parameter` instead, and no point.
-    """
-
-    parameter: str
-    oracle: str
-    passed: bool | None
-    by_hand: float | str = math.nan
-    expected: float | str = math.nan
-    error: float = 0.0
-    point: Point | None = None
-    reason: str = ""
-
-    @property
-    def ulps(self) -> int | None:
-        """How far the two numbers are apart in units in the last place; None of formulas."""
-        if self.point is None:
-            return None
-        by_hand, expected = self.point.x.new_tensor([self.by_hand, self.expected]).cpu()
-        return int(ulps(by_hand, expected))
-
-
-@dataclass(frozen=True)
-class GradientCheck:
-    """What `check_gradient` found: a row per parameter and oracle. True if it `passed`."""
-
-    rows: list[Finding]
-
-    @property
-    def failures(self) -> list[Finding]:
-        """The rows in which an oracle says no."""
-        return [row for row in self.rows if row.passed is False]
-
-    @property
-    def passed(self) -> bool:
-        """Whether no oracle says no, and for each parameter at least one says yes."""
-        confirmed = {row.parameter for row in self.rows if row.passed}
-        return not self.failures and confirmed == {row.parameter for row in self.rows}
-
-    def __bool__(self) -> bool:
-        return self.passed
+FEW = 3  # rows of weights for the slower oracles, and faults that are looked into
 
 
 def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
     """Ask four oracles, none of which knows of another, whether `model.partials` is right.
 
-    symbolic: `forward` and `partials` run on symbols; sympy's ∂forward/∂w less the partial
-        simplifies to 0. It alone speaks for every x; a model that cannot run on symbols (see
-        `proof.symbols.derive`) goes without.
-    autograd: the gradient by hand is that of reverse-mode differentiation, in float32 and in
-        float64, within MOST_ULPS units in the last place of Σ |∂loss/∂ŷₙ · ∂ŷₙ/∂w|.
-    finite differences: D(h) = (L(w + h) − L(w − h))/2h = L′ + (h²/6)·L‴ + …, in float64. Losses
-        that are each off by δ make it off by δ/h, so that h ≈ ∛ε · max(1, |w|) makes the two
-        errors alike. D(2h) − D(h) = (h²/2)·L‴ is three times the truncation; δ is taken as 100
-        roundings of the mean of ŷ² + y². Their sum is the tolerance.
-    gradcheck: `torch.autograd.gradcheck` on a function whose backward pass is the gradient by
-        hand, with torch's own step and tolerances.
+    symbolic: `forward` and `partials` run on symbols, and the partial is sympy's ∂ŷ/∂w: for every
+        x (see `proof.symbols.is_identity`) or, if that cannot be said, in 12 digits of 60 at each
+        point. A model that cannot run on symbols (see `proof.symbols.derive`) goes without.
+    autograd: each ∂ŷₙ/∂w is that of reverse-mode differentiation, in float32 and in float64,
+        within MOST_ULPS units in the last place of itself or of ŷ/w.
+    finite differences: each ∂ŷₙ/∂w is the central difference, within ten times its error (see
+        `proof.differences.slopes`).
+    gradcheck: `torch.autograd.gradcheck` on the loss, whose backward pass is the gradient by hand,
+        with torch's own step and tolerances.
 
-    They look at the samples of x and y (at most 16, and the whole as one batch), at x = 0, ±1,
-    ±tiny and ±huge and at random ones, each with the model's weights, with random ones of either
-    sign and with 0, tiny and huge. (Huge is the eighth root of the largest number, so that x⁴·w⁴
-    is one; tiny its counterpart.) The last two look at no number above 10, beyond which
-    subtraction leaves too few digits. Where the loss or autograd's gradient is not finite, a point
-    is outside the model's domain and passed over. The model stays as it is.
+    They look at the samples of x, alone and together, and at numbers of all sizes and either sign;
+    each with the model's own weights, with random ones, and with weights of all sizes (see
+    `proof.places`).
+
+    An oracle abstains where it may not be trusted: where ŷ or autograd's derivative is not finite;
+    at a kink, where the slope is not unique; where differences of two steps do not agree; and
+    where what differs is rounding, for the formula is right there in 60 digits, or see
+    `proof.places.is_rounding`. The model stays as it is.
 
     Shapes: x and y alike, any, with at least one sample.
 
     Raises:
         ValueError: x and y differ in shape, or what `scalars` or the two gradients refuse.
     """
-    residual(x, y)
-    names = list(scalars(model))
-    found = list(_symbolic(model))
+    scalars(model)
+    exact, x, y = deepcopy(model).to(torch.float64), x.flatten().double(), y.flatten().double()
+    hearing = _Hearing(exact, x)
+    manual_gradient(exact, x, y)  # which refuse what is no derivative
+    autograd_gradient(exact, x, y)
     for dtype in DTYPES.values():
-        copy = deepcopy(model).to(dtype)
-        for point in _points(copy, x.flatten().to(dtype), y.flatten().to(dtype)):
-            found += _numeric(copy, point)
-    return GradientCheck([_worst(found, name, oracle) for name in names for oracle in ORACLES])
+        hearing.ask_autograd_and_differences(deepcopy(model).to(dtype), x.to(dtype))
+    hearing.ask_sympy()
+    hearing.ask_gradcheck(y)
+    return hearing.close()
 
 
-def _worst(found: list[Finding], parameter: str, oracle: str) -> Finding:
-    """Return the finding of one oracle that speaks most against a parameter's derivative."""
-    return max(
-        (f for f in found if (f.parameter, f.oracle) == (parameter, oracle)),
-        key=lambda f: (f.passed is False, f.error),
-        default=Finding(parameter, oracle, None, reason="at no point are loss and gradient finite"),
-    )
+class _Hearing:
+    """What the oracles have said so far of one model, in float64, with these data x."""
+
+    def __init__(self, model: Model, x: Tensor) -> None:
+        self.model, self.x = model, x
+        self.few = list(islice(weights_to_look_at(model), FEW))
+        self.findings: list[Finding] = []
+        self.looked: Counter[tuple[str, str]] = Counter()
+        self.abstained: Counter[tuple[str, str]] = Counter()
+        self.noes: Counter[tuple[str, str]] = Counter()
+        self.kinks: dict[str, str] = {}
+        self.derivation: Derivation | None = None
+        self.silence = dict.fromkeys(ORACLES, "at no point may it be trusted")
+        try:
+            self.derivation = derive(model)
+        except ValueError as error:
+            self.silence["symbolic"] = str(error)
+
+    def close(self) -> GradientCheck:
+        """Return of each oracle what speaks most against each parameter's derivative."""
+        rows = [self._worst(name, oracle) for name in scalars(self.model) for oracle in ORACLES]
+        return GradientCheck(rows, self.kinks)
+
+    def _worst(self, name: str, oracle: str) -> Finding:
+        said = [f for f in self.findings if (f.parameter, f.oracle) == (name, oracle)]
+        found = max(
+            said,
+            key=lambda finding: (finding.passed is False, finding.error),
+            default=Finding(name, oracle, None, reason=self.silence[oracle]),
+        )
+        looked, abstained = self.looked[name, oracle], self.abstained[name, oracle]
+        return replace(found, looked=looked, abstained=abstained)
+
+    def ask_autograd_and_differences(self, model: Model, x: Tensor) -> None:
+        """Ask both about a model of one dtype, at all points."""
+        own, *others = weights_to_look_at(model)
+        some = x[torch.linspace(0, len(x) - 1, min(len(x), 16)).round().long().to(x.device)]
+        everywhere = torch.cat([some, numbers_to_look_at(x.dtype, x.device)])
+        size = Place(model, own, everywhere).size
+        for samples in (*some.split(1), x):
+            self._ask_autograd(Place(model, own, samples), size)
+        for row, weights in enumerate([own, *others]):
+            place = Place(model, weights, everywhere, generic=row < GENERIC)
+            self._ask_autograd(place, place.size)
+            if place.generic and x.dtype == torch.float64:
+                self._ask_differences(place)
+
+    def _ask_autograd(self, place: Place, size: float) -> None:
+        prediction, info = place.predict(), torch.finfo(place.x.dtype)
+        for name, w in place.weights.items():
+            by_hand, expected = place.by_hand[name], place.by_autograd[name]
+            of_prediction = prediction.abs().clamp(min=size) / abs(w or 1.0)
+            sizes = torch.stack([by_hand.abs(), expected.abs(), of_prediction])
+            tolerance = MOST_ULPS * info.eps * sizes.amax(dim=0) + info.tiny
+            trusted = prediction.isfinite() & expected.isfinite()
+            self._hear("autograd", name, place, expected, tolerance, trusted)
+
+    def _ask_differences(self, place: Place) -> None:
+        for name in place.weights:
+            found, by_hand = self._slopes(name, place), place.by_hand[name]
+            tolerance = 10 * found.error + 1e-9 * found.slope.abs()
+            # Where the error is no small part of the slope, the two are equal or nothing is said.
+            sharp = tolerance <= 1e-3 * torch.maximum(by_hand.abs(), found.slope.abs())
+            trusted = found.trusted & (sharp | (by_hand == found.slope))
+            tolerance = tolerance + torch.finfo(torch.float64).tiny
+            self._hear("finite differences", name, place, found.slope, tolerance, trusted)
+
+    def _slopes(self, name: str, place: Place) -> Slopes:
+        """Return the slopes in a weight by differences, of the model in float64."""
+        exact = replace(place, model=self.model, x=place.x.double())
+        return slopes(lambda w: exact.predict(**{name: w}), place.weights[name], place.size)
+
+    def _hear(
+        self,
+        oracle: str,
+        name: str,
+        place: Place,
+        expected: Tensor,
+        tolerance: Tensor,
+        trusted: Tensor,
+    ) -> None:
+        """Keep the worst that an oracle says at a place, where it says yes and where no."""
+        by_hand = place.by_hand[name]
+        error = ((by_hand - expected).abs() / tolerance).nan_to_num(math.inf, math.inf)
+        yes, no = trusted & (error <= 1), trusted & ~(error <= 1)
+        enough = self.noes[name, oracle] >= FEW  # to know that it is wrong, and where
+        if no.any() and (enough or self._excuses(name, place, _worst_of(error, no))):
+            no = torch.zeros_like(no)
+        self.noes[name, oracle] += int(no.any())
+        self.looked[name, oracle] += int((yes | no).sum())
+        self.abstained[name, oracle] += int((~(yes | no)).sum())
+        for passed, said in ((True, yes), (False, no)):
+            if said.any():
+                k = _worst_of(error, said)
+                alone = passed or bool(place.alone(k).by_hand[name] == by_hand[k])
+                point = place.point(k, 1 if alone else len(place.x))
+                values = by_hand[k].item(), expected[k].item(), error[k].item()
+                self.findings.append(Finding(name, oracle, passed, *values, point))
+
+    def _excuses(self, name: str, place: Place, k: int) -> bool:
+        """Whether two derivatives at a sample differ though the one by hand is right."""
+        by_hand, point, place = place.by_hand[name][k].item(), place.point(k), place.alone(k)
+        precise = self._precise(name, point)
+        if not math.isfinite(by_hand):
+            return self._may_be_infinite(name, place, precise)
+        if precise is not None and precise.agree:
+            return True
+        found = self._slopes(name, place)
+        if found.kink:
+            text = (
+                f"at {point} the slope is not unique: by hand {by_hand:g}, from the left "
+                f"{found.left.item():g}, from the right {found.right.item():g}"
+            )
+            self.kinks.setdefault(name, text)
+            return True
+        # That of a batch may be wrong though that of a sample alone is not.
+        return place.by_hand[name].item() == by_hand and is_rounding(name, place)
+
+    # 0/0 at x = 0 is a fault, and so is 0·log 0 at one of the data. That numbers overflow far away
+    # is none, nor is 0·log 0 where sympy has no derivative either.
+    def _may_be_infinite(self, name: str, place: Place, precise: Precise | None) -> bool:
+        exact = replace(place, model=self.model, x=place.x.double())
+        if exact.by_hand[name].isfinite() or not (place.generic and place.point().moderate):
+            return True
+        of_the_data = bool((self.x == exact.x).any())
+        return not of_the_data and precise is not None and not mpmath.isfinite(precise.expected)
+
+    def _precise(self, name: str, point: Point) -> Precise | None:
+        if self.derivation is None or point.x is None:
+            return None
+        return self.derivation.at(name, point.x, point.weights)
+
+    def ask_sympy(self) -> None:
+        """Ask whether the two formulas of each ∂ŷ/∂w are one."""
+        if self.derivation is None:
+            return
+        xs = torch.cat([self.x[:16], numbers_to_look_at(self.x.dtype, self.x.device)])
+        for name, by_hand in self.derivation.partials.items():
+            expected, said = self.derivation.true_partials[name], []
+            if not is_identity(by_hand - expected):
+                said = [answer for weights in self.few for answer in self._agree(name, weights, xs)]
+            self.looked[name, "symbolic"] += len(said) - said.count(None)
+            self.abstained[name, "symbolic"] += said.count(None)
+            if not said or said.count(None) < len(said):
+                passed, formulas = False not in said, (notation(by_hand), notation(expected))
+                error = float(not passed)
+                self.findings.append(Finding(name, "symbolic", passed, *formulas, error=error))
+
+    def _agree(self, name: str, weights: dict[str, float], x: Tensor) -> Iterator[bool | None]:
+        """Yield whether both formulas are one at each x but kinks; None where one has no value."""
+        assert self.derivation is not None
+        place = Place(self.model, weights, x)
+        for value in x[~self._slopes(name, place).kink].tolist():
+            yield self.derivation.at(name, value, weights).agree
+
+    def ask_gradcheck(self, y: Tensor) -> None:
+        """Ask about the data, together and a few samples alone."""
+        alone = zip(self.x[:4].split(1), y[:4].split(1), strict=True)
+        for xs, ys in [(self.x, y), *alone]:
+            for place in (Place(self.model, weights, xs) for weights in self.few):
+                for name in place.weights:
+                    finding = by_gradcheck(name, place, ys, self._slopes(name, place))
+                    if finding is None:
+                        self.abstained[name, "gradcheck"] += 1
+                    else:
+                        self.looked[name, "gradcheck"] += 1
+                        self.findings.append(finding)
 
 
-def _points(model: Model, x: Tensor, y: Tensor) -> Iterator[Point]:
-    """Yield the points to look at, on the model's device and in its dtype."""
-    weights, generator = scalars(model), torch.Generator().manual_seed(0)
-
-    def random(count: int) -> Tensor:
-        return torch.randn(count, generator=generator, dtype=torch.float64).to(x)
-
-    info = torch.finfo(x.dtype)
-    tiny, huge = info.tiny ** (1 / 8), info.max ** (1 / 8)
-    some = torch.linspace(0, len(x) - 1, min(len(x), 16)).round().long().to(x.device)
-    special = x.new_tensor([0.0, 1.0, -1.0, tiny, -tiny, huge, -huge])
-    xs = torch.cat([x[some], random(4), special])
-    ys = torch.cat([y[some], random(4 + len(special))])
-    near = xs.abs() <= 10
-    samples = [*zip(xs.split(1), ys.split(1), strict=True), (x, y), (xs[near], ys[near])]
-    one = random(len(weights))
-    rows = [[w.item() for w in weights.values()], one.tolist(), (-one).tolist()]
-    rows += [[value] * len(weights) for value in (0.0, tiny, huge, -huge)]
-    for row in rows:
-        for sample in samples:
-            yield Point(*sample, dict(zip(weights, row, strict=True)))
-
-
-def _symbolic(model: Model) -> Iterator[Finding]:
-    # Here, for sympy takes a second to import, which all who only compare are spared.
-    from torchgd.proof.symbols import derive, is_zero, notation
-
-    try:
-        derivation = derive(model)
-    except ValueError as error:
-        for name in scalars(model):
-            yield Finding(name, "symbolic", None, reason=str(error))
-        return
-    for name, by_hand in derivation.partials.items():
-        expected = derivation.true_partials[name]
-        zero = is_zero(by_hand - expected)
-        reason = "sympy cannot tell whether the two formulas are one" if zero is None else ""
-        formulas = notation(by_hand), notation(expected)
-        yield Finding(name, "symbolic", zero, *formulas, error=float(not zero), reason=reason)
-
-
-def _numeric(model: Model, point: Point) -> Iterator[Finding]:
-    """Yield what the three numeric oracles find at a point, if it is in the model's domain."""
-    _, gradient = _gradient(manual_gradient, model, point)
-    loss, by_autograd = _gradient(autograd_gradient, model, point)
-    if not all(map(math.isfinite, [loss, *by_autograd.values()])):
-        return
-    for name, by_hand in gradient.items():
-        said = {"autograd": (by_autograd[name], _rounding(model, point, name, by_autograd[name]))}
-        if point.moderate and point.x.dtype == torch.float64:
-            said["finite differences"] = _finite_differences(model, point, name)
-            said["gradcheck"] = _gradcheck(model, point, name)
-        for oracle, (expected, tolerance) in said.items():
-            error = abs(by_hand - expected) / tolerance if tolerance > 0 else math.inf
-            error = math.inf if math.isnan(error) else error
-            yield Finding(name, oracle, error <= 1, by_hand, expected, error, point)
-
-
-def _gradient(source: GradientSource, model: Model, point: Point) -> tuple[float, dict[str, float]]:
-    """Return the loss at a point, and ∂loss/∂w by name."""
-    loss = source(_placed(model, point), point.x, point.y)
-    gradients = {n: w.grad.item() for n, w in model.named_parameters() if w.grad is not None}
-    return loss.item(), gradients
-
-
-@torch.no_grad()
-def _placed(model: Model, point: Point) -> Model:
-    """Return the model, with the point's weights."""
-    for name, w in model.named_parameters():
-        w.fill_(point.weights[name])
-    return model
-
-
-@torch.no_grad()
-def _rounding(model: Model, point: Point, name: str, expected: float) -> float:
-    """Return what rounding may make of ∂loss/∂`name`, taken in two ways."""
-    info = torch.finfo(point.x.dtype)
-    _, derivative = mean_squared_error_and_derivative(_placed(model, point)(point.x), point.y)
-    size = (derivative * model.partials(point.x)[name]).abs().sum().item() + abs(expected)
-    return MOST_ULPS * info.eps * size + info.tiny
-
-
-def _finite_differences(model: Model, point: Point, name: str) -> tuple[float, float]:
-    """Return D(h) and its tolerance."""
-    info = torch.finfo(point.x.dtype)
-    h = info.eps ** (1 / 3) * max(1.0, abs(point.weights[name]))
-    near, size = _central_difference(model, point, name, h)
-    far, _ = _central_difference(model, point, name, 2 * h)
-    return near, abs(far - near) + 100 * info.eps * size / h + info.tiny
-
-
-@torch.no_grad()
-def _central_difference(model: Model, point: Point, name: str, h: float) -> tuple[float, float]:
-    """Return D(h) = (L(w + h) − L(w − h))/2h, and the larger mean of ŷ² + y² of the two."""
-    losses, sizes = [], []
-    for w in (point.weights[name] + h, point.weights[name] - h):
-        prediction = _placed(model, point.moved(name, w))(point.x)
-        losses.append(mean_squared_error(prediction, point.y).item())
-        sizes.append((prediction**2 + point.y**2).mean().item())
-    return (losses[0] - losses[1]) / (2 * h), max(sizes)
-
-
-def _gradcheck(model: Model, point: Point, name: str) -> tuple[float, float]:
-    """Return D(STEP) and gradcheck's tolerance, which is 0 where gradcheck says no."""
-
-    # L + (w − w)·∂loss/∂w, the second w held: the loss, with the gradient by hand for its slope.
-    def by_hand(w: Tensor) -> Tensor:
-        loss, gradient = _gradient(manual_gradient, model, point.moved(name, w.item()))
-        return loss + (w - w.detach()) * gradient[name]
-
-    w = point.x.new_tensor(point.weights[name], requires_grad=True)
-    agrees = gradcheck(by_hand, w, eps=STEP, atol=ATOL, rtol=RTOL, raise_exception=False)
-    expected, _ = _central_difference(model, point, name, STEP)
-    return expected, ATOL + RTOL * abs(expected) if agrees else 0.0
+def _worst_of(error: Tensor, which: Tensor) -> int:
+    return int(torch.where(which, error, -1.0).argmax())

@@ -4,34 +4,44 @@ torch.fx traces what `forward` and `partials` compute, and the trace is then run
 in the place of tensors.
 """
 
-import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import mpmath
 import sympy
 from sympy import Expr
 from torch import Tensor, fx, nn
 
 from torchgd.models import Model
+from torchgd.proof.functions import ALIASES, COSTLY, FUNCTIONS, bounded, exact, where
 
 X, Y = sympy.symbols("x y", real=True)  # the data
 
-# What sympy and Python call as torch does; the others by their formulas.
-SYMPYS = ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "atan")
-PYTHONS = ("add", "sub", "mul", "pow", "neg", "abs")
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{name: getattr(sympy, name) for name in SYMPYS},
-    **{name: getattr(operator, name) for name in PYTHONS},
-    "div": operator.truediv,
-    "square": lambda u: u**2,
-    "reciprocal": lambda u: 1 / u,
-    "sigmoid": lambda u: 1 / (1 + sympy.exp(-u)),
-    "ones_like": lambda u: sympy.Integer(1),
-    "zeros_like": lambda u: sympy.Integer(0),
-}
+
+@dataclass(frozen=True)
+class Precise:
+    """A derivative `by_hand` and the `expected` one, in 60 digits; NaN where there is none.
+
+    `size` is the larger of them and ŷ/w, beside which a difference is large or small.
+    """
+
+    by_hand: Any
+    expected: Any
+    size: Any
+
+    @property
+    def agree(self) -> bool | None:
+        """Whether they are one in 12 digits; None where one of them is not finite.
+
+        A constant in a formula, such as π, has 16.
+        """
+        if not (mpmath.isfinite(self.by_hand) and mpmath.isfinite(self.expected)):
+            return None
+        apart = abs(self.by_hand - self.expected)
+        return bool(apart <= self.size * 1e-12 or apart < 1e-40)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,34 @@ class Derivation:
         """∂ŷ/∂w by sympy's own differentiation."""
         prediction = self.prediction.doit()
         return {name: sympy.diff(prediction, w) for name, w in self.weights.items()}
+
+    @cached_property
+    def _precise(self) -> dict[str, list[Callable[..., Any]]]:
+        """By name, what computes both ∂ŷ/∂w of x and the parameters, by mpmath."""
+        own = {"floor": mpmath.floor, "sign": mpmath.sign}
+        own |= {name: partial(bounded, getattr(mpmath, name)) for name in COSTLY}
+        symbols = [X, *self.weights.values()]
+        return {
+            name: [
+                sympy.lambdify(symbols, formula, [own, "mpmath"])
+                for formula in (by_hand, self.true_partials[name], self.prediction.doit())
+            ]
+            for name, by_hand in self.partials.items()
+        }
+
+    def at(self, name: str, x: float, weights: Mapping[str, float]) -> "Precise":
+        """∂ŷ/∂`name` by hand and by sympy at a point, in 60 digits."""
+        values = []
+        with mpmath.workdps(60):
+            point = [mpmath.mpf(value) for value in (x, *weights.values())]
+            for compute in self._precise[name]:
+                try:
+                    values.append(mpmath.mpf(compute(*point)))
+                except (ArithmeticError, ValueError, TypeError):  # a pole, or no real number
+                    values.append(mpmath.nan)
+            by_hand, expected, prediction = values
+            sizes = [abs(by_hand), abs(expected), abs(prediction / (weights[name] or 1))]
+            return Precise(by_hand, expected, max(filter(mpmath.isfinite, sizes), default=0))
 
     def loss_derivative(self, partial: Expr) -> Expr:
         """∂loss/∂w = 2 · ∂ŷ/∂w · (ŷ − y), in this order, from ∂ŷ/∂w."""
@@ -110,39 +148,46 @@ class _Symbolic(fx.Interpreter):
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = target.removeprefix("model.")
-        return self.weights[name] if name in self.weights else _exact(self.fetch_attr(target))
+        return self.weights[name] if name in self.weights else exact(self.fetch_attr(target))
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target.__module__ == "_operator":
-            return target(*map(_exact, args))
-        return self.call_method(target.__name__, args, kwargs)
+        name = target.__name__
+        if target.__module__ == "_operator" and ALIASES.get(name, name) not in FUNCTIONS:
+            return target(*map(exact, args))
+        return self.call_method(name, args, kwargs)
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target not in FUNCTIONS:
+        name = ALIASES.get(target, target)
+        if name not in FUNCTIONS:
             raise ValueError(f"{target} has no symbolic counterpart here")
-        return FUNCTIONS[target](*map(_exact, args), **kwargs)
-
-
-def _exact(value: Any) -> Any:
-    """Return a decimal constant as the fraction that its digits say; all else as it is."""
-    value = value.item() if isinstance(value, Tensor) else value
-    return sympy.Rational(str(value)) if isinstance(value, float) else value
+        options = {key: exact(value) for key, value in kwargs.items() if key != "inplace"}
+        if name == "where":
+            condition, *both = args
+            return where(condition, *map(exact, both))
+        return FUNCTIONS[name](*map(exact, args), **options)
 
 
 def _flat(expression: Expr) -> Expr:
     """Return an expression with sums of sums and products of products made one, in their order."""
     if not expression.args:
         return expression
+    if isinstance(expression, sympy.Piecewise):
+        pieces = [(_flat(value), condition) for value, condition in expression.args]
+        return sympy.Piecewise(*pieces, evaluate=False)
     kind, args = expression.func, [_flat(arg) for arg in expression.args]
     if kind in (sympy.Add, sympy.Mul):
         args = [inner for arg in args for inner in (arg.args if arg.func == kind else [arg])]
     return kind(*args, evaluate=False)
 
 
-def is_zero(expression: Expr) -> bool | None:
-    """Return whether an expression is 0 identically; None where sympy cannot tell."""
-    simple = sympy.simplify(expression)
-    return simple == 0 or simple.equals(0)
+def is_identity(difference: Expr) -> bool:
+    """Whether a difference of rational functions is 0 whatever x and the parameters are.
+
+    Of others only one that is written as 0: sympy may take minutes to simplify them.
+    """
+    if difference == 0:
+        return True
+    return bool(difference.is_rational_function() and sympy.cancel(difference) == 0)
 
 
 def latex(expression: Expr) -> str:

@@ -1,0 +1,136 @@
+"""What the oracles found: their points, their answers, and the table of them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from torchgd.proof.compare import ulps
+
+ORACLES = ("symbolic", "autograd", "finite differences", "gradcheck")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a derivative is taken: at one x, among so many samples, and the weights.
+
+    Without an x it is the mean over all of them.
+    """
+
+    x: float | None
+    weights: dict[str, float]
+    dtype: torch.dtype
+    among: int = 1
+
+    @property
+    def moderate(self) -> bool:
+        """Whether x is of a usual size, or 0."""
+        return self.x is not None and (self.x == 0 or 1e-3 <= abs(self.x) <= 1e4)
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        weights = ", ".join(f"{name} = {value:g}" for name, value in self.weights.items())
+        if self.x is None:
+            return f"the mean over {self.among} samples, {weights} ({dtype})"
+        batch = f", in a batch of {self.among}" if self.among > 1 else ""
+        return f"x = {self.x:g}, {weights}{batch} ({dtype})"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one oracle says of ∂ŷ/∂`parameter`, at the worst of the points that it looked at.
+
+    `passed` is None where it could say nothing, for the `reason` given. `by_hand` and `expected`
+    are the two values there, `error` is their distance in units of what rounding and truncation
+    may make of it, and so at most 1 where it passed. It `looked` at so many points, and abstained
+    from so many others, where it may not be trusted. The symbolic oracle has two formulas and no
+    point, gradcheck ∂loss/∂`parameter` in the place of ∂ŷ/∂`parameter`.
+    """
+
+    parameter: str
+    oracle: str
+    passed: bool | None
+    by_hand: float | str = math.nan
+    expected: float | str = math.nan
+    error: float = 0.0
+    point: Point | None = None
+    reason: str = ""
+    looked: int = 0
+    abstained: int = 0
+
+    @property
+    def ulps(self) -> int | None:
+        """How far the two numbers are apart in units in the last place; None of formulas."""
+        if self.point is None:
+            return None
+        by_hand, expected = torch.tensor([self.by_hand, self.expected], dtype=self.point.dtype)
+        return int(ulps(by_hand, expected))
+
+    def __str__(self) -> str:
+        """What it says, as the table has it."""
+        if self.passed is None:
+            return "skipped"
+        word = "yes" if self.passed else "no"
+        if self.oracle == "symbolic":
+            return word
+        if self.oracle == "autograd":
+            return f"{word}, {self.ulps} ULPs"
+        assert isinstance(self.by_hand, float)
+        assert isinstance(self.expected, float)
+        return f"{word}, {abs(self.by_hand - self.expected):.1e} off"
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """What `check_gradient` found: a row per parameter and oracle. True if it `passed`.
+
+    `kinks` says, by parameter, where the slope is not unique and by hand another than by autograd,
+    which is no fault.
+    """
+
+    rows: list[Finding]
+    kinks: dict[str, str]
+
+    @property
+    def failures(self) -> list[Finding]:
+        """The rows in which an oracle says no."""
+        return [row for row in self.rows if row.passed is False]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no oracle says no, and for each parameter at least one says yes."""
+        confirmed = {row.parameter for row in self.rows if row.passed}
+        return not self.failures and confirmed == {row.parameter for row in self.rows}
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        """The table, a row per parameter, and what stands behind each no, skip and kink."""
+        names = list(dict.fromkeys(row.parameter for row in self.rows))
+        answers = {(row.parameter, row.oracle): str(row) for row in self.rows}
+        table = [["", *ORACLES], *([n, *(answers[n, o] for o in ORACLES)] for n in names)]
+        return "\n".join([*aligned(table), *self._reasons()])
+
+    def _reasons(self) -> Iterator[str]:
+        for row in self.rows:
+            if row.passed is None:
+                yield f"{row.parameter}, {row.oracle}: skipped, {row.reason}"
+            elif not row.passed:
+                of = "loss" if row.oracle == "gradcheck" else "ŷ"
+                where = f" at {row.point}" if row.point else ""
+                yield (
+                    f"{row.parameter}, {row.oracle}: ∂{of}/∂{row.parameter} is {row.by_hand} by "
+                    f"hand, {row.expected} expected{where}"
+                )
+        for name, text in self.kinks.items():
+            yield f"{name}: {text}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the rows of a table as lines, its columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
