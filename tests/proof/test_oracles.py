@@ -174,6 +174,17 @@ def test_an_oracle_counts_where_it_abstains() -> None:
     assert 0.4 < autograd.looked / (autograd.looked + autograd.abstained) < 0.6
 
 
+def test_what_is_excused_far_away_hides_no_fault_nearby() -> None:
+    """By hand the slope overflows at huge x, which is no fault; between 10 and 50 it is wrong."""
+
+    def partials(x: Tensor, w: Tensor) -> dict[str, Tensor]:
+        slope = x * (x * 1e300) / 1e300 / x.where(x != 0, 1.0)
+        return {"w": slope.where((x < 10) | (x > 50), 2 * slope)}
+
+    wrong = curve(lambda x, w: w * x, partials, w=1.0)
+    assert {row.parameter for row in check_gradient(wrong(), X, Y).failures} == {"w"}
+
+
 def test_cancellation_is_no_fault() -> None:
     """((x + 1)² − x² − 1)/2 is x, and of a large x noise: sympy tells it from a wrong formula."""
     noisy = faulty(Linear, "w", lambda x, p, _: ((x + 1) ** 2 - x**2 - 1) / 2)

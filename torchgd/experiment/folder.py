@@ -164,7 +164,7 @@ class RunWriter:
         start: Start | None = None,
         again: bool = False,
     ) -> None:
-        self.directory, self.config = directory, config
+        self.directory = directory
         self.digits = DIGITS[DTYPES[config["dtype"]]]
         self.tags = _tags(names)
         settled = directory / "config.json"

@@ -29,6 +29,7 @@ from torchgd.proof.symbols import Derivation, Precise, derive, is_identity, nota
 # leaves room for a long formula, and is still a part in 10¹² of float64 and in 10⁴ of float32.
 MOST_ULPS = 1024
 FEW = 3  # rows of weights for the slower oracles, and faults that are looked into
+MOST_EXCUSED = 8  # samples at one place
 
 
 def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
@@ -152,11 +153,16 @@ class _Hearing:
         trusted: Tensor,
     ) -> None:
         """Keep the worst that an oracle says at a place, where it says yes and where no."""
+        if self.noes[name, oracle] >= FEW:  # it is known to be wrong, and where
+            return
         by_hand = place.by_hand[name]
         error = ((by_hand - expected).abs() / tolerance).nan_to_num(math.inf, math.inf)
         yes, no = trusted & (error <= 1), trusted & ~(error <= 1)
-        enough = self.noes[name, oracle] >= FEW  # to know that it is wrong, and where
-        if no.any() and (enough or self._excuses(name, place, _worst_of(error, no))):
+        for _ in range(MOST_EXCUSED):  # what excuses one sample is no excuse for another
+            if not no.any() or not self._excuses(name, place, k := _worst_of(error, no)):
+                break
+            no[k] = False
+        else:
             no = torch.zeros_like(no)
         self.noes[name, oracle] += int(no.any())
         self.looked[name, oracle] += int((yes | no).sum())
