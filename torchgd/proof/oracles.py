@@ -36,7 +36,7 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
     """Ask four oracles, none of which knows of another, whether `model.partials` is right.
 
     symbolic: `forward` and `partials` run on symbols, and the partial is sympy's ∂ŷ/∂w: for every
-        x (see `proof.symbols.is_identity`) or, if that cannot be said, in 12 digits of 60 at each
+        x (see `proof.symbols.is_identity`) or, if that cannot be said, in 12 digits of 200 at each
         point. A model that cannot run on symbols (see `proof.symbols.derive`) goes without.
     autograd: each ∂ŷₙ/∂w is that of reverse-mode differentiation, in float32 and in float64,
         within MOST_ULPS units in the last place of itself or of ŷ/w.
@@ -51,7 +51,7 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
 
     An oracle abstains where it may not be trusted: where ŷ or autograd's derivative is not finite;
     at a kink, where the slope is not unique; where differences of two steps do not agree; and
-    where what differs is rounding, for the formula is right there in 60 digits, or see
+    where what differs is rounding, for the formula is right there in 200 digits, or see
     `proof.places.is_rounding`. The model stays as it is.
 
     Shapes: x and y alike, any, with at least one sample.

@@ -23,7 +23,7 @@ X, Y = sympy.symbols("x y", real=True)  # the data
 
 @dataclass(frozen=True)
 class Precise:
-    """A derivative `by_hand` and the `expected` one, in 60 digits; NaN where there is none.
+    """A derivative `by_hand` and the `expected` one, in 200 digits; NaN where there is none.
 
     `size` is the larger of them and ŷ/w, beside which a difference is large or small.
     """
@@ -87,9 +87,9 @@ class Derivation:
         }
 
     def at(self, name: str, x: float, weights: Mapping[str, float]) -> "Precise":
-        """∂ŷ/∂`name` by hand and by sympy at a point, in 60 digits."""
+        """∂ŷ/∂`name` by hand and by sympy at a point, in 200 digits."""
         values = []
-        with mpmath.workdps(60):
+        with mpmath.workdps(200):
             point = [mpmath.mpf(value) for value in (x, *weights.values())]
             for compute in self._precise[name]:
                 try:
