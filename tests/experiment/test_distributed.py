@@ -15,16 +15,19 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import train as training_script
 from helpers import (
     AUTOGRAD,
     ENVIRONMENT,
     KILLED,
     MANUAL,
     SCRIPT,
+    Shell,
+    ended,
     left,
     same_bits,
     same_trajectory,
-    script,
+    shell_of,
     shown,
     stacked,
     wait_for,
@@ -44,6 +47,7 @@ pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signals"),
 ]
+shell = shell_of(training_script.main)
 ROWS = 47  # a prime: no number of processes divides it, nor does a batch size
 MODELS = {"line": lambda: Linear(bias=True, dtype=torch.float64),
           "parabola": lambda: Quadratic(dtype=torch.float64)}  # fmt: skip
@@ -205,12 +209,6 @@ def torchrun(
     )
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Wait for its end; return its exit status and what it said."""
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
 def test_a_killed_rank_starts_all_again_and_the_run_ends_as_if_it_had_not(tmp_path: Path) -> None:
     """The last rank is killed in its 101st step, when the first has kept the 80th."""
     words = [*FLAGS, "--epochs", "20"]
@@ -262,9 +260,11 @@ def test_what_processes_cannot_share_is_said_once(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_rank_that_torchrun_did_not_give_is_none(tmp_path: Path) -> None:
+def test_a_rank_that_torchrun_did_not_give_is_none(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Some clusters leave RANK and WORLD_SIZE in the environment of every process."""
-    words = "--no-figures", "--name", "alone"
-    process = script(tmp_path, *words, RANK="3", LOCAL_RANK="3", WORLD_SIZE="8")
-    assert ended(process)[0] == 0
-    assert (tmp_path / "runs" / "alone" / "comparison.json").exists()
+    for name, value in {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    assert shell("--no-figures", "--name", "alone") == 0
+    assert Path("runs/alone/comparison.json").exists()

@@ -8,7 +8,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT, SCRIPT, ended, killed, left, script, shown, wait_for_rows
+import train
+from helpers import (
+    ENVIRONMENT,
+    SCRIPT,
+    Shell,
+    ended,
+    killed,
+    left,
+    script,
+    shell_of,
+    shown,
+    wait_for_rows,
+)
 
 from torchgd.experiment.checkpoint import Checkpoint
 
@@ -17,6 +29,8 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signals"),
 ]
 QUIET = "--no-figures --checkpoint-every 100steps".split()
+# What is not killed needs no process of its own.
+shell = shell_of(train.main, *QUIET)
 # 117 batches of 4 samples an epoch, in another order each.
 LONG = (
     "--model quadratic --data co2 --standardize --momentum 0.9 --lr 0.001 --batch-size 4 --shuffle"
@@ -35,18 +49,18 @@ POINTS = (
 Stop = tuple[int, str, int]
 
 
-def same_bits_though_killed(folder: Path, flags: list[str], stops: Sequence[Stop]) -> None:
+def same_bits_though_killed(shell: Shell, flags: list[str], stops: Sequence[Stop]) -> None:
     """A run that is stopped so often, and resumed each time, ends as one that is not."""
-    assert ended(script(folder, *flags, "--name", "whole", *QUIET))[0] == 0
+    assert shell(*flags, "--name", "whole") == 0
     words = [*flags, "--name", "parts"]
     for sent, what, count in stops:
-        status, _, err = ended(killed(folder, sent, what, count, *words, *QUIET))
+        status, _, err = ended(killed(shell.folder, sent, what, count, *words, *QUIET))
         # SIGTERM is heard and answered by exit status 143.
         assert status == (143 if sent == signal.SIGTERM else -sent), err
         words = ["--resume", "runs/parts"]
-    status, _, err = ended(script(folder, *words, *QUIET))
-    assert (status, err) == (0, "written to runs/parts; tensorboard --logdir runs\n")
-    parts, whole = (folder / "runs" / name for name in ("parts", "whole"))
+    assert shell(*words) == 0
+    assert shell.err == "written to runs/parts; tensorboard --logdir runs\n"
+    parts, whole = (shell.folder / "runs" / name for name in ("parts", "whole"))
     assert left(parts) == left(whole)
     for update in ("manual", "autograd"):
         assert shown(parts / update) == shown(whole / update)
@@ -57,7 +71,7 @@ def same_bits_though_killed(folder: Path, flags: list[str], stops: Sequence[Stop
         }
 
 
-def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(shell: Shell) -> None:
     """1,170 steps by each update, a checkpoint after each 100; the last stop is in the second."""
     stops = [
         (signal.SIGKILL, "step", 250),
@@ -65,23 +79,23 @@ def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(tmp_path: Pa
         (signal.SIGKILL, "os.truncate:trajectory.csv", 1),
         (signal.SIGKILL, "os.rename:checkpoint.pt", 9),
     ]
-    same_bits_though_killed(tmp_path, [*LONG, "--epochs", "10"], stops)
+    same_bits_though_killed(shell, [*LONG, "--epochs", "10"], stops)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_killed_25_times(tmp_path: Path, dtype: str) -> None:
+def test_killed_25_times(shell: Shell, dtype: str) -> None:
     """23,400 steps by each update, of which the 25 starts take 25 × 1,200 at the most."""
     chance = random.Random(2)
     stops = [(signal.SIGKILL, "step", 1200)]  # there are checkpoints then
     for what in chance.choices(POINTS, k=24):
         highest = {"step": 1200, "os.truncate:trajectory.csv": 1}.get(what, 12)
         stops.append((signal.SIGKILL, what, chance.randint(1, highest)))
-    same_bits_though_killed(tmp_path, [*LONG, "--epochs", "200", "--dtype", dtype], stops)
+    same_bits_though_killed(shell, [*LONG, "--epochs", "200", "--dtype", dtype], stops)
 
 
-# It ends by the signal that follows its rows, never by itself.
-ENDLESS = [*LONG, "--epochs", "1000000", "--record-every", "1", "--name", "parts", *QUIET]
+# It ends by a fault, or by the signal that follows its rows, never by itself.
+ENDLESS = [*LONG, "--epochs", "1000000", "--record-every", "1", "--name", "parts"]
 
 
 def limited(folder: Path, kilobytes: int, *words: str) -> tuple[int, str, str]:
@@ -94,31 +108,26 @@ def limited(folder: Path, kilobytes: int, *words: str) -> tuple[int, str, str]:
     return ended(process)
 
 
-def goes_on(folder: Path, run: Path) -> None:
+def goes_on(shell: Shell, run: Path) -> None:
     """A run that met a fault goes on to the bits of one that did not, up to where it is stopped."""
     before = Checkpoint.load(run / "manual" / "checkpoint.pt")
     assert before.step > 0
-    process = script(folder, "--resume", str(run), *QUIET)
+    count = before.step + 300
+    process = script(shell.folder, "--resume", str(run), *QUIET)
     csv = run / "manual" / "trajectory.csv"
-    wait_for_rows(process, csv, before.step + 300)
+    wait_for_rows(process, csv, count)
     process.send_signal(signal.SIGINT)
     assert ended(process)[0] == 130
-    words = [*LONG, "--epochs", "1000000", "--record-every", "1", "--log-dir", "again", *QUIET]
-    process = script(folder, *words, "--name", "again")
-    again = folder / "again" / "again" / "manual" / "trajectory.csv"
-    wait_for_rows(process, again, before.step + 300)
-    process.kill()
-    process.communicate()
-    count = before.step + 300
-    assert (
-        csv.read_text(encoding="utf-8").splitlines()[:count]
-        == again.read_text(encoding="utf-8").splitlines()[:count]
-    )
+    words = [*LONG, "--epochs", str(count // 117 + 1), "--record-every", "1", "--log-dir", "again"]
+    assert shell(*words, "--name", "again", "--update", "manual") == 0
+    again = shell.folder / "again" / "again" / "manual" / "trajectory.csv"
+    rows, expected = (path.read_text(encoding="utf-8").splitlines() for path in (csv, again))
+    assert rows[:count] == expected[:count]
 
 
 @pytest.mark.parametrize("kilobytes", [60, 300])
 def test_a_file_that_cannot_grow_is_one_line(tmp_path: Path, kilobytes: int) -> None:
-    status, _, err = limited(tmp_path, kilobytes, *ENDLESS)
+    status, _, err = limited(tmp_path, kilobytes, *ENDLESS, *QUIET)
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith("train.py: ")
     assert "File too large; mend that and go on with --resume " in err
@@ -145,34 +154,35 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
-def test_a_full_disk_and_then_a_larger_one(tmp_path: Path, disk: Path) -> None:
-    status, _, err = ended(script(tmp_path, *ENDLESS, "--log-dir", str(disk)))
-    assert (status, err.count("\n")) == (2, 1), err
-    assert err.startswith("train.py: ")
-    assert "No space left on device; mend that and go on with --resume " in err
-    assert not list(disk.rglob(".*.tmp*"))
-    status, _, err = ended(script(tmp_path, "--resume", str(disk / "parts"), *QUIET))
-    assert (status, err.count("\n")) == (2, 1), err
-    assert "No space left on device; mend that and go on with --resume " in err
+def test_a_full_disk_and_then_a_larger_one(shell: Shell, disk: Path) -> None:
+    run = str(disk / "parts")
+    for words in ([*ENDLESS, "--log-dir", str(disk)], ["--resume", run]):
+        assert shell(*words) == 2
+        assert shell.err.startswith("train.py: ")
+        assert shell.err.endswith(
+            f"No space left on device; mend that and go on with --resume {run}\n"
+        )
+        assert shell.err.count("\n") == 1
+        assert not list(disk.rglob(".*.tmp*"))
     remount(disk, "size=100m")
-    goes_on(tmp_path, disk / "parts")
+    goes_on(shell, disk / "parts")
 
 
-def test_a_read_only_disk_is_one_line(tmp_path: Path, disk: Path) -> None:
-    assert ended(script(tmp_path, "--log-dir", str(disk), "--name", "a", *QUIET))[0] == 0
+def test_a_read_only_disk_is_one_line(shell: Shell, disk: Path) -> None:
+    assert shell("--log-dir", str(disk), "--name", "a") == 0
     remount(disk, "ro")
     for words, where in (
         (["--log-dir", str(disk)], f"{disk}/linear-lesson-"),
         (["--resume", str(disk / "a"), "--epochs", "60"], f"{disk}/a/"),
     ):
-        status, _, err = ended(script(tmp_path, *words))
-        assert (status, err.count("\n")) == (2, 1), err
-        assert err.startswith(f"train.py: {where}")
-        assert "Read-only file system" in err
+        assert shell(*words) == 2
+        assert shell.err.count("\n") == 1
+        assert shell.err.startswith(f"train.py: {where}")
+        assert "Read-only file system" in shell.err
 
 
 def started(folder: Path) -> tuple[subprocess.Popen[str], Path]:
-    process, run = script(folder, *ENDLESS), folder / "runs" / "parts" / "manual"
+    process, run = script(folder, *ENDLESS, *QUIET), folder / "runs" / "parts" / "manual"
     wait_for_rows(process, run / "trajectory.csv", 2000)
     return process, run
 

@@ -611,15 +611,18 @@ class Long(Linear):
 
 
 @pytest.mark.processes
-def test_progress_shows_on_a_terminal_alone(tmp_path: Path) -> None:
+def test_progress_shows_on_a_terminal_alone(shell: Shell) -> None:
     """On a terminal a run of over a second has a bar on standard error; in a file it has none."""
     import pty
 
-    (tmp_path / "long.py").write_text(LONG, encoding="utf-8")
-    words = "--model long.py:Long --no-figures --epochs 2 --update manual --name".split()
+    Path("long.py").write_text(LONG, encoding="utf-8")
+    words = "--model long.py:Long --epochs 2 --update manual --name".split()
+    assert shell(*words, "f") == 0
+    assert shell.err == "written to runs/f; tensorboard --logdir runs\n"
     reader, terminal = pty.openpty()  # this end stays open, so that what was shown stays to be read
+    words = [*words, "t", "--no-figures"]
     status, _, _ = ended(
-        script(tmp_path, *words, "t", stderr=terminal, TQDM_NCOLS="100", TQDM_NROWS="24")
+        script(shell.folder, *words, stderr=terminal, TQDM_NCOLS="100", TQDM_NROWS="24")
     )
     shown = os.read(reader, 65536)
     os.close(terminal)
@@ -627,5 +630,3 @@ def test_progress_shows_on_a_terminal_alone(tmp_path: Path) -> None:
     assert status == 0
     assert b"manual: " in shown
     assert b"step/s" in shown
-    status, _, err = ended(script(tmp_path, *words, "u"))
-    assert (status, err) == (0, "written to runs/u; tensorboard --logdir runs\n")
