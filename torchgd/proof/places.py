@@ -6,7 +6,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from torchgd.gradients import named_partial
 from torchgd.models import Model, scalars
@@ -74,47 +73,25 @@ class Place:
             partials = self.model.partials(self.x)
             return {n: named_partial(partials, n, prediction).clone() for n in self.weights}
 
+    # Reverse mode gives Jᵀv for any v of shape (N,), and Jᵀv is linear in v: its own derivative is
+    # J, which has each sample's slope by itself. That takes two passes, where J by rows takes N.
     @cached_property
     def by_autograd(self) -> dict[str, Tensor]:
-        """Each ∂ŷ/∂w, (N,), by autograd in reverse mode; NaN where it is not finite."""
-        # A sample without a slope spoils the others' (0·∞ is NaN), so these go without it.
-        inside = self.predict().isfinite()
-        found = self._reverse(self.x[inside])
-        if not found.isfinite().all():
-            inside &= self._has_slopes()
-            found = self._reverse(self.x[inside])
-        rows = found.new_full((len(found), len(self.x)), torch.nan)
-        rows[:, inside] = found
-        return dict(zip(self.weights, rows, strict=True))
-
-    def _reverse(self, x: Tensor) -> Tensor:
-        weights = [*self.model.parameters()]
-        if len(x) == 0:
-            return x.new_empty(len(weights), 0)
-        prediction, one = self.model(x), torch.eye(len(x), dtype=x.dtype, device=x.device)
-        try:
-            found = torch.autograd.grad(
-                prediction, weights, one, is_grads_batched=True, retain_graph=True
-            )
-        except RuntimeError:  # a backward pass of the user's own may not go in batches
-            rows = [torch.autograd.grad(p, weights, retain_graph=True) for p in prediction]
-            found = tuple(map(torch.stack, zip(*rows, strict=True)))
-        return torch.stack(found)
-
-    def _has_slopes(self) -> Tensor:
-        """Whether ŷ and its slopes are finite, at each sample by itself."""
-        # Where each sample has weights of its own, none can spoil another's slope.
-        own = {
-            name: w.detach().expand(len(self.x)).clone().requires_grad_()
-            for name, w in self.model.named_parameters()
-        }
-        try:
-            prediction = functional_call(self.model, own, (self.x,))
-            slopes = torch.autograd.grad(prediction.sum(), [*own.values()])
-        except (RuntimeError, TypeError, ValueError):  # not every model takes them
-            alone = [self._reverse(x).isfinite().all() for x in self.x.split(1)]
-            return torch.stack(alone)
-        return torch.stack(slopes).isfinite().all(dim=0)
+        """Each ∂ŷ/∂w, (N,), by autograd in reverse mode; NaN where ŷ is not finite."""
+        prediction, weights = self.predict(), [*self.model.parameters()]
+        inside = prediction.isfinite()
+        found = prediction.new_full((len(weights), len(self.x)), torch.nan)
+        if inside.any():
+            prediction = self.model(self.x[inside])
+            v = torch.ones_like(prediction, requires_grad=True)
+            try:
+                sums = torch.autograd.grad(prediction, weights, v, create_graph=True)
+                rows = [torch.autograd.grad(total, v, retain_graph=True)[0] for total in sums]
+            except RuntimeError:  # a backward pass of the user's own may have no derivative
+                slopes = [torch.autograd.grad(p, weights, retain_graph=True) for p in prediction]
+                rows = [torch.stack(row) for row in zip(*slopes, strict=True)]
+            found[:, inside] = torch.stack(rows)
+        return dict(zip(self.weights, found, strict=True))
 
     @cached_property
     def size(self) -> float:
