@@ -19,16 +19,17 @@ from torchgd.experiment.configuration import Configuration, add_flags, finite
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import write_json
 from torchgd.experiment.folder import RunWriter
+from torchgd.experiment.goal import least_squares, what_would_help
 from torchgd.experiment.outcome import Hooks, Outcome, ignore, run_update
 from torchgd.experiment.parallel import RankError, process_group, processes, torchrun
 from torchgd.experiment.report import (
-    divergence,
     environment_changes,
     headline,
     result_json,
     table,
     transcript,
     verdict,
+    who_diverged,
 )
 from torchgd.experiment.run import CHOICES, Run
 from torchgd.proof.compare import Comparison, compare
@@ -248,12 +249,15 @@ def report(
             if len(outcomes) > 1:
                 print(f"{outcome.update}:")
             print(*transcript(experiment, outcome), sep="\n")
-    print(headline(experiment), *table(experiment, outcomes), sep="\n")
+    first = outcomes[0]
+    goal = least_squares(experiment, first.predicted_at)
+    print(headline(experiment), *table(experiment, outcomes, goal), sep="\n")
     if comparison is not None:
         print(verdict(comparison, *(outcome.trajectory for outcome in outcomes)))
-    diverged = [outcome for outcome in outcomes if outcome.trajectory.stopped == "diverged"]
-    if diverged:
-        print(f"train.py: {divergence(experiment, diverged)}", file=sys.stderr)
+    if goal is not None and (advice := what_would_help(experiment, goal, first.trajectory)):
+        print(advice)
+    if diverged := who_diverged(experiment, outcomes):
+        print(f"train.py: {diverged}", file=sys.stderr)
     # Compiled, each gradient is summed in an order of its own.
     agree = comparison is None or comparison.identical or experiment.configuration.compile
     return int(bool(diverged) or not agree)

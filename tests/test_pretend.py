@@ -167,7 +167,7 @@ MIXES: list[tuple[str, Any, str, str]] = [
     ("train", scalar, "device=device, ", ""),
     ("train", Recorder.finish, "torch.zeros_like(weights[0])", "torch.zeros(())"),
     ("run", Experiment._tensor, "self.device, ", ""),
-    ("run", outcome._judge, "at.to(experiment.device, ", "at.to("),
+    ("run", outcome.values_of, "at.to(experiment.device, ", "at.to("),
     ("in chunks", parallel.in_chunks, "w.device, w", "w"),
     ("in chunks", parallel.in_chunks, ", device=w.device", ""),
     ("affine", step_maps, 'device": gradients.device', 'device": None'),

@@ -86,6 +86,23 @@ class Mine(Linear):
     def partials(self, x):
         return {"w": 2 * self.w * x}
 """
+STEEP = """
+from torchgd import Linear
+
+class Square(Linear):  # starts at w = 2, so ŷ = 4x
+    def __init__(self, **options):
+        super().__init__(w=2, **options)
+
+    def forward(self, x):
+        return self.w * self.w * x
+
+    def partials(self, x):
+        return {"w": 2 * self.w * x}
+
+class Steep(Linear):
+    def partials(self, x):
+        return {"w": 1000 * x}
+"""
 BOX = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
 FILES = {
     "mine.py": EXPONENTIAL,
@@ -251,9 +268,8 @@ def test_starting_values_are_exact(shell: Shell) -> None:
 
 def test_a_run_of_one_step(shell: Shell) -> None:
     assert shell("--batch-size", "full", "--epochs", "1") == 0
-    first, *_, last = shell.out.splitlines()
-    assert "3 samples, batch size 3, 1 epoch, 1 step, learning rate 0.01" in first
-    assert last == "The only step is identical, bit for bit: weights, gradients and loss."
+    assert "3 samples, batch size 3, 1 epoch, 1 step, learning rate 0.01" in shell.out
+    assert "\nThe only step is identical, bit for bit: weights, gradients and loss.\n" in shell.out
 
 
 def test_npy_data(shell: Shell, tmp_path: Path) -> None:
@@ -303,42 +319,43 @@ def test_a_line_through_the_origin_is_scaled_alone(shell: Shell) -> None:
     assert relative_errors(shell, "hubble")["w"] < 1e-14
 
 
-STABLE = "the largest stable one"
+def above(lr: float, largest: float, where: str = "here") -> str:
+    return f"the learning rate {lr:g} is above {largest:.6g}, the largest that is stable {where}"
 
 
 @pytest.mark.parametrize(
     ("flags", "step", "rates"),
     [
         # Before x = 3 the error is 7·119ᵉ; (3·7·119ᵉ)² overflows from e = 74 on, so at 3e + 2.
-        ("--lr 1", 224, f"1, {STABLE} 0.204018"),
+        ("--lr 1", 224, above(1, 0.204018)),
         # The last batch recorded, x = 3 of epoch 73, has a finite loss; then 14·119¹⁴⁸ overflows.
-        ("--lr 1 --epochs 74", 222, f"1, {STABLE} 0.204018"),
-        ("--lr 1 --update affine", 224, f"1, {STABLE} 0.204018"),
+        ("--lr 1 --epochs 74", 222, above(1, 0.204018)),
+        ("--lr 1 --update affine", 224, above(1, 0.204018)),
         # The error is 1.8ᵏ; the sum 14·1.8²ᵏ overflows from k = 602 on.
-        ("--lr 0.3 --batch-size 3", 602, f"0.3, {STABLE} 0.214286"),
+        ("--lr 0.3 --batch-size 3", 602, above(0.3, 3 / 14)),
         ("--lr 0.3 --batch-size 3 --shuffle", 602,
-         f"0.3, {STABLE} in the first epoch's order 0.214286"),
+         above(0.3, 3 / 14, "in the first epoch's order")),
         ("--lr 0.5 --batch-size 3 --momentum 0.5 --weight-decay 0.25", None,
-         f"0.5, {STABLE} {2 * 1.5 / (28 / 3 + 0.25):.6g}"),
+         above(0.5, 2 * 1.5 / (28 / 3 + 0.25))),
         ("--batch-size 3 --momentum 1.5", None,
-         "0.01, and none is stable: lower momentum or dampening"),
-        ("--initial w=1e200", 0,
-         "0.01, but the loss is not finite at the start: scale x or start elsewhere"),
+         "no learning rate is stable here: lower momentum or dampening"),
         # Before x = 1 the error is 513ᵉ, whose square overflows from e = 57 on.
-        ("--lr 1 --maximize", 171, "1; maximising has no end: this loss has no top"),
-        ("--data steep.csv", 1, f"0.01, {STABLE} 1: the rate is stable, but the numbers overflow"),
-        ("--data far.csv", 1, "0.01, and no rate fits: x is too large for its powers; scale x"),
+        ("--lr 1 --maximize", 171, "maximising has no end, for this loss has no top"),
+        ("--data steep.csv", 1, "the learning rate 0.01 is stable here, as any up to 1, but the "
+         "numbers overflow: scale the data"),
+        ("--data far.csv", 1, "no learning rate fits: x is too large for its powers; scale x"),
         ("--model mine.py:Exponential --lr 1 --data parabola --epochs 50", None,
-         "1; try a smaller one"),
+         "the learning rate is 1; try a smaller one"),
     ],
 )  # fmt: skip
-def test_divergence(shell: Shell, flags: str, step: int | None, rates: str) -> None:
+def test_numbers_that_overflow(shell: Shell, flags: str, step: int | None, rates: str) -> None:
     assert shell("--epochs", "3000", *flags.split()) == 1
     updates = ["affine"] if "affine" in flags else UPDATES
+    who = "the descent diverged" + ", by hand and by autograd alike" * (updates == UPDATES)
     last = shell.err.splitlines()[-1]
     found = re.fullmatch(
-        rf"train\.py: {' and '.join(updates)} diverged: the loss or a weight is not finite at "
-        rf"step (\d+) \(epoch (\d+)\); the learning rate is {re.escape(rates)}", last
+        rf"train\.py: {who}; the loss or a weight is not finite at step (\d+) \(epoch (\d+)\): "
+        rf"{re.escape(rates)}", last
     )  # fmt: skip
     assert found is not None, last
     assert step in (None, int(found.group(1)))
@@ -350,6 +367,121 @@ def test_divergence(shell: Shell, flags: str, step: int | None, rates: str) -> N
         assert [int(row[0]) for row in rows] == list(range(step + 1))
         assert rows[-1][1] == found.group(2)
         assert [k for k, _ in events(shell.run / update)[head[3]]] == list(range(step + 1))
+
+
+def test_a_start_that_overflows(shell: Shell) -> None:
+    assert shell("--initial", "w=1e200", "--update", "manual") == 1
+    assert shell.err.splitlines()[-1] == (
+        "train.py: the descent diverged; the loss is not finite at the start: scale x or start "
+        "elsewhere"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "grew", "rates"),
+    [
+        # An epoch multiplies the error by (−1)(−7)(−17) = −119, and the mean of x² is 14/3.
+        ("--lr 1", (14 / 3, 14 / 3 * 119.0**100), above(1, 0.204018)),
+        ("--lr 1 --update affine", (14 / 3, 14 / 3 * 119.0**100), above(1, 0.204018)),
+        ("--lr 0.3 --batch-size full", (14 / 3, 14 / 3 * 1.8**100), above(0.3, 3 / 14)),
+        # Not known of a model that is not linear in w; this one starts at ŷ = 4x, and y = 2x.
+        ("--model steep.py:Square --lr 0.3 --epochs 1", (14 / 3 * 4, None),
+         "the learning rate is 0.3; try a smaller one"),
+        # Nor of data that are not in memory.
+        ("--lr 0.3 --batch-size full --chunk-size 2", (14 / 3, 14 / 3 * 1.8**100),
+         "the learning rate is 0.3; try a smaller one"),
+    ],
+)  # fmt: skip
+def test_a_descent_that_climbs(
+    shell: Shell, flags: str, grew: tuple[float, float | None], rates: str
+) -> None:
+    Path("steep.py").write_text(STEEP, encoding="utf-8")
+    assert shell(*flags.split()) == 1
+    last = shell.err.splitlines()[-1]
+    found = re.search(r"; the loss grew from (\S+) to (\S+): (.*)", last)
+    assert found is not None, last
+    assert found.group(3) == rates
+    for text, value in zip(found.groups(), grew, strict=False):
+        assert value is None or float(text) == pytest.approx(value, rel=1e-3)
+    update = "affine" if "affine" in flags else "autograd"
+    assert shell.result(update)["stopped"] == "diverged"
+    assert shell.result(update)["loss"] == pytest.approx(float(found.group(2)), rel=1e-3)
+    assert "steps are identical" in shell.out or update == "affine"
+
+
+@pytest.mark.parametrize("flags", [
+    "--lr 0.2",  # just below the largest stable rate
+    "--lr 0.3 --maximize",
+    "--lr 0.3 --epochs 1 --initial w=2",  # at the minimum nothing moves
+    "--weight-decay 1 --initial w=2",  # pulled off the minimum
+    "--data hubble --lr 0.001 --initial w=423.93",  # nor does noise about it make a divergence
+])  # fmt: skip
+def test_what_is_no_divergence(shell: Shell, flags: str) -> None:
+    assert shell(*flags.split()) == 0
+    assert "diverged" not in shell.err
+
+
+def test_one_that_diverges_is_told_from_the_other(shell: Shell) -> None:
+    """By hand the gradient is 1000 times too large."""
+    Path("steep.py").write_text(STEEP, encoding="utf-8")
+    assert shell("--model", "steep.py:Steep") == 1
+    assert shell.err.splitlines()[-1].startswith(
+        "train.py: the descent by hand diverged, and the other did not; the loss "
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "advice"),
+    [
+        # An epoch leaves 0.98 · 0.92 · 0.82 = 0.739312, and 0.739312¹⁴ is 1.5 %. The best rate of
+        # these batches, 2/(28/3 + 18), leaves 0.11.
+        ("--epochs 14", "1.5% of the first distance to least squares is left: 3 more epochs halve "
+         "it, --lr auto in 1, --standardize --lr auto in 1."),
+        ("--epochs 50", ""),
+        ("--epochs 10 --momentum 0.1", "3.3% of the first distance to least squares is left: 3 "
+         "more epochs halve it."),
+        ("--weight-decay 0.5", "9.4% of the first distance to least squares is left, and more "
+         "epochs change little: weight decay keeps the weights there."),
+        ("--data hubble --lr 0.01 --epochs 200", "1.1% of the first distance to least squares is "
+         "left, and more epochs change little: each batch has its own minimum; a smaller --lr or "
+         "--batch-size full leads nearer."),
+    ],
+)  # fmt: skip
+def test_what_would_help(shell: Shell, flags: str, advice: str) -> None:
+    assert shell(*flags.split(), "--update", "manual") == 0
+    said = shell.out.splitlines()[-1]
+    assert said == advice if advice else said.startswith("ŷ(4 hours)")
+
+
+@pytest.mark.parametrize("flags", [
+    "", "--dtype float32", "--data norris --bias --standardize", "--model quadratic",
+])  # fmt: skip
+def test_the_table_has_least_squares_and_the_distance(shell: Shell, flags: str) -> None:
+    """By NumPy's own, from the columns of x's powers."""
+    assert shell(*flags.split(), "--update", "manual") == 0
+    number = np.dtype(shell.config()["dtype"]).type
+    data = load(shell.config()["data"])
+    names = list(shell.result()["parameters"])
+    powers = {"w2": 2, "w1": 1, "w": 1, "b": 0}
+    phi = np.stack([data.x.numpy() ** powers[name] for name in names], axis=1)
+    expected = np.linalg.lstsq(phi, data.y.numpy(), rcond=None)[0]
+    lines = shell.out.splitlines()
+    assert lines[1].split() == ["manual", "least", "squares", "distance"]
+    for line, name, exact in zip(lines[2:], names, expected, strict=False):
+        label, here, least, distance = line.split()
+        assert label == name
+        assert float(least) == pytest.approx(exact, rel=1e-6, abs=1e-9)
+        assert float(distance) == pytest.approx(abs(number(here) - number(least)), rel=0.05)
+
+
+@pytest.mark.parametrize("flags", [
+    "--model mine.py:Exponential", "--maximize", "--chunk-size 2 --batch-size full",
+    "--data one.csv --bias",  # many lines go through one point
+])  # fmt: skip
+def test_without_one_goal_the_table_has_none(shell: Shell, flags: str) -> None:
+    Path("one.csv").write_text("1,2\n", encoding="utf-8")
+    assert shell(*flags.split(), "--update", "manual") == 0
+    assert shell.out.splitlines()[1].split() == ["manual"]
 
 
 @pytest.mark.parametrize("size", ["1", "2", "3", "7"])

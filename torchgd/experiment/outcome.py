@@ -15,25 +15,36 @@ from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
 from torchgd.experiment.folder import Start
 from torchgd.experiment.own_model import call_user_code
 from torchgd.experiment.parallel import processes
-from torchgd.loss import mean_squared_error
+from torchgd.experiment.stability import climbed, loss_over_all
 from torchgd.models import Model
 from torchgd.training import descend
 from torchgd.trajectory import Recorder, Trajectory
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run came to: its path, and its final values in the data's own units.
+class Values:
+    """What weights come to: the parameters in the data's own units, the loss, and one ŷ.
 
-    `loss` is the mean squared error over all data, whatever the batch size.
+    The loss is over all data, whatever the batch size.
     """
 
-    update: str
-    trajectory: Trajectory
     parameters: dict[str, Tensor]
     loss: Tensor
     predicted_at: float
     prediction: Tensor
+
+    @property
+    def column(self) -> Tensor:
+        """The parameters, the loss and the prediction below each other, (P + 2,)."""
+        return torch.stack([*self.parameters.values(), self.loss, self.prediction])
+
+
+@dataclass(frozen=True)
+class Outcome(Values):
+    """What a run came to: its path, and its final values."""
+
+    update: str
+    trajectory: Trajectory
     seconds: float
 
 
@@ -89,33 +100,25 @@ def run_update(
     else:
         trajectory = _Descent(experiment, update, model, hooks, start, began).to_the_end()
     seconds = time.perf_counter() - began
-    loss, prediction = _judge(experiment, model, predict, hooks)
-    if trajectory.stopped == "finished" and not loss.isfinite():
-        trajectory = replace(trajectory, stopped="diverged")  # in a sample not seen since
-    return Outcome(
-        update=update,
-        trajectory=trajectory,
-        parameters=experiment.parameters(model),
-        loss=loss.cpu(),
-        predicted_at=predict,
-        prediction=prediction.cpu(),
-        seconds=seconds,
-    )
+    values = values_of(experiment, model, predict, hooks.on_rows)
+    if trajectory.stopped == "finished" and (
+        not values.loss.isfinite()  # in a sample not seen since
+        or climbed(experiment, trajectory, values.loss)
+    ):
+        trajectory = replace(trajectory, stopped="diverged")
+    return Outcome(**vars(values), update=update, trajectory=trajectory, seconds=seconds)
 
 
 @torch.no_grad()
-def _judge(
-    experiment: Experiment, model: Model, predict: float, hooks: Hooks
-) -> tuple[Tensor, Tensor]:
-    """Return the loss over all data, and the prediction."""
+def values_of(
+    experiment: Experiment, model: Model, predict: float, on_rows: Callable[[int], object] = ignore
+) -> Values:
+    """Return what a model's weights come to, with ŷ at x = `predict`."""
     at = experiment.standardized(torch.tensor([predict], dtype=torch.float64))
-    call_model = partial(call_user_code, experiment.configuration.model, model)
-    batches = experiment.batches
-    if experiment.streams:  # no step follows, so that the gradients beside it do no harm
-        loss = experiment.gradient("manual", hooks.on_rows)(model, batches.x, batches.y)
-    else:
-        loss = mean_squared_error(call_model(batches.x), batches.y)
-    return loss, call_model(at.to(experiment.device, experiment.dtype))[0]
+    x = at.to(experiment.device, experiment.dtype)
+    prediction = call_user_code(experiment.configuration.model, model, x)[0].cpu()
+    loss = loss_over_all(experiment, model, on_rows)
+    return Values(experiment.parameters(model), loss, predict, prediction)
 
 
 class _Descent:

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.func import functional_call
 
 from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.goal import Goal
 from torchgd.experiment.outcome import Outcome
 from torchgd.experiment.parallel import processes
+from torchgd.experiment.stability import divergence
 from torchgd.loss import mean_squared_error
 from torchgd.proof.compare import Comparison, difference, differs, ulps
 from torchgd.proof.findings import aligned
-from torchgd.theory.landscape import largest_stable_learning_rate
-from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
 from torchgd.trajectory import Trajectory
 from torchgd.version import __version__
 
@@ -131,16 +131,24 @@ def digits(value: Tensor) -> str:
     return str(value.numpy()[()])
 
 
-def table(experiment: Experiment, outcomes: list[Outcome]) -> Iterator[str]:
-    """Yield the table of final values: a column per update and, for two, how far apart they are."""
+def table(
+    experiment: Experiment, outcomes: list[Outcome], goal: Goal | None = None
+) -> Iterator[str]:
+    """Yield the table of final values: a column per update and, for two, how far apart they are.
+
+    Where a descent has a goal there are its values too, and how far the first update is from them.
+    """
     prediction = f"ŷ({_predicted(experiment, outcomes[0])})"
     columns = [["", *outcomes[0].parameters, "loss", prediction]]
-    values = [torch.stack([*o.parameters.values(), o.loss, o.prediction]) for o in outcomes]
-    for outcome, column in zip(outcomes, values, strict=True):
-        columns.append([outcome.update, *map(digits, column)])
-    if len(values) == 2:
-        columns.append(["difference", *map(digits, difference(*values))])
-        columns.append(["ULPs", *map(str, ulps(*values))])
+    columns += [[outcome.update, *map(digits, outcome.column)] for outcome in outcomes]
+    if len(outcomes) == 2:
+        a, b = (outcome.column for outcome in outcomes)
+        columns.append(["difference", *map(digits, difference(a, b))])
+        columns.append(["ULPs", *map(str, ulps(a, b))])
+    if goal is not None:
+        columns.append(["least squares", *map(digits, goal.values.column)])
+        distance = difference(outcomes[0].column, goal.values.column)
+        columns.append(["distance", *(f"{d:.2g}" for d in distance.tolist())])
     yield from aligned([*zip(*columns, strict=True)])
 
 
@@ -162,6 +170,20 @@ def verdict(comparison: Comparison, a: Trajectory, b: Trajectory) -> str:
         f"The updates part at step {step}, in {parameter}; "
         f"the weights differ by {comparison.max_abs:g} ({comparison.max_ulp} ULPs) at most."
     )
+
+
+def who_diverged(experiment: Experiment, outcomes: list[Outcome]) -> str:
+    """Say which descents diverged, how, and at which learning rates none would have; "" if none."""
+    diverged = [outcome for outcome in outcomes if outcome.trajectory.stopped == "diverged"]
+    if not diverged:
+        return ""
+    who = "the descent diverged"
+    if len(diverged) == 2:
+        who = "the descent diverged, by hand and by autograd alike"
+    elif len(outcomes) == 2:
+        which = {"manual": "by hand", "autograd": "by autograd"}[diverged[0].update]
+        who = f"the descent {which} diverged, and the other did not"
+    return f"{who}; {divergence(experiment, diverged[0].trajectory, diverged[0].loss)}"
 
 
 def side_by_side(right: Trajectory, wrong: Trajectory) -> Iterator[str]:
@@ -191,31 +213,3 @@ def first_shows(right: Trajectory, wrong: Trajectory, comparison: Comparison) ->
         f"It first shows at step {step}, in {names[k]}: {digits(a)} right, {digits(b)} wrong, "
         f"{difference(a, b).item():.3g} apart (ULPs: {float(ulps(a, b)):.6g})."
     )
-
-
-def divergence(experiment: Experiment, diverged: list[Outcome]) -> str:
-    """Say where the first of these descents diverged, and which learning rates would not have."""
-    trajectory, options = diverged[0].trajectory, experiment.options
-    lr, maximize = options.pop("lr"), options.pop("maximize")
-    text = (
-        f"{' and '.join(outcome.update for outcome in diverged)} diverged: the loss or a weight is "
-        f"not finite at step {int(trajectory.step[-1])} (epoch {int(trajectory.epoch[-1])}); "
-        f"the learning rate is {lr:g}"
-    )
-    if trajectory.step[-1] == 0:
-        return f"{text}, but the loss is not finite at the start: scale x or start elsewhere"
-    if maximize:
-        return f"{text}; maximising has no end: this loss has no top"
-    model, batches = experiment.new_model(), experiment.batches
-    if experiment.streams or not is_linear_in_parameters(model, batches.x):
-        return f"{text}; try a smaller one"
-    batches.set_epoch(0)
-    hessians = torch.stack([hessian(phi) for phi in jacobians(model, batches)])
-    if not hessians.isfinite().all():
-        return f"{text}, and no rate fits: x is too large for its powers; scale x"
-    largest = largest_stable_learning_rate(hessians, **options)
-    order = " in the first epoch's order" if batches.shuffle else ""
-    if largest == 0:
-        return f"{text}, and none is stable{order}: lower momentum or dampening"
-    text = f"{text}, the largest stable one{order} {largest:.6g}"
-    return text if lr > largest else f"{text}: the rate is stable, but the numbers overflow"

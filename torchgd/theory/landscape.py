@@ -126,9 +126,9 @@ class Landscape:
     """The mean squared error over all data as a function of P weights, in float64 on the CPU.
 
     `minimiser` (P,) is where it is least, `minimum` its value there. Where the data determine
-    fewer than P parameters it is one of the minimisers. Of a model that is not linear in its
-    parameters that is a local minimum, found by torch's L-BFGS from the lowest of the points
-    `near` (G, P).
+    fewer than P parameters it is one of the minimisers; `unique` says that it is the only one. Of a
+    model that is not linear in its parameters it is a local minimum, found by torch's L-BFGS from
+    the lowest of the points `near` (G, P), and not known to be unique.
 
     Raises:
         ValueError: x, y or their powers are beyond float64.
@@ -142,15 +142,15 @@ class Landscape:
         self.linear = is_linear_in_parameters(self.model, self.x)
         if self.linear:
             phi = jacobian(self.model, self.x)
-            self.minimiser = self._least_squares(phi)
+            self.minimiser, self.unique = self._least_squares(phi)
             self.root = torch.linalg.qr(phi).R  # ‖Φd‖ = ‖Rd‖, whatever N
         else:
-            self.minimiser = self._search(near)
+            self.minimiser, self.unique = self._search(near), False
         self.minimum = self.loss(self.minimiser[None]).item()
 
     # Φw* ≈ y − ŷ₀, on columns of one length, which takes most of the condition number of powers of
     # x away; solved again for its own residual, which gives back the last digits.
-    def _least_squares(self, phi: Tensor) -> Tensor:
+    def _least_squares(self, phi: Tensor) -> tuple[Tensor, bool]:
         length = phi.norm(dim=0)
         if not torch.cat([length, self.y]).isfinite().all():
             raise ValueError("the data are beyond float64: x or y is too large; scale it")
@@ -158,8 +158,9 @@ class Landscape:
         w = torch.zeros_like(length)
         for _ in range(2):
             left = (self.y - self.predict(w, self.x))[:, None]
-            w = w + torch.linalg.lstsq(phi / length, left, driver="gelsd").solution[:, 0] / length
-        return w
+            found = torch.linalg.lstsq(phi / length, left, driver="gelsd")
+            w = w + found.solution[:, 0] / length
+        return w, int(found.rank) == len(w)
 
     def _search(self, near: Tensor) -> Tensor:
         w = near[self.loss(near).nan_to_num(torch.inf).argmin()].clone().requires_grad_()

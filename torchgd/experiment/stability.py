@@ -1,0 +1,111 @@
+"""The loss over all data; whether it climbed; and which learning rates would not have let it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.own_model import call_user_code
+from torchgd.loss import mean_squared_error
+from torchgd.models import Model
+from torchgd.theory.landscape import largest_stable_learning_rate
+from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
+from torchgd.trajectory import Trajectory
+
+ROWS = 2**20  # that are looked at together
+
+
+@torch.no_grad()
+def loss_over_all(
+    experiment: Experiment, model: Model, on_rows: Callable[[int], object] = lambda count: None
+) -> Tensor:
+    """Return the loss of a model over all data, on the CPU."""
+    batches = experiment.batches
+    if experiment.streams:  # no step follows, so that the gradients beside it do no harm
+        return experiment.gradient("manual", on_rows)(model, batches.x, batches.y).cpu()
+    prediction = call_user_code(experiment.configuration.model, model, batches.x)
+    return mean_squared_error(prediction, batches.y).cpu()
+
+
+def first_loss(experiment: Experiment, trajectory: Trajectory) -> Tensor:
+    """Return the loss at the start; of data that are not in memory, that of the first batch."""
+    if experiment.streams:  # another pass through them would take as long as an epoch
+        return trajectory.loss[0]
+    return loss_over_all(experiment, experiment.new_model())
+
+
+def climbed(experiment: Experiment, trajectory: Trajectory, loss: Tensor) -> bool:
+    """Whether a descent to this loss over all data was none.
+
+    The loss grew, and the learning rate is above the largest stable one. Where that is not known,
+    the loss is then also above that of ŷ = 0, the mean of y²: near a minimum it may well grow.
+    """
+    if experiment.options["maximize"] or not loss > first_loss(experiment, trajectory):
+        return False
+    hessians = epoch_hessians(experiment)
+    if hessians is None or not hessians.isfinite().all():
+        return loss.item() > mean_square(experiment.batches.y)
+    lr, options = rate_and_options(experiment)
+    return lr > largest_stable_learning_rate(hessians, **options)
+
+
+def mean_square(y: Tensor) -> float:
+    """(1/N) Σ y², in float64; y (N,) may be a column that is not in memory."""
+    total = 0.0
+    for k in range(0, len(y), ROWS):
+        total += y[k : k + ROWS].to("cpu", torch.float64).square().sum().item()
+    return total / len(y)
+
+
+def rate_and_options(experiment: Experiment) -> tuple[float, dict[str, Any]]:
+    """Return the learning rate, and what else the optimizer is given but for maximize."""
+    options = experiment.options
+    del options["maximize"]
+    return options.pop("lr"), options
+
+
+def epoch_hessians(experiment: Experiment) -> Tensor | None:
+    """Return each batch's Hessian in the first epoch's order; None where it is not known.
+
+    It is known of a model that is linear in its parameters, on data that are in memory.
+    """
+    model, batches = experiment.new_model(), experiment.batches
+    if experiment.streams or not is_linear_in_parameters(model, batches.x):
+        return None
+    batches.set_epoch(0)
+    return torch.stack([hessian(phi) for phi in jacobians(model, batches)])
+
+
+def divergence(experiment: Experiment, trajectory: Trajectory, loss: Tensor) -> str:
+    """Say how a descent to this loss diverged, and which learning rates would not have."""
+    step, epoch = int(trajectory.step[-1]), int(trajectory.epoch[-1])
+    if step == 0:
+        return "the loss is not finite at the start: scale x or start elsewhere"
+    if trajectory.table[-1].isfinite().all() and loss.isfinite():
+        what = f"the loss grew from {first_loss(experiment, trajectory):.4g} to {loss:.4g}"
+    else:
+        what = f"the loss or a weight is not finite at step {step} (epoch {epoch})"
+    return f"{what}: {_rates(experiment)}"
+
+
+def _rates(experiment: Experiment) -> str:
+    lr, options = rate_and_options(experiment)
+    if experiment.options["maximize"]:
+        return "maximising has no end, for this loss has no top"
+    hessians = epoch_hessians(experiment)
+    if hessians is None:
+        return f"the learning rate is {lr:g}; try a smaller one"
+    if not hessians.isfinite().all():
+        return "no learning rate fits: x is too large for its powers; scale x"
+    largest = largest_stable_learning_rate(hessians, **options)
+    stable = "stable in the first epoch's order" if experiment.batches.shuffle else "stable here"
+    if largest == 0:
+        return f"no learning rate is {stable}: lower momentum or dampening"
+    if lr > largest:
+        return f"the learning rate {lr:g} is above {largest:.6g}, the largest that is {stable}"
+    return (
+        f"the learning rate {lr:g} is {stable}, as any up to {largest:.6g}, but the numbers "
+        "overflow: scale the data"
+    )
