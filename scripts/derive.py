@@ -62,9 +62,9 @@ def formulas(derivation: Derivation, names: Iterable[str], as_latex: bool) -> It
 
 def summary(check: GradientCheck) -> str:
     """Say which derivatives are wrong, or how many answers there are."""
-    wrong = dict.fromkeys(f"∂loss/∂{row.parameter}" for row in check.failures)
+    wrong = ", ".join(f"∂loss/∂{name}" for name in check.wrong)
     said = sum(row.passed is not None for row in check.rows)
-    return f"Wrong: {', '.join(wrong)}." if wrong else f"All {said} say yes."
+    return f"Wrong: {wrong}." if wrong else f"All {said} say yes."
 
 
 def what_is_wrong(derivation: Derivation, name: str, formula: str) -> str:

@@ -22,6 +22,7 @@ from torchgd.experiment.folder import RunWriter
 from torchgd.experiment.goal import least_squares, what_would_help
 from torchgd.experiment.outcome import Hooks, Outcome, ignore, run_update
 from torchgd.experiment.parallel import RankError, process_group, processes, torchrun
+from torchgd.experiment.parting import by_rounding
 from torchgd.experiment.report import (
     environment_changes,
     headline,
@@ -249,17 +250,17 @@ def report(
             if len(outcomes) > 1:
                 print(f"{outcome.update}:")
             print(*transcript(experiment, outcome), sep="\n")
-    first = outcomes[0]
+    first, agree = outcomes[0], True
     goal = least_squares(experiment, first.predicted_at)
-    print(headline(experiment), *table(experiment, outcomes, goal), sep="\n")
+    lines = [headline(experiment), *table(experiment, outcomes, goal)]
     if comparison is not None:
-        print(verdict(comparison, *(outcome.trajectory for outcome in outcomes)))
-    if goal is not None and (advice := what_would_help(experiment, goal, first.trajectory)):
-        print(advice)
+        agree, why = by_rounding(experiment, comparison, first.trajectory)
+        lines += [verdict(comparison, *(outcome.trajectory for outcome in outcomes)), why]
+    if goal is not None:
+        lines.append(what_would_help(experiment, goal, first.trajectory))
+    print(*filter(None, lines), sep="\n")
     if diverged := who_diverged(experiment, outcomes):
         print(f"train.py: {diverged}", file=sys.stderr)
-    # Compiled, each gradient is summed in an order of its own.
-    agree = comparison is None or comparison.identical or experiment.configuration.compile
     return int(bool(diverged) or not agree)
 
 

@@ -84,20 +84,37 @@ def test_diverging_together_is_said(shell: Shell) -> None:
     assert "identical, diverged\n" in shell.out
 
 
-def test_a_pair_that_differs_names_step_parameter_and_cause(shell: Shell) -> None:
-    assert shell("--model", "mine.py:Exponential", "--epochs", "5") == 1
+def test_of_a_users_own_model_the_oracles_say_whether_it_is_rounding(shell: Shell) -> None:
+    assert shell("--model", "mine.py:Exponential", "--epochs", "5") == 0
     rows = [cells(row) for row in shell.out.splitlines()[1:-1]]
     assert {row[0] for row in rows} == {"Exponential"}
     different = [row for row in rows if row[-1] != "identical"]
-    assert {row[-1] for row in different} == {"cause: gradient"}
+    assert {row[-1] for row in different} == {"rounding"}
     assert all(re.fullmatch(r"\d+ [ak]|\d+ loss", row[-2]) for row in different)
-    said = f"{54 - len(different)} of 54 pairs are identical, bit for bit; 540 steps compared."
-    assert shell.out.splitlines()[-1] == said
+    count = len(different)
+    assert shell.out.splitlines()[-1] == (
+        f"{54 - count} of 54 pairs are identical, bit for bit, and {count} part by rounding alone: "
+        "the oracles confirm the derivatives; 540 steps compared."
+    )
     most = max(float(row[-3]) for row in rows)
-    options = ("--model", "mine.py:Exponential", "--epochs", "5", "--max-ulp")
-    assert shell(*options, str(int(most))) == 0
-    assert f"\n54 of 54 pairs are within {int(most)} ULPs; 540 steps compared.\n" in shell.out
-    assert shell(*options, str(int(most) - 1)) == 1
+    assert shell("--model", "mine.py:Exponential", "--epochs", "5", "--max-ulp", f"{most:.0f}") == 0
+    assert f"\n54 of 54 pairs are within {most:.0f} ULPs; 540 steps compared.\n" in shell.out
+
+
+def test_of_a_users_own_model_the_wrong_derivative_is_named(shell: Shell) -> None:
+    """By hand ∂ŷ/∂k is 1 part in 2²⁰ too large."""
+    Path("wrong.py").write_text(
+        EXPONENTIAL.replace("self.a * x * e}", "self.a * x * e * (1 + 2**-20)}"), encoding="utf-8"
+    )
+    assert shell("--model", "wrong.py:Exponential", "--epochs", "5") == 1
+    rows = [cells(row) for row in shell.out.splitlines()[1:-1]]
+    assert {row[-1] for row in rows} == {"cause: gradient, ∂ŷ/∂k is wrong"}
+    assert shell.out.splitlines()[-1] == (
+        "0 of 54 pairs are identical, bit for bit; 540 steps compared."
+    )
+    most = max(float(row[-3]) for row in rows)
+    assert shell("--model", "wrong.py:Exponential", "--epochs", "5", "--max-ulp", "1000") == 1
+    assert most > 1000
 
 
 HALF = partial(scaled, factor=lambda n: 0.5)

@@ -98,6 +98,11 @@ class GradientCheck:
         return [row for row in self.rows if row.passed is False]
 
     @property
+    def wrong(self) -> list[str]:
+        """The parameters whose derivative an oracle says no to."""
+        return list(dict.fromkeys(row.parameter for row in self.failures))
+
+    @property
     def passed(self) -> bool:
         """Whether no oracle says no, and for each parameter at least one says yes."""
         confirmed = {row.parameter for row in self.rows if row.passed}

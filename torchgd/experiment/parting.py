@@ -1,0 +1,62 @@
+"""The updates of a user's own model part: by rounding, or because a derivative is wrong?"""
+
+from collections.abc import Iterable
+
+import torch
+from torch.nn.utils import vector_to_parameters
+
+from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.own_model import MODELS, call_user_code
+from torchgd.proof.compare import Comparison
+from torchgd.proof.findings import ORACLES, GradientCheck
+from torchgd.proof.oracles import check_gradient
+from torchgd.trajectory import Trajectory
+
+FEW = 4096  # samples of data that are not in memory
+
+
+def check_where_they_part(
+    experiment: Experiment, comparison: Comparison, trajectory: Trajectory
+) -> GradientCheck:
+    """Ask the oracles about a user's own model, at the weights at which its updates part."""
+    assert comparison.first_difference is not None
+    row = int(torch.searchsorted(trajectory.step, comparison.first_difference[0]))
+    row = min(row, len(trajectory.step) - 1)  # a step that only the other has
+    model = experiment.new_model()
+    weights = torch.stack([w[row] for w in trajectory.weights.values()])
+    vector_to_parameters(weights.to(experiment.device), model.parameters())
+    some = slice(FEW if experiment.streams else None)
+    x, y = (t[some].to(experiment.device) for t in (experiment.batches.x, experiment.batches.y))
+    check: GradientCheck = call_user_code(
+        experiment.configuration.model, check_gradient, model, x, y
+    )
+    return check
+
+
+def by_rounding(
+    experiment: Experiment, comparison: Comparison, trajectory: Trajectory
+) -> tuple[bool, str]:
+    """Return whether two updates part by rounding alone, if at all, and what is to be said of it.
+
+    The formulas of the built-in models are written in autograd's order: they may not part at all,
+    unless they are compiled, each to an order of its own.
+    """
+    name = experiment.configuration.model
+    if comparison.identical or name in MODELS:
+        return comparison.identical or experiment.configuration.compile, ""
+    check = check_where_they_part(experiment, comparison, trajectory)
+    if check.wrong:
+        return False, f"By hand, {named(check.wrong)} is wrong: see derive.py {name}"
+    if not check:
+        return False, f"No oracle can say whether that is rounding: see derive.py {name}"
+    silent = {finding.oracle for finding in check.rows if finding.passed is None}
+    oracles = f"{len(ORACLES) - len(silent)} of {len(ORACLES)} oracles"
+    return True, (
+        f"That is rounding: {oracles} confirm {named(trajectory.names)}; your formula rounds in "
+        "another order."
+    )
+
+
+def named(parameters: Iterable[str]) -> str:
+    """Name the derivatives in these parameters."""
+    return " and ".join(f"∂ŷ/∂{name}" for name in parameters)
