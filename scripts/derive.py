@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from torchgd.experiment.command_line import Parser, refusing, run_script
-from torchgd.experiment.own_model import call_user_code, find_model
+from torchgd.experiment.own_model import call_user_code, find_model, refuse_model
 from torchgd.experiment.parallel import find_device
 from torchgd.experiment.sources import NAMES, Column, load
 from torchgd.proof.answers import judge, parse
@@ -95,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(data.x, Column):
             raise ValueError(f"data {arguments.data!r} does not fit into memory; give fewer rows")
         x, y = data.x.to(device), data.y.to(device)
+        refuse_model(arguments.model, model, x)
         check = call_user_code(arguments.model, check_gradient, model, x, y)
     try:
         derivation = derive(model)

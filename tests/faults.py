@@ -66,8 +66,8 @@ def faulty(make: Callable[..., Model], parameter: str, fault: Fault) -> Model:
     right = model.partials
 
     def partials(x: Tensor) -> dict[str, Tensor]:
-        found = right(x)
-        return {**found, parameter: fault(x, found[parameter], found)}
+        found = {name: p * x**0 if isinstance(p, int) else p for name, p in right(x).items()}
+        return {**found, parameter: fault(x, found[parameter], found)}  # type: ignore[dict-item, arg-type]
 
     model.partials = partials  # type: ignore[method-assign]
     return model

@@ -7,6 +7,8 @@ own can be right and differ in the last bit.)
 """
 
 from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,28 +33,53 @@ def manual_gradient(model: Model, x: Tensor, y: Tensor) -> Tensor:
 
     Raises:
         ValueError: prediction and target differ in shape, parameters and loss in dtype, or
-            `partials` lacks a parameter or returns one in a shape that is not the prediction's.
+            `partials` returns what `partial_derivatives` refuses.
     """
     loss, derivative = mean_squared_error_and_derivative(model(x), y)
-    partials = model.partials(x)
+    partials = partial_derivatives(model, x, derivative)
     for name, w in model.named_parameters():
         same_dtype(name, w, loss)
-        w.grad = (derivative * named_partial(partials, name, derivative)).sum()
+        w.grad = (derivative * partials[name]).sum()
     return loss
 
 
-def named_partial(partials: Mapping[str, Tensor], name: str, derivative: Tensor) -> Tensor:
-    """Return ∂ŷ/∂`name`, checked."""
+def partial_derivatives(model: Model, x: Tensor, prediction: Tensor) -> dict[str, Tensor]:
+    """Return each ∂ŷ/∂w in the prediction's shape, from `model.partials(x)`.
+
+    There a constant, a number or a tensor of shape (), stands for every sample.
+
+    Raises:
+        ValueError: `partials` returns no dict, or lacks a parameter, or has one that is neither a
+            constant nor a tensor of the prediction's shape.
+    """
+    partials = model.partials(x)
+    if not isinstance(partials, Mapping):
+        kind = type(partials).__name__
+        raise ValueError(f"partials(x) is a {kind}; give a dict of ∂ŷ/∂w by name")
+    return {name: _of_shape(name, partials, prediction) for name, _ in model.named_parameters()}
+
+
+def _of_shape(name: str, partials: Mapping[str, Any], prediction: Tensor) -> Tensor:
     if name not in partials:
         raise ValueError(
             f"partials(x) returns {sorted(partials)} and lacks {name!r}: "
             "give ∂ŷ/∂w for each named parameter"
         )
-    partial = partials[name]
-    if partial.shape != derivative.shape:
+    partial, shape = partials[name], prediction.shape
+    if isinstance(partial, Real) and not isinstance(partial, bool):
+        return prediction.new_full(shape, float(partial))
+    if not isinstance(partial, Tensor):
+        kind = type(partial).__name__
+        raise ValueError(
+            f"partials(x)[{name!r}] is a {kind}; give a tensor of the prediction's shape, or a "
+            "number"
+        )
+    if partial.shape == ():
+        return partial.to(prediction).expand(shape)
+    if partial.shape != shape:
         raise ValueError(
             f"partials(x)[{name!r}] has shape {tuple(partial.shape)}: it must have the "
-            f"prediction's, {tuple(derivative.shape)}; x**0 is a 1 of x's shape"
+            f"prediction's, {tuple(shape)}, or be a constant"
         )
     return partial
 

@@ -5,6 +5,8 @@ A model is a `torch.nn.Module` with two methods that take the same x: `forward` 
 (see `torchgd.gradients`), so `partials` ends at ŷ.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 class Model(nn.Module):
     """ŷ = f(x; w) with hand-derived ∂ŷ/∂w: the base class of every model here.
 
-    A model of your own is a subclass with `forward` and `partials`, made as
+    A model of your own is a subclass, or any `nn.Module`, with `forward` and `partials`, made as
     `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape (). It keeps no
     other state than parameters and buffers: from those a run goes on where it stopped.
 
@@ -39,8 +41,8 @@ class Model(nn.Module):
         """Return ŷ, of x's shape."""
         raise NotImplementedError(f"{type(self).__name__} needs forward(x), which returns ŷ")
 
-    def partials(self, x: Tensor) -> dict[str, Tensor]:
-        """Return ∂ŷ/∂w, of x's shape, for each named parameter w."""
+    def partials(self, x: Tensor) -> Mapping[str, Tensor | float]:
+        """Return ∂ŷ/∂w, of x's shape or a constant, for each named parameter w."""
         raise NotImplementedError(
             f"{type(self).__name__} needs partials(x), which returns ∂ŷ/∂w for each parameter"
         )
@@ -118,12 +120,12 @@ class Linear(Model):
     #
     # ŷ = w·x + b
     # ∂ŷ/∂w = x            so   ∂loss/∂w = ∂loss/∂ŷ · ∂ŷ/∂w = 2x(w·x + b − y)
-    # ∂ŷ/∂b = 1 = x⁰       so   ∂loss/∂b = ∂loss/∂ŷ · ∂ŷ/∂b = 2(w·x + b − y)
+    # ∂ŷ/∂b = 1            so   ∂loss/∂b = ∂loss/∂ŷ · ∂ŷ/∂b = 2(w·x + b − y)
     #
     # and without a bias ∂loss/∂w = 2x(w·x − y), the lesson's gradient.
-    def partials(self, x: Tensor) -> dict[str, Tensor]:
-        """∂ŷ/∂w = x and, with a bias, ∂ŷ/∂b = 1 (as x⁰, of x's shape; of a symbol it is 1, too)."""
-        return {"w": x} if self.b is None else {"w": x, "b": x**0}
+    def partials(self, x: Tensor) -> dict[str, Tensor | float]:
+        """∂ŷ/∂w = x and, with a bias, ∂ŷ/∂b = 1."""
+        return {"w": x} if self.b is None else {"w": x, "b": 1}
 
     # ŷ = w·z + b with z = (x − m)/s
     #   = (w/s)·x + (b − (w/s)·m)
@@ -174,10 +176,10 @@ class Quadratic(Model):
     # ŷ = x²·w2 + x·w1 + b
     # ∂ŷ/∂w2 = x²          so   ∂loss/∂w2 = 2x²(x²·w2 + x·w1 + b − y)     (Exercise 3.1)
     # ∂ŷ/∂w1 = x           so   ∂loss/∂w1 = 2x(x²·w2 + x·w1 + b − y)      (given)
-    # ∂ŷ/∂b  = 1 = x⁰      so   ∂loss/∂b  = 2(x²·w2 + x·w1 + b − y)       (not asked, but needed)
-    def partials(self, x: Tensor) -> dict[str, Tensor]:
+    # ∂ŷ/∂b  = 1           so   ∂loss/∂b  = 2(x²·w2 + x·w1 + b − y)       (not asked, but needed)
+    def partials(self, x: Tensor) -> dict[str, Tensor | float]:
         """∂ŷ/∂w2 = x², ∂ŷ/∂w1 = x, ∂ŷ/∂b = 1."""
-        return {"w2": x**2, "w1": x, "b": x**0}
+        return {"w2": x**2, "w1": x, "b": 1}
 
     # ŷ = w2·z² + w1·z + b with z = (x − m)/s; write a2 = w2/s², a1 = w1/s:
     #   = a2·(x − m)² + a1·(x − m) + b

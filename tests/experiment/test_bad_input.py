@@ -79,7 +79,7 @@ FILES: dict[str, str | bytes] = {
     "vectors.py": EXPONENTIAL.replace("tensor(1.0", "tensor([1.0, 2.0]"),
     "frozen.py": EXPONENTIAL.replace("dtype=dtype))", "dtype=dtype), requires_grad=False)", 1),
     "single.py": EXPONENTIAL.replace("dtype=dtype", "dtype=torch.float32"),
-    "floats.py": EXPONENTIAL.replace('"a": e', '"a": 1.0'),
+    "texts.py": EXPONENTIAL.replace('"a": e', '"a": "1.0"'),
     "exits.py": "raise SystemExit(5)\n",
     "units.py": EXPONENTIAL + "    def in_original_units(self, mean, deviation):\n"
     "        return {'q': 1.0}\n",

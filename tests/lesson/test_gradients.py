@@ -1,13 +1,14 @@
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import MODELS, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from torchgd import Linear, Model, Quadratic, autograd_gradient, manual_gradient
+from torchgd import Linear, Quadratic, autograd_gradient, manual_gradient
 from torchgd.loss import mean_squared_error, mean_squared_error_and_derivative
 
 BOTH = pytest.mark.parametrize("gradient", [manual_gradient, autograd_gradient])
@@ -90,32 +91,48 @@ def test_the_derivative_of_the_loss() -> None:
     assert (loss.item(), derivative.tolist()) == (5.0, [1.0, 3.0])
 
 
-class Faulty(Model):
-    """ŷ = w·x with partials that a test gives."""
+class Given(nn.Module):
+    """ŷ = w·x with partials that a test gives; no more than a module."""
 
-    def __init__(self, partials: dict[str, Tensor]) -> None:
+    def __init__(self, partials: Any) -> None:
         super().__init__()
-        self.w = torch.nn.Parameter(torch.tensor(1.0))
+        self.w = nn.Parameter(torch.tensor(1.0))
         self.given = partials
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w * x
 
-    def partials(self, x: Tensor) -> dict[str, Tensor]:
+    def partials(self, x: Tensor) -> Any:
         return self.given
 
 
 @pytest.mark.parametrize(("partials", "message"), [
+    ([torch.ones(3)], r"partials\(x\) is a list; give a dict of ∂ŷ/∂w by name"),
     ({"v": torch.ones(3)}, r"partials\(x\) returns \['v'\] and lacks 'w': give"),
     ({"w": torch.ones(3, 1)}, r"partials\(x\)\['w'\] has shape \(3, 1\): it must have"),
+    ({"w": torch.ones(1)}, r"partials\(x\)\['w'\] has shape \(1,\): it must have"),
+    ({"w": "1"}, r"partials\(x\)\['w'\] is a str; give a tensor"),
+    ({"w": True}, r"partials\(x\)\['w'\] is a bool; give a tensor"),
 ])  # fmt: skip
-def test_a_faulty_partial_is_named(partials: dict[str, Tensor], message: str) -> None:
+def test_a_faulty_partial_is_named(partials: Any, message: str) -> None:
+    model: Any = Given(partials)
     with pytest.raises(ValueError, match=f"^{message}"):
-        manual_gradient(Faulty(partials), torch.ones(3), torch.ones(3))
+        manual_gradient(model, torch.ones(3), torch.ones(3))
+
+
+@pytest.mark.parametrize("constant", [2, 2.0, np.float32(2), torch.tensor(2), torch.tensor(2.0)])
+def test_a_constant_stands_for_every_sample(constant: Any, device: str) -> None:
+    constants: Any = Given({"w": constant}).to(device, torch.float64)
+    spelled: Any = Given({"w": torch.full((3,), 2.0, dtype=torch.float64, device=device)})
+    spelled = spelled.to(device, torch.float64)
+    x, y = torch.randn(2, 3, dtype=torch.float64).to(device)
+    assert same_bits(manual_gradient(constants, x, y).cpu(), manual_gradient(spelled, x, y).cpu())
+    assert same_bits(constants.w.grad.cpu(), spelled.w.grad.cpu())
+    assert constants.w.grad.dtype == torch.float64
 
 
 def test_a_parameter_without_a_part_in_the_prediction_is_named() -> None:
-    model = Faulty({})
-    model.v = torch.nn.Parameter(torch.tensor(1.0))
+    model: Any = Given({})
+    model.v = nn.Parameter(torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"^parameter 'v' has no part in forward\(x\)"):
         autograd_gradient(model, torch.ones(3), torch.ones(3))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import derive
 import pytest
+import train
 from helpers import EXPONENTIAL, ROOT, Shell, ended, script, shell_of
 
 shell = shell_of(derive.main, files={"mine.py": EXPONENTIAL})
@@ -72,6 +73,53 @@ def test_one_that_is_wrong_says_where_and_how(shell: Shell) -> None:
     assert any(re.fullmatch(said, line) for line in lines)
     assert not any(line.startswith("a, ") for line in lines)
     assert lines[-1] == "Wrong: ∂loss/∂k."
+
+
+PLAIN = """
+import torch
+from torch import nn
+
+class Line(nn.Module):
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(1.0, device=device, dtype=dtype))
+        self.b = nn.Parameter(torch.tensor(0.0, device=device, dtype=dtype))
+
+    def forward(self, x):
+        return self.w * x + self.b
+
+    def partials(self, x):
+        return {"w": x, "b": ONE}
+"""
+
+
+@pytest.mark.parametrize("one", ["1", "1.0", "torch.tensor(1.0)", "x**0"])
+def test_a_plain_module_whose_derivative_is_a_constant(shell: Shell, one: str) -> None:
+    """In derive.py and in train.py, which may look for units of its own."""
+    Path("plain.py").write_text(PLAIN.replace("ONE", one), encoding="utf-8")
+    assert shell("plain.py:Line") == 0
+    assert "\n∂loss/∂b = 2(w·x + b − y)\n" in shell.out
+    assert shell.out.endswith("All 8 say yes.\n")
+    train_shell = Shell(train.main, shell.folder, shell.capsys, "--model", "plain.py:Line")
+    assert train_shell("--no-figures") == 0
+    assert "All 150 steps are identical, bit for bit" in train_shell.out
+    assert train_shell("--lr", "auto", "--update", "affine", "--no-figures") == 0
+    assert train_shell("--standardize") == 2
+    assert "fails with ValueError: Line does not define in_original_units" in train_shell.err
+
+
+@pytest.mark.parametrize("fault", [
+    "[x, 1]", "None", '{"w": x}', '{"w": x, "b": "1"}', '{"w": x, "b": x[:1]}',
+    '{"w": x, "b": x / 0 * 0}', '{"w": x, "b": torch.rand_like(x)}',
+])  # fmt: skip
+def test_a_wrong_return_is_refused_as_train_refuses_it(shell: Shell, fault: str) -> None:
+    text = PLAIN.replace('{"w": x, "b": ONE}', fault)
+    Path("plain.py").write_text(text, encoding="utf-8")
+    assert shell("plain.py:Line", "--data", "cars") == 2
+    said = shell.err.removeprefix("derive.py: ")
+    train_shell = Shell(train.main, shell.folder, shell.capsys, "--model", "plain.py:Line")
+    assert train_shell("--data", "cars") == 2
+    assert train_shell.err == f"train.py: {said}"
 
 
 def test_one_that_cannot_run_on_symbols_is_checked_without(shell: Shell) -> None:

@@ -15,6 +15,7 @@ from torchgd.experiment.own_model import (
     MODELS,
     call_user_code,
     find_model,
+    in_original_units,
     model_sha256,
     refuse_model,
 )
@@ -29,7 +30,7 @@ from torchgd.experiment.parallel import (
 )
 from torchgd.experiment.sources import NAMES, Column, Slices, load, sha256
 from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
-from torchgd.models import DTYPES, Linear, Model, scalars
+from torchgd.models import DTYPES, Linear, Model
 from torchgd.optim import ManualSGD
 from torchgd.theory.affine import affine_trajectory
 from torchgd.theory.landscape import best_learning_rate
@@ -171,7 +172,7 @@ class Experiment:
         through_origin = isinstance(model, Linear) and model.b is None
         z = Standardization.of(self.data.x, center=not through_origin)
         name, parameters = self.configuration.model, dict(model.named_parameters())
-        mapped = call_user_code(name, lambda: dict(model.in_original_units(z.mean, z.deviation)))
+        mapped = call_user_code(name, in_original_units, model, z)
         if mapped.keys() != parameters.keys():
             raise ValueError(
                 f"model {name!r}: in_original_units returns {sorted(mapped)}; "
@@ -209,7 +210,6 @@ class Experiment:
     def try_first_step(self) -> None:
         """Take each update's first gradient, so that a model that cannot is refused now."""
         model = self.new_model()
-        scalars(model)
         x, y = next(iter(self.batches))
         if self.streams:
             x, y = (rows[:4096].to(self.device, self.dtype) for rows in (x, y))
@@ -256,5 +256,5 @@ class Experiment:
         z = self.standardization
         if z is None:
             return {name: w.detach().cpu() for name, w in model.named_parameters()}
-        values = model.in_original_units(z.mean, z.deviation)
+        values = in_original_units(model, z)
         return {name: torch.tensor(value, dtype=self.dtype) for name, value in values.items()}

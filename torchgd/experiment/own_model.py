@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from torchgd.models import Linear, Model, Quadratic
+from torchgd.data import Standardization
+from torchgd.gradients import partial_derivatives
+from torchgd.models import Linear, Model, Quadratic, scalars
 
 MODELS: dict[str, type[Model]] = {"linear": Linear, "quadratic": Quadratic}
 
@@ -31,7 +33,7 @@ def find_model(name: str, bias: bool = False) -> Callable[..., Model]:
     return partial(call_user_code, name, found, **({"bias": True} if bias else {}))
 
 
-def _own_model(name: str) -> type[Model]:
+def _own_model(name: str) -> Any:
     file, _, class_name = name.rpartition(":")
     if not Path(file).is_file() or Path(file).suffix != ".py":
         raise ValueError(
@@ -44,11 +46,24 @@ def _own_model(name: str) -> type[Model]:
     module = sys.modules[file] = importlib.util.module_from_spec(spec)
     call_user_code(name, spec.loader.exec_module, module)
     found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, Model)):
+    if not (
+        isinstance(found, type) and issubclass(found, nn.Module) and hasattr(found, "partials")
+    ):
         raise ValueError(
-            f"model {name!r}: {file} has no class {class_name!r} derived from torchgd.Model"
+            f"model {name!r}: {file} has no class {class_name!r} that is a torch.nn.Module with "
+            "forward(x) and partials(x)"
         )
-    return found
+    return found  # which need not be a subclass of Model
+
+
+def in_original_units(model: Model, z: Standardization) -> dict[str, float]:
+    """Return the parameters over x of a model trained over z.
+
+    Raises:
+        ValueError: the model does not say how they map, as no plain `nn.Module` does.
+    """
+    convert = getattr(type(model), "in_original_units", Model.in_original_units)
+    return dict(convert(model, z.mean, z.deviation))
 
 
 def model_sha256(name: str) -> str:
@@ -69,22 +84,24 @@ def call_user_code(name: str, call: Callable[..., Any], *arguments: Any, **optio
 
 def refuse_model(name: str, model: Model, x: Tensor) -> None:
     """Refuse a user's model whose ŷ or ∂ŷ/∂w are no tensors, NaN, or others each time."""
+    scalars(model)
 
-    def returned() -> dict[str, Any]:
-        partials = call_user_code(name, model.partials, x)
-        if not isinstance(partials, dict):
-            kind = type(partials).__name__
+    def returned() -> dict[str, Tensor]:
+        prediction = call_user_code(name, model, x)
+        if not isinstance(prediction, Tensor) or prediction.shape != x.shape:
+            kind = f"a {type(prediction).__name__}"
+            if isinstance(prediction, Tensor):
+                kind = f"of shape {tuple(prediction.shape)}"
             raise ValueError(
-                f"model {name!r}: partials(x) is a {kind}; give a dict of ∂ŷ/∂w by name"
+                f"model {name!r}: forward(x) is {kind}; give a tensor of x's shape, "
+                f"{tuple(x.shape)}"
             )
+        partials = call_user_code(name, partial_derivatives, model, x, prediction)
         derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
-        return {"forward(x)": call_user_code(name, model, x), **derivatives}
+        return {"forward(x)": prediction, **derivatives}
 
     again = returned()
     for what, value in returned().items():
-        if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise ValueError(f"model {name!r}: {what} is a {kind}; give a tensor of x's shape")
         if value.shape == x.shape and value.isnan().any():
             at = x[value.isnan()][0].item()
             raise ValueError(f"model {name!r}: {what} is NaN at x = {at:g}; give a number")

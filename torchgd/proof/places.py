@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from torchgd.gradients import named_partial
+from torchgd.gradients import partial_derivatives
 from torchgd.models import Model, scalars
 from torchgd.proof.findings import Point
 
@@ -70,8 +70,8 @@ class Place:
         """Each ∂ŷ/∂w, (N,), by hand."""
         prediction = self.predict()
         with torch.no_grad():
-            partials = self.model.partials(self.x)
-            return {n: named_partial(partials, n, prediction).clone() for n in self.weights}
+            partials = partial_derivatives(self.model, self.x, prediction)
+            return {name: partial.clone() for name, partial in partials.items()}
 
     # Reverse mode gives Jᵀv for any v of shape (N,), and Jᵀv is linear in v: its own derivative is
     # J, which has each sample's slope by itself. That takes two passes, where J by rows takes N.

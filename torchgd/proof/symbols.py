@@ -120,7 +120,7 @@ def derive(model: Model) -> Derivation:
         with sympy.evaluate(False):
             prediction = _Symbolic(model, weights).run(X)
         partials = _Symbolic(_Partials(model), weights).run(X)
-        partials = {name: sympy.sympify(partials[name]) for name in weights}
+        partials = {name: sympy.sympify(exact(partials[name])) for name in weights}
     except Exception as error:  # whatever a user's code raises when x is no tensor
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{type(model).__name__} cannot run on symbols: {reason}") from error
@@ -134,7 +134,7 @@ class _Partials(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> Mapping[str, Tensor | float]:
         return self.model.partials(x)
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from torch.nn.utils import vector_to_parameters
 
 from torchgd.data import Batches
-from torchgd.gradients import same_dtype
+from torchgd.gradients import partial_derivatives, same_dtype
 from torchgd.models import Model, scalars
 from torchgd.training import BatchesLike
 
@@ -28,10 +28,10 @@ def is_linear_in_parameters(model: Model, x: Tensor) -> bool:
     """Return whether ∂ŷ/∂w at x stays the same, to the bit, when the weights are changed."""
     other = deepcopy(model)
     with torch.no_grad():
-        before = model.partials(x)
+        before = partial_derivatives(model, x, x)
         for w in other.parameters():
             w.mul_(1.1).add_(0.37)
-        after = other.partials(x)
+        after = partial_derivatives(other, x, x)
     return all(torch.equal(before[n].nan_to_num(), after[n].nan_to_num()) for n in before)
 
 
@@ -48,8 +48,7 @@ def require_linear(
 @torch.no_grad()
 def jacobian(model: Model, x: Tensor) -> Tensor:
     """Φ = ∂ŷ/∂w, of x's shape and P: a column per parameter."""
-    partials = model.partials(x)
-    return torch.stack([partials[name] for name, _ in model.named_parameters()], dim=-1)
+    return torch.stack([*partial_derivatives(model, x, x).values()], dim=-1)
 
 
 def jacobians(model: Model, batches: BatchesLike) -> list[Tensor]:
