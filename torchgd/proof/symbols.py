@@ -73,6 +73,14 @@ class Derivation:
         return {name: sympy.diff(prediction, w) for name, w in self.weights.items()}
 
     @cached_property
+    def functions(self) -> dict[str, Callable[[Expr], Expr]]:
+        """By name, the functions in which ŷ and its derivatives are written."""
+        formulas = sympy.Tuple(self.prediction, *self.true_partials.values())
+        found = {f.func.__name__: f.func for f in formulas.atoms(sympy.Function)}
+        powers = (power.exp for power in formulas.atoms(sympy.Pow) if power.exp.is_Rational)
+        return {**found, "sqrt": sympy.sqrt} if any(exp.q == 2 for exp in powers) else found
+
+    @cached_property
     def _precise(self) -> dict[str, list[Callable[..., Any]]]:
         """By name, what computes both ∂ŷ/∂w of x and the parameters, by mpmath."""
         own = {"floor": mpmath.floor, "sign": mpmath.sign}

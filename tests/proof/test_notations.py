@@ -1,0 +1,121 @@
+"""What people write is read as they mean it, in whatever notation."""
+
+import time
+from typing import Any
+
+import pytest
+from helpers import MODELS, Exponential
+
+from torchgd.proof.answers import judge, parse
+from torchgd.proof.notations import assignment, plain
+from torchgd.proof.symbols import Derivation, derive, latex, notation
+
+LINE, PARABOLA = derive(MODELS["linear"]()), derive(MODELS["quadratic"]())
+BIAS, EXPONENTIAL = derive(MODELS["linear with bias"]()), derive(Exponential())
+
+RIGHT = {
+    "the prediction": (LINE, "2x(ŷ − y) | 2x(y_hat-y) | 2*x*(yhat - y) | 2x(y\u0302-y)"),
+    "a number behind": (LINE, "(wx − y)2x | (wx-y)2*x | x(wx-y)2 | (x)(wx-y)2"),
+    "fractions": (LINE, "½·4x(wx-y) | 4x(wx-y)·½ | 1½x(wx-y)·⅘/⅗ | 1⁄2·4x(wx-y) | ⅓(6x)(wx-y)"),
+    "signs": (LINE, "2⋅x⋅(w⋅x−y) | 2∙x∙(w∙x−y) | 2×x×(w×x − y) | −2x(y − w·x)"),
+    "brackets": (LINE, "2x[wx-y] | 2x{wx-y} | 2{x[(w)x-y]} | [2x](wx-y)"),
+    "left sides": (LINE, "w=2x(wx-y) | ∂loss/∂w = 2x(wx-y) | dL/dw=2x(wx-y) | dloss/dw =2x(wx-y) |"
+                   "∂ℓ/∂w=2x(wx-y) | (∂loss)/(∂w) = 2x(wx-y)"),
+    "LaTeX": (LINE, r"2x\left(w x - y\right) | 2\cdot x\cdot(w\cdot x-y) | $2x(wx-y)$ | "
+              r"\(2x(wx-y)\) | \frac{1}{2}\cdot 4x(wx-y) | \frac12 4x(wx-y) | "
+              r"\dfrac{4x(wx-y)}{2} | \frac{\partial\,\text{loss}}{\partial w} = 2x(\hat{y}-y) | "
+              r"$$\frac{dL}{dw} = 2 x \left( \hat y - y \right)$$ | \tfrac{2}{x^{-1}}(wx-y) | "
+              r"\frac{\frac{4x}{2}}{1}\,(wx - y) | 2x\left[wx-y\right] | 2x\{wx-y\}"),
+    "names with a digit": (
+        PARABOLA, "w₂=2x²(w₂x²+w₁x+b−y) | w_2=2x^2(w_2x^2+w_1x+b-y) | w2=2x^2(w_{2}x^2+w_{1}x+b-y)|"
+        r"\frac{\partial loss}{\partial w_{2}}=2x^{2}(w_{2}x^{2}+w_{1}x+b-y) | ∂loss/∂w₁=2x(ŷ−y) | "
+        r"dL/dw_1=2x(x²w2+x·w_1+b-y) | \frac{d L}{d b} = 2 (\hat{y}-y) | b=(w₂x²+w₁x+b−y)2",
+    ),
+    "exponentials": (
+        EXPONENTIAL, r"a=2e^{kx}(a e^{kx} - y) | k=2a x e^(kx)(a e^(kx)-y) | k=2axe^(k x)(ŷ-y) | "
+        r"\frac{dL}{da}=2\exp(kx)\left(\hat{y}-y\right) | a=2e**(kx)(ŷ-y) | "
+        r"k = 2ax\exp\left(kx\right)(\hat y-y)",
+    ),
+}  # fmt: skip
+EACH = [
+    pytest.param(derivation, text.strip(), id=f"{kind}: {text.strip()}")
+    for kind, (derivation, texts) in RIGHT.items()
+    for text in texts.split("|")
+]
+
+
+def judged(derivation: Derivation, text: str) -> str:
+    name, formula = assignment(text, derivation.weights)
+    return judge(derivation, name, parse(formula, derivation))
+
+
+@pytest.mark.parametrize(("derivation", "text"), EACH)
+def test_a_right_answer_is_right_and_its_double_is_not(derivation: Derivation, text: str) -> None:
+    name, formula = assignment(text, derivation.weights)
+    answer = parse(formula, derivation)
+    assert judge(derivation, name, answer) == ""
+    assert judge(derivation, name, 2 * answer) == "a factor 2 is too many"
+
+
+@pytest.mark.parametrize("derivation", [LINE, BIAS, PARABOLA, EXPONENTIAL])
+@pytest.mark.parametrize(("write", "head"), [
+    (notation, "∂loss/∂%s"), (latex, r"\frac{\partial\,\text{loss}}{\partial %s}"),
+])  # fmt: skip
+def test_what_is_printed_is_read(derivation: Derivation, write: Any, head: str) -> None:
+    for name, w in derivation.weights.items():
+        right = derivation.loss_derivative(derivation.partials[name])
+        assert judged(derivation, f"{head % write(w)} = {write(right)}") == ""
+
+
+def test_a_mixed_number_is_a_sum() -> None:
+    assert plain("2½x") == "(2+1/2)x"
+    assert judged(LINE, "2½x(wx-y)") == "a factor 5/4 is too many"
+
+
+NINES = "9" * 280
+HOSTILE = {
+    f"a=exp({NINES}^100)": "a degree of 28000: the highest is 100",
+    f"a={NINES}^100": "a degree of 28000",
+    f"a={NINES}": "a degree of 280",
+    "a=exp(99^51)": "a degree of 102",
+    "a=exp(x)^101": "a degree of 101",
+    "a=exp(exp(x))": "exp of a function",
+    "a=exp(ŷ)": "exp of a function",
+    "a=ŷ^40": "a degree of 120",
+    "a=((x+1)^9)^12": "a degree of 108",
+    "a=" + "+".join(f"1/(x+{n})^90" for n in range(1, 22)): "a degree of 181",
+    r"a=\frac{2}{": "after \\frac there is no whole group: '{'",
+    r"a=\frac": "after \\frac there is no whole group: ''",
+    "a=" + "\\frac{" * 40: "after \\frac there is no whole group",
+    r"a=\input{/etc/passwd}": "'input' is not understood",
+    r"a=\href{x}{y}": "'href' is not understood",
+    "a=2x[ax-y)": "it is no formula (')' closes nothing): check its brackets",
+    "a=2x(ax-y))": "it is no formula (')' closes nothing): check its brackets",
+    "a=2x(ax-y": "it is no formula (')' is missing)",
+    "a=" + "e^" * 100 + "x": "it is no formula",
+    "a=x=x": "'=' is not understood",
+    "a=e^": "'exp' is not expected there",
+    "q=2x": "'q' is none of the parameters, a, k",
+    "2x": "of which parameter? begin with one of a=, k=",
+    "a=x{": "it is no formula ('}' is missing)",
+}
+# Each is small enough to be judged, and its numbers are not.
+LARGE = ("exp(9^99)", "exp(-9^99)", "exp(x^99)", "exp(9^99)-exp(9^98)", "exp(1/(x-300/97))",
+         "(exp(x)+exp(y)+exp(a)+exp(k))^20", "exp(9^40)/exp(9^39)")  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "reason"), HOSTILE.items(), ids=[t[:20] for t in HOSTILE])
+def test_hostile_ones_are_refused_at_once(text: str, reason: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"^") as refused:
+        judged(EXPONENTIAL, text)
+    assert time.perf_counter() - start < 1
+    assert str(refused.value).startswith(reason)
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize("text", LARGE)
+def test_huge_numbers_are_wrong_at_once(text: str) -> None:
+    start = time.perf_counter()
+    assert judged(EXPONENTIAL, f"a={text}") != ""
+    assert time.perf_counter() - start < 1

@@ -1,0 +1,103 @@
+"""What people write, in the plain notation that `proof.answers` reads."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+SIGNS = str.maketrans("·×⋅∙−⁄", "****-/")
+BRACKETS = {"(": ")", "[": "]", "{": "}"}
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+# LaTeX, each with what it says; what is left of a command is its name, as in \exp.
+LATEX = {
+    r"\$|\\[()\[\],;:! ]|\\(?=[{}])|\\left\b|\\right\b|\\displaystyle\b": " ",
+    r"\\(?:text|mathrm|mathit|operatorname)\s*\{([^{}]*)\}": r"\1",
+    r"\\hat\s*(?:\{y\}|y)": "ŷ",
+    r"_\s*\{\s*(\w+)\s*\}": r"_\1",
+    r"\\cdot\b|\\times\b": "*",
+    r"\\partial\b": "∂",
+    r"\\([A-Za-z]+)": r"\1 ",
+}
+
+
+def plain(text: str) -> str:
+    r"""Write 2x^{2}\left(ŷ − y\right)½ as 2x^(2)(ŷ - y)(1/2).
+
+    Raises:
+        ValueError: its brackets do not match.
+    """
+    text = _fractions(unicodedata.normalize("NFC", text))
+    for written, meant in LATEX.items():
+        text = re.sub(written, meant, text)
+    # Of raised digits first, for ½ is one character, too, but ² is no fraction.
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda s: "^" + unicodedata.normalize("NFKC", s[0]), text)
+    text = re.sub("([0-9]*)([¼-¾⅐-⅞])", _mixed, text)
+    return _round_brackets(text.translate(SIGNS))
+
+
+def _mixed(found: re.Match[str]) -> str:
+    """2½ is 2 + 1/2."""
+    whole, fraction = found.groups()
+    return f"({whole or 0}+{unicodedata.normalize('NFKC', fraction)})"
+
+
+def _fractions(text: str) -> str:
+    r"""Write \frac{a}{b} as ((a)/(b))."""
+    while found := re.search(r"\\[dt]?frac(?![A-Za-z])", text):
+        top, rest = _group(text[found.end() :].lstrip())
+        bottom, rest = _group(rest.lstrip())
+        text = f"{text[: found.start()]}(({top})/({bottom})){rest}"
+    return text
+
+
+def _group(text: str) -> tuple[str, str]:
+    """Split a text after its first character, or after its first braces."""
+    depth = 0
+    for k, character in enumerate(text):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return text[: k + 1].removeprefix("{").removesuffix("}"), text[k + 1 :]
+    raise ValueError(f"after \\frac there is no whole group: {text[:20]!r}")
+
+
+def _round_brackets(text: str) -> str:
+    """Make all brackets round ones, if they match."""
+    awaited = []
+    for character in text:
+        if character in BRACKETS:
+            awaited.append(BRACKETS[character])
+        elif character in BRACKETS.values() and (not awaited or awaited.pop() != character):
+            raise ValueError(f"it is no formula ({character!r} closes nothing): check its brackets")
+    if awaited:
+        raise ValueError(f"it is no formula ({awaited[-1]!r} is missing): check its brackets")
+    return text.translate(str.maketrans("[]{}", "()()"))
+
+
+def spellings(names: Iterable[str]) -> dict[str, str]:
+    """Return the names by all their spellings: w2 is w_2 and w₂, too."""
+    found: dict[str, str] = {}
+    for name in names:
+        base, digits = re.fullmatch(r"(.*?)_?([0-9]*)", name).groups()  # type: ignore[union-attr]
+        if base and digits:
+            spelled = (f"{base}{digits}", f"{base}_{digits}", base + digits.translate(SUBSCRIPTS))
+            found |= dict.fromkeys(spelled, name)
+    return found | {name: name for name in names}
+
+
+def assignment(text: str, names: Iterable[str]) -> tuple[str, str]:
+    r"""Split W=FORMULA, or ∂loss/∂W=FORMULA, or \frac{dL}{dW}=FORMULA; one name may go unsaid.
+
+    Raises:
+        ValueError: it does not say in which of the names the loss is derived.
+    """
+    known, (left, equals, formula) = spellings(names), text.partition("=")
+    if not equals:
+        if len(set(known.values())) == 1:
+            return next(iter(known.values())), text
+        heads = ", ".join(f"{name}=" for name in names)
+        raise ValueError(f"of which parameter? begin with one of {heads}")
+    said = re.sub(r"[()\s]", "", plain(left))
+    name = re.sub(r"^[∂d](?:loss|L|ℓ|E|J)/[∂d]", "", said)
+    if name not in known:
+        raise ValueError(f"{name[:60]!r} is none of the parameters, {', '.join(names)}")
+    return known[name], formula
