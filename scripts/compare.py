@@ -1,6 +1,7 @@
 """Train manual against autograd over models, batch sizes, dtypes, SGD's options and devices.
 
-Given two runs, compare these instead; with --mistake, a classic error and the right update.
+Given two runs, compare these instead; with --mistake, a classic error and the right update; with
+--optimizer, an optimizer of your own and torch.optim.SGD.
 """
 
 import itertools
@@ -16,7 +17,7 @@ from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.configuration import Configuration, integer
 from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.folder import read_run
-from torchgd.experiment.own_model import MODELS
+from torchgd.experiment.own_model import MODELS, find_optimizer
 from torchgd.experiment.parting import check_where_they_part, named
 from torchgd.experiment.report import first_shows, headline, side_by_side
 from torchgd.experiment.sources import NAMES
@@ -24,20 +25,9 @@ from torchgd.models import DTYPES
 from torchgd.proof.compare import Comparison, compare, which_half_differs
 from torchgd.proof.findings import GradientCheck, aligned
 from torchgd.proof.mistakes import MISTAKES
+from torchgd.proof.optimizers import OPTION_SETS, check_optimizer, in_words
 from torchgd.trajectory import Trajectory
 
-# The option sets of torch's own tests of SGD.
-OPTION_SETS: list[dict[str, Any]] = [
-    {},
-    {"lr": 1e-2},
-    {"lr": torch.tensor(0.001)},
-    {"weight_decay": 0.5},
-    {"momentum": 0.9},
-    {"weight_decay": 0.1, "maximize": True},
-    {"momentum": 0.9, "dampening": 0.5},
-    {"momentum": 0.9, "weight_decay": 0.1},
-    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
-]
 OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 HEAD = ["model", "data", "batch", "dtype", "device", "options"]
 FOUND = "{:>5}  {:>8}  {:>11}  {:<7}  {}"
@@ -56,6 +46,8 @@ def make_parser() -> Parser:
     add("--max-ulp", type=integer(0), default=0, metavar="N", help="how many units in the last "
         "place the weights may be apart; default: 0, nothing may differ")  # fmt: skip
     add("--mistake", choices=MISTAKES, help="train with a classic error, and see what it does")
+    add("--optimizer", metavar="O", help="FILE.py:CLASS, which claims to be SGD: hold it against "
+        "torch.optim.SGD in all its options")  # fmt: skip
     return parser
 
 
@@ -75,10 +67,9 @@ def experiments(model: str | None, data: str | None, epochs: int) -> Iterator[Ex
 def label(config: dict[str, Any], options: dict[str, Any]) -> list[str]:
     """Return a row's first cells, under HEAD: what was trained."""
     set_ones = {name: options[name] for name in OPTIONS if options.get(name)}
-    texts = (n if v is True else f"{n}={float(v):g}" for n, v in set_ones.items())
     model = config["model"].rpartition(":")[2] + " with bias" * config["bias"]
     cells = (config[key] for key in ("data", "batch_size", "dtype", "device"))
-    return [model, *map(str, cells), " ".join(texts) or "defaults"]
+    return [model, *map(str, cells), in_words(set_ones)]
 
 
 # Why the updates of a user's own model part, where the oracles say that it is right.
@@ -148,9 +139,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     runs, mistake = arguments.runs, arguments.mistake
-    if runs and (len(runs) != 2 or mistake or arguments.model or arguments.data):
-        parser.error(f"{len(runs)} runs: give two, and neither --model, --data nor --mistake")
+    asked = arguments.model, arguments.data, mistake, arguments.optimizer
+    if runs and (len(runs) != 2 or any(asked)):
+        parser.error(f"{len(runs)} runs: give two, and no --model, --data, --mistake, --optimizer")
+    if arguments.optimizer and any(asked[:3]):
+        parser.error("--optimizer goes without --model, --data and --mistake")
     with refusing(parser, ValueError, OSError):
+        if arguments.optimizer:
+            check = check_optimizer(find_optimizer(arguments.optimizer))
+            print(check)
+            return int(not check)
         if runs:
             (config_a, a), (config_b, b) = map(read_run, runs)
             both = zip(label(config_a, config_a), label(config_b, config_b), strict=True)

@@ -11,6 +11,7 @@ from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import Linear, Model, Quadratic
 from torchgd.optim import ManualSGD
 from torchgd.proof.compare import compare
+from torchgd.proof.optimizers import check_optimizer
 from torchgd.proof.oracles import check_gradient
 from torchgd.training import descend, train
 from torchgd.trajectory import Trajectory
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "autograd_gradient",
     "check_gradient",
+    "check_optimizer",
     "compare",
     "descend",
     "manual_gradient",

@@ -55,7 +55,7 @@ def test_the_whole_matrix_is_identical(shell: Shell) -> None:
     assert dtypes == {"float32", "float64"}
     assert devices == {"cpu"}
     assert options == {
-        "defaults", "lr=0.01", "lr=0.001", "weight_decay=0.5", "momentum=0.9",
+        "defaults", "lr=0.01", "lr=tensor(0.001)", "weight_decay=0.5", "momentum=0.9",
         "weight_decay=0.1 maximize", "momentum=0.9 dampening=0.5", "momentum=0.9 weight_decay=0.1",
         "momentum=0.9 weight_decay=0.1 nesterov",
     }  # fmt: skip
@@ -242,10 +242,43 @@ def test_a_damaged_run_is_one_line(shell: Shell, file: str, content: str, reason
     assert shell.err.count("\n") == 1
 
 
+OPTIMIZERS = """
+import torch
+from torchgd import ManualSGD
+
+class Mine(ManualSGD):
+    pass
+
+class NoNesterov(ManualSGD):
+    def _update(self, w, g, group):
+        super()._update(w, g, {**group, "nesterov": False})
+
+class Other:
+    pass
+"""
+
+
+def test_an_optimizer_of_ones_own(shell: Shell) -> None:
+    Path("sgd.py").write_text(OPTIMIZERS, encoding="utf-8")
+    assert shell("--optimizer", "sgd.py:Mine") == 0
+    assert shell.out.endswith("29 of 29 option sets are identical, bit for bit.\n")
+    assert shell("--optimizer", "sgd.py:NoNesterov") == 1
+    assert "; nesterov has no effect\n" in shell.out
+    assert shell.out.endswith("24 of 29 option sets are identical, bit for bit.\n")
+    for name, message in {
+        "sgd.py:Other": "sgd.py has no class 'Other' derived from torch.optim.Optimizer",
+        "sgd.py:None": "sgd.py has no class 'None' derived from torch.optim.Optimizer",
+        "nofile.py:X": "give FILE.py:CLASS of a file that is there",
+    }.items():
+        assert shell("--optimizer", name) == 2
+        assert shell.err == f"compare.py: optimizer {name!r}: {message}\n"
+
+
 REFUSED = {
-    ("runs/a",): "1 runs: give two, and neither --model, --data nor --mistake",
+    ("--optimizer", "sgd.py:X", "--model", "linear"): "--optimizer goes without --model, --data",
+    ("runs/a",): "1 runs: give two, and no --model, --data, --mistake, --optimizer",
     ("a", "b", "c"): "3 runs: give two",
-    ("a", "b", "--mistake", "half"): "2 runs: give two, and neither",
+    ("a", "b", "--mistake", "half"): "2 runs: give two, and no --model",
     ("a", "b"): "a holds no trajectory.csv: give a run's directory, such as runs/NAME/manual",
     ("runs/a/manual", "runs/b/manual"): "parameters ['w'] and ['w2', 'w1', 'b']: compare runs of",
     ("runs/a/manual", "runs/c/manual"): "dtypes torch.float64 and torch.float32: give two",

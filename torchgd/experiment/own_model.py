@@ -1,4 +1,4 @@
-"""Models by name: the built-in ones, and those in a user's own file."""
+"""Models by name, and what else is in a user's own file."""
 
 import hashlib
 import importlib.util
@@ -34,26 +34,44 @@ def find_model(name: str, bias: bool = False) -> Callable[..., Model]:
 
 
 def _own_model(name: str) -> Any:
-    file, _, class_name = name.rpartition(":")
-    if not Path(file).is_file() or Path(file).suffix != ".py":
-        raise ValueError(
-            f"model {name!r}: choose linear or quadratic, or give FILE.py:CLASS of a file that is "
-            "there"
-        )
-    spec = importlib.util.spec_from_file_location(file, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[file] = importlib.util.module_from_spec(spec)
-    call_user_code(name, spec.loader.exec_module, module)
-    found = getattr(module, class_name, None)
-    if not (
-        isinstance(found, type) and issubclass(found, nn.Module) and hasattr(found, "partials")
-    ):
+    found = _own_class("model", name, "choose linear or quadratic, or give FILE.py:CLASS")
+    if found is None or not (issubclass(found, nn.Module) and hasattr(found, "partials")):
+        file, _, class_name = name.rpartition(":")
         raise ValueError(
             f"model {name!r}: {file} has no class {class_name!r} that is a torch.nn.Module with "
             "forward(x) and partials(x)"
         )
     return found  # which need not be a subclass of Model
+
+
+def find_optimizer(name: str) -> type[torch.optim.Optimizer]:
+    """Return CLASS of FILE.py:CLASS, an optimizer.
+
+    Raises:
+        ValueError: the file is missing or does not run, or CLASS is no `torch.optim.Optimizer`.
+    """
+    found = _own_class("optimizer", name, "give FILE.py:CLASS")
+    if found is None or not issubclass(found, torch.optim.Optimizer):
+        file, _, class_name = name.rpartition(":")
+        raise ValueError(
+            f"optimizer {name!r}: {file} has no class {class_name!r} derived from "
+            "torch.optim.Optimizer"
+        )
+    return found
+
+
+def _own_class(what: str, name: str, otherwise: str) -> type | None:
+    """Run a user's file and return the class in it, None if it has no such class."""
+    file, _, class_name = name.rpartition(":")
+    if not Path(file).is_file() or Path(file).suffix != ".py":
+        raise ValueError(f"{what} {name!r}: {otherwise} of a file that is there")
+    spec = importlib.util.spec_from_file_location(file, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[file] = importlib.util.module_from_spec(spec)
+    _call(f"{what} {name!r}", spec.loader.exec_module, module)
+    found = getattr(module, class_name, None)
+    return found if isinstance(found, type) else None
 
 
 def in_original_units(model: Model, z: Standardization) -> dict[str, float]:
@@ -74,12 +92,16 @@ def model_sha256(name: str) -> str:
 
 
 def call_user_code(name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a user's code; raise ValueError, in one line, whatever it raises."""
+    """Call the code of a user's model; raise ValueError, in one line, whatever it raises."""
+    return _call(f"model {name!r}", call, *arguments, **options)
+
+
+def _call(whose: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     try:
         return call(*arguments, **options)
     except (Exception, SystemExit) as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"model {name!r} fails with {text}") from error
+        raise ValueError(f"{whose} fails with {text}") from error
 
 
 def refuse_model(name: str, model: Model, x: Tensor) -> None:
