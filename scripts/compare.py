@@ -5,6 +5,7 @@ Given two runs, compare these instead; with --mistake, a classic error and the r
 """
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,7 +17,8 @@ import torch
 from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.configuration import Configuration, integer
 from torchgd.experiment.experiment import UPDATES, Experiment
-from torchgd.experiment.folder import read_run
+from torchgd.experiment.folder import read_run, runs_in
+from torchgd.experiment.mistaken import leave, with_and_without
 from torchgd.experiment.own_model import MODELS, find_optimizer
 from torchgd.experiment.parting import check_where_they_part, named
 from torchgd.experiment.report import first_shows, headline, side_by_side
@@ -37,7 +39,8 @@ def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(prog="compare.py", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("runs", nargs="*", type=Path, metavar="RUN", help="two runs, such as runs/NAME/manual")
+    add("runs", nargs="*", type=Path, metavar="RUN", help="two runs, such as runs/NAME/manual; "
+        "runs/NAME stands for its two updates")  # fmt: skip
     add("--model", metavar="M", help="linear, quadratic, or FILE.py:CLASS, your own; default: "
         "the built-in ones, for a mistake quadratic")  # fmt: skip
     add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file; "
@@ -46,6 +49,8 @@ def make_parser() -> Parser:
     add("--max-ulp", type=integer(0), default=0, metavar="N", help="how many units in the last "
         "place the weights may be apart; default: 0, nothing may differ")  # fmt: skip
     add("--mistake", choices=MISTAKES, help="train with a classic error, and see what it does")
+    add("--log-dir", type=Path, metavar="DIR", help="where a mistake leaves both descents, as runs "
+        "for TensorBoard and plot.py")  # fmt: skip
     add("--optimizer", metavar="O", help="FILE.py:CLASS, which claims to be SGD: hold it against "
         "torch.optim.SGD in all its options")  # fmt: skip
     return parser
@@ -123,27 +128,30 @@ def print_table(labels: list[list[str]], rows: Iterable[Row], max_ulp: int) -> b
     return within + rounded == len(labels)
 
 
-def mistaken(experiment: Experiment, name: str) -> Comparison:
-    """Train right and with a mistake, and print how the two part."""
-    explanation, update = MISTAKES[name]
-    lr = experiment.options["lr"]
-    right, wrong = (experiment.descend(u, {"lr": lr}) for u in (UPDATES["manual"], update(lr)))
-    comparison = compare(right, wrong)
-    print(headline(experiment), *side_by_side(right, wrong), explanation, sep="\n")
-    print(first_shows(right, wrong, comparison))
-    return comparison
+def show_mistake(experiment: Experiment, name: str, log_dir: Path | None) -> None:
+    """Train right and with a mistake, and print how the two part; leave both, if asked to."""
+    found = with_and_without(experiment, name)
+    right, wrong = (outcome.trajectory for outcome in found.values())
+    print(headline(experiment), *side_by_side(right, wrong), MISTAKES[name].explanation, sep="\n")
+    print(f"Met {MISTAKES[name].met}.")
+    print(first_shows(right, wrong, compare(right, wrong)))
+    if log_dir is not None:
+        directory = leave(experiment, name, found, log_dir)
+        print(f"written to {directory}; tensorboard --logdir {log_dir}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    runs, mistake = arguments.runs, arguments.mistake
+    runs, mistake = [r for path in arguments.runs for r in runs_in(path)], arguments.mistake
     asked = arguments.model, arguments.data, mistake, arguments.optimizer
     if runs and (len(runs) != 2 or any(asked)):
         parser.error(f"{len(runs)} runs: give two, and no --model, --data, --mistake, --optimizer")
     if arguments.optimizer and any(asked[:3]):
         parser.error("--optimizer goes without --model, --data and --mistake")
+    if arguments.log_dir and not mistake:
+        parser.error("--log-dir goes with --mistake: nothing else leaves runs")
     with refusing(parser, ValueError, OSError):
         if arguments.optimizer:
             check = check_optimizer(find_optimizer(arguments.optimizer))
@@ -158,8 +166,10 @@ def main(argv: list[str] | None = None) -> int:
             return int(not print_table(labels, [(a, b, comparison, verdict)], arguments.max_ulp))
         if mistake:
             names = arguments.model or "quadratic", arguments.data or "lesson"
-            full = Configuration(*names, epochs=arguments.epochs, batch_size="full")
-            return int(not mistaken(Experiment(full), mistake).within(arguments.max_ulp))
+            size = MISTAKES[mistake].batch_size
+            asked_for = Configuration(*names, epochs=arguments.epochs, batch_size=size)
+            show_mistake(Experiment(asked_for), mistake, arguments.log_dir)
+            return 0
         trained = experiments(arguments.model, arguments.data, arguments.epochs)
         made = list(itertools.product(trained, OPTION_SETS))
     labels = [label(asdict(experiment.configuration), options) for experiment, options in made]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import MODELS, no_waits, same_bits
@@ -25,7 +26,7 @@ def descend(
 
 
 def mistaken(name: str, lr: float, *data: Any) -> Trajectory:
-    return descend(MISTAKES[name][1](lr), lr, *data)
+    return descend(MISTAKES[name].wrong(lr, 4), lr, *data)
 
 
 def right(lr: float, *data: Any, **options: Any) -> Trajectory:
@@ -49,10 +50,90 @@ def test_each_is_the_right_descent_by_other_options() -> None:
     assert same_weights(mistaken("sum", 0.01, X, 1), right(0.01, X, 1))
 
 
+def test_the_mean_of_a_scalar_is_the_sum_beside_the_right_loss() -> None:
+    """What numpy.dot(…).mean() comes to."""
+    wrong, total = mistaken("mean-of-a-scalar", 0.001), mistaken("sum", 0.001)
+    assert same_weights(wrong, total)
+    assert same_bits(4 * wrong.loss, total.loss)
+    residual = wrong.weights["w2"][0] * X**2 + wrong.weights["w1"][0] * X - Y
+    by_numpy = np.dot(2 * X.numpy(), residual.numpy()).mean()
+    assert wrong.gradients["w1"][0].item() == pytest.approx(by_numpy, rel=1e-14)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_broadcast_is_what_torch_makes_of_such_shapes() -> None:
+    """And, with the mean of y in the place of y, the right gradient: so it leads there."""
+    wrong = mistaken("broadcast", 0.01)
+    other = Quadratic(dtype=F64)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.01)
+    for step in range(20):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(other(X)[:, None], Y)
+        assert wrong.loss[step].item() == pytest.approx(loss.item(), rel=1e-13)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    for name, w in other.named_parameters():
+        assert wrong.weights[name][-1].item() == pytest.approx(w.item(), rel=1e-12)
+    model = Quadratic(dtype=F64)
+    mean = Batches(X, Y.mean().expand(4), 4)
+    t = train(model, mean, ManualSGD(model.parameters(), lr=0.01), manual_gradient, 20)
+    for name, path in t.weights.items():
+        torch.testing.assert_close(wrong.weights[name], path, rtol=1e-12, atol=0)
+
+
+def test_stale_gradients_are_those_of_the_step_before() -> None:
+    """w ← w − α·g(the w before): on x = 1 the error follows eₖ₊₁ = eₖ − 2α·eₖ₋₁.
+
+    Its roots z² − z + 2α = 0 are within the unit circle for 2α < 1, plain descent's 1 − 2α for
+    2α < 2: half the rate.
+    """
+
+    def errors(lr: float) -> list[float]:
+        model = Linear(dtype=F64)
+        gradient, optimizer = MISTAKES["stale-grad"].wrong(lr, 1)
+        one = Batches(torch.ones(1, dtype=F64), torch.full((1,), 2.0, dtype=F64))
+        made = optimizer(model.parameters(), lr=lr)
+        return (train(model, one, made, gradient, 200).weights["w"] - 2).tolist()
+
+    found = errors(0.25)
+    assert found[:2] == [-1.0, -1.0]
+    for k in range(1, 200):
+        assert found[k + 1] == pytest.approx(found[k] - 0.5 * found[k - 1], abs=1e-15)
+    assert abs(errors(0.49)[-1]) < 0.2
+    assert abs(errors(0.51)[-1]) > 5
+    assert abs(right(0.01).weights["w1"][1] - 1) > 0
+
+
+def test_double_backward_takes_every_gradient_of_an_even_batch_twice() -> None:
+    """Written out in Python's floats, one sample a step."""
+    t = mistaken("double-backward", 0.01, X, 1)
+    w2, w1, b = 1.0, 1.0, 0.0
+    before: tuple[float, ...] = (0.0, 0.0, 0.0)
+    for step in range(80):
+        x, second = X[step % 4].item(), step % 2 == 1
+        d = 2 * (x**2 * w2 + x * w1 + b - 2 * x)
+        fresh = (d * x**2, d * x, d)
+        g = tuple(f + second * p for f, p in zip(fresh, before, strict=True))
+        w2, w1, b = (w - 0.01 * u for w, u in zip((w2, w1, b), g, strict=True))
+        before = g
+        assert t.weights["w2"][step + 1].item() == pytest.approx(w2, rel=1e-10, abs=1e-12)
+
+
+def test_the_last_batchs_loss_beside_the_epochs() -> None:
+    """Same weights; at each epoch's end the mean of four losses, and the last of them."""
+    update = MISTAKES["last-batch-loss"]
+    epochs, last = (descend(u(0.01, 4), 0.01, X, 1) for u in (update.right, update.wrong))
+    assert same_weights(epochs, last)
+    each = last.loss.reshape(20, 4)
+    torch.testing.assert_close(epochs.loss[3::4], each.mean(dim=1), rtol=1e-14, atol=0)
+    running = each.cumsum(dim=1) / torch.arange(1, 5)
+    torch.testing.assert_close(epochs.loss, running.flatten(), rtol=1e-14, atol=0)
+
+
 def test_the_sign_reversed_is_ascent() -> None:
     """On one sample x = 1, y = 2 the error w − 2 grows by 1 + 2α a step."""
     model = Linear(dtype=F64)
-    gradient, optimizer = MISTAKES["sign"][1](0.01)
+    gradient, optimizer = MISTAKES["sign"].wrong(0.01, 1)
     one = Batches(torch.ones(1, dtype=F64), torch.full((1,), 2.0, dtype=F64))
     t = train(model, one, optimizer(model.parameters(), lr=0.01), gradient, 20)
     closed = 2 - 1.02 ** torch.arange(21, dtype=F64)
@@ -86,7 +167,7 @@ def test_two_roundings_are_those_of_pythons_floats() -> None:
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_no_mistake_waits_for_the_device(name: str, make: type[Linear], device: str) -> None:
     model = make(device=device, dtype=F64)
-    gradient, optimizer = MISTAKES[name][1](0.01)
+    gradient, optimizer = MISTAKES[name].wrong(0.01, 1)
     made, x, y = optimizer(model.parameters(), lr=0.01), X.to(device), Y.to(device)
     gradient(model, x, y)
     with no_waits(device):

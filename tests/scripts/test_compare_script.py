@@ -1,15 +1,17 @@
 """scripts/compare.py as its users meet it."""
 
+import itertools
 import re
 import shutil
 from functools import partial
 from pathlib import Path
 
 import compare
+import plot
 import pytest
 import torch
 import train
-from helpers import EXPONENTIAL, ROOT, Shell, same_trajectory, shell_of
+from helpers import EXPONENTIAL, ROOT, Shell, events, same_bits, same_trajectory, shell_of
 
 from torchgd import ManualSGD, manual_gradient
 from torchgd.experiment.configuration import Configuration
@@ -192,21 +194,57 @@ FIRST_SHOWS = {
     "sum": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 124.0 wrong",
     "sign": "It first shows at step 1, in w2: 0.5866666666666667 right, 1.4133333333333333 wrong",
     "sequential": "It first shows at step 0, in ∂loss/∂w1: 14.666666666666666 right, 4.74666666666",
+    "double-backward": "It first shows at step 3, in ∂loss/∂w2: -2.7856000000000005 right, 74.254",
+    "stale-grad": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 0.0 wrong",
+    "mean-of-a-scalar": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 124.0",
+    "broadcast": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 52.0 wrong",
+    "last-batch-loss": "It first shows at step 1, in the loss: 2.0 right, 4.0 wrong, 2 apart",
     "two-roundings": "It first shows at step 1, in w1: 0.8533333333333334 right, 0.85333333333333",
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_each_mistake_explains_itself(shell: Shell, name: str) -> None:
-    assert shell("--mistake", name) == 1
-    head, columns, *steps, explanation, shows = shell.out.splitlines()
-    assert head.startswith("quadratic-lesson: 3 samples, batch size 3, 50 epochs, 50 steps, ")
-    assert cells(columns)[:3] == ["step", "w2 right", "w2 wrong"]
-    assert [cells(line)[0] for line in steps] == ["0", "1", "2", "4", "8", "16", "32", "50"]
-    assert explanation == MISTAKES[name][0]
+    assert shell("--mistake", name) == 0
+    head, columns, *rows, explanation, met, shows = shell.out.splitlines()
+    size = "batch size 1, 50 epochs, 150" if MISTAKES[name].batch_size == 1 else (
+        "batch size 3, 50 epochs, 50"
+    )  # fmt: skip
+    assert head.startswith(f"quadratic-lesson: 3 samples, {size} steps, ")
+    assert re.split(r" {2,}", columns)[:3] == ["step", "w2 right", "w2 wrong"]
+    steps = [int(line.split()[0]) for line in rows]
+    assert (steps[0], steps[-1]) == (0, 150 if "size 1," in size else 50)
+    assert 6 <= len(steps) <= 8
+    assert explanation == MISTAKES[name].explanation
     assert 1 <= explanation.count(". ") + 1 <= 2
+    assert met == f"Met {MISTAKES[name].met}."
     assert shows.startswith(FIRST_SHOWS[name])
     assert re.search(r" apart \(ULPs: [\d.e+]+\)\.$", shows)
+
+
+def test_the_steps_shown_are_those_that_differ_most(shell: Shell) -> None:
+    """Wrong, w grows with a sign that changes at each step: powers of two would hide it."""
+    assert shell("--mistake", "sum", "--model", "linear", "--data", "cars", "--epochs", "9") == 0
+    rows = [line.split() for line in shell.out.splitlines()[2:9]]
+    assert [int(row[0]) for row in rows] == [0, 4, 5, 6, 7, 8, 9]
+    signs = [float(row[2]) > 0 for row in rows[1:]]
+    assert all(a != b for a, b in itertools.pairwise(signs))
+
+
+def test_a_mistake_leaves_both_descents_as_runs(shell: Shell) -> None:
+    assert shell("--mistake", "sum", "--log-dir", "runs", "--epochs", "5") == 0
+    (run,) = Path("runs").iterdir()
+    assert shell.err == f"written to {run}; tensorboard --logdir runs\n"
+    assert re.fullmatch(r"sum-quadratic-lesson-\d{8}-\d{6}", run.name)
+    (right, a), (wrong, b) = (read_run(run / which) for which in ("right", "wrong"))
+    assert (right["mistake"], wrong["mistake"]) == ("", "sum")
+    assert same_bits(3 * a.loss[:1], b.loss[:1])
+    plot_shell = Shell(plot.main, shell.folder, shell.capsys)
+    assert plot_shell(str(run)) == 0
+    assert {path.name for path in run.glob("*.png")} == {
+        "contour.png", "fit.png", "curves.png", "rates.png",
+    }  # fmt: skip
+    assert events(run / "wrong")["loss"][0][1] == pytest.approx(3 * a.loss[0].item(), rel=1e-6)
 
 
 def test_a_mistake_that_makes_no_difference_says_so(shell: Shell) -> None:
@@ -215,8 +253,10 @@ def test_a_mistake_that_makes_no_difference_says_so(shell: Shell) -> None:
     assert shell.out.endswith(none)
 
 
-def test_a_last_bit_may_be_allowed(shell: Shell) -> None:
-    assert shell("--mistake", "two-roundings", "--model", "linear", "--max-ulp", "1") == 0
+def test_a_runs_directory_stands_for_its_two_updates(shell: Shell) -> None:
+    run = record("--name", "a", "--epochs", "1")
+    assert shell(str(run)) == 0
+    assert shell.out.endswith("1 of 1 pairs are identical, bit for bit; 3 steps compared.\n")
 
 
 HEADER = "step,epoch,loss,weight/w,gradient/w\n"
@@ -275,6 +315,7 @@ def test_an_optimizer_of_ones_own(shell: Shell) -> None:
 
 
 REFUSED = {
+    ("--log-dir", "runs"): "--log-dir goes with --mistake: nothing else leaves runs",
     ("--optimizer", "sgd.py:X", "--model", "linear"): "--optimizer goes without --model, --data",
     ("runs/a",): "1 runs: give two, and no --model, --data, --mistake, --optimizer",
     ("a", "b", "c"): "3 runs: give two",

@@ -29,6 +29,13 @@ TABLE = "trajectory.csv"
 DIGITS = {torch.float32: ".9g", torch.float64: ".17g"}
 
 
+def runs_in(path: Path) -> list[Path]:
+    """Return the runs in runs/NAME, such as manual and autograd; else the path itself."""
+    inside = [file.parent for file in path.glob("*/config.json")]
+    order = {"manual": 0, "right": 0}  # the first, by whatever name the other comes
+    return sorted(inside, key=lambda run: (order.get(run.name, 1), run.name)) or [path]
+
+
 def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
     """Return config.json and the trajectory that a run left in `directory`, to the bit.
 

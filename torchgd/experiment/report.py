@@ -1,5 +1,6 @@
 """What a run is told as: its files' contents, the lesson's transcript, the table, the verdict."""
 
+import math
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,6 +21,8 @@ from torchgd.proof.compare import Comparison, difference, differs, ulps
 from torchgd.proof.findings import aligned
 from torchgd.trajectory import Trajectory
 from torchgd.version import __version__
+
+MOST = 6  # steps at which two trajectories differ most
 
 
 def config_json(experiment: Experiment, update: str, updates: Sequence[str] = ()) -> dict[str, Any]:
@@ -187,13 +190,24 @@ def who_diverged(experiment: Experiment, outcomes: list[Outcome]) -> str:
 
 
 def side_by_side(right: Trajectory, wrong: Trajectory) -> Iterator[str]:
-    """Yield the weights of two trajectories at steps 0, 1, 2, 4, 8, … and the last of both."""
-    steps = right.step.tolist()[: len(wrong.step)]
-    rows = [["step", *(f"{w} {which}" for w in right.weights for which in ("right", "wrong"))]]
-    for row in sorted({0, len(steps) - 1, *(2**k for k in range((len(steps) - 1).bit_length()))}):
-        pairs = zip(right.weights.values(), wrong.weights.values(), strict=True)
-        values = (weights[row].item() for pair in pairs for weights in pair)
-        rows.append([str(steps[row]), *(f"{value:.6g}" for value in values)])
+    """Yield weights and loss of two trajectories, at the start, the end and where they differ most.
+
+    Where the weights never differ, those are the steps at which the loss does.
+    """
+    count, weights = min(len(right.step), len(wrong.step)), 1 + len(right.names)
+    apart = difference(right.table[:count, :weights], wrong.table[:count, :weights])
+    far = apart[:, 1:].amax(dim=1)
+    if not far.any():  # in the last row there is no loss
+        far = apart[:, 0] * (torch.arange(count) < len(right.loss))
+    most = far.nan_to_num(math.inf, math.inf).topk(min(MOST, count)).indices.tolist()
+    head = (f"{what} {which}" for what in (*right.names, "loss") for which in ("right", "wrong"))
+    rows = [["step", *head]]
+    for row in sorted({0, count - 1, *most}):
+        pairs = [(t.table[row, :weights].roll(-1).tolist()) for t in (right, wrong)]
+        texts = [f"{value:.6g}" for pair in zip(*pairs, strict=True) for value in pair]
+        if row >= min(len(right.loss), len(wrong.loss)):
+            texts[-2:] = "", ""
+        rows.append([str(int(right.step[row])), *texts])
     yield from aligned(rows)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
-from torchgd.experiment.folder import read_result, read_run
+from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.folder import read_result, read_run, runs_in
 from torchgd.loss import mean_squared_error
 from torchgd.models import Linear, Quadratic
 from torchgd.theory.landscape import Landscape
@@ -112,10 +112,7 @@ def read_runs(paths: Sequence[Path], model: str | None) -> list[Recorded]:
         ValueError: one has not ended, or is damaged, or its model or data are not what they were.
         OSError: a file cannot be read.
     """
-    found: list[Path] = []
-    for path in paths:
-        updates = [path / update for update in (*UPDATES, AFFINE)]
-        found += [update for update in updates if update.is_dir()] or [path]
+    found = [directory for path in paths for directory in runs_in(path)]
     labels = [directory.resolve().name for directory in found]
     if len(set(labels)) < len(labels):
         labels = [f"{d.resolve().parent.name}/{d.resolve().name}" for d in found]
@@ -134,7 +131,8 @@ def _read(directory: Path, model: str | None) -> tuple[Experiment, Trajectory]:
     experiment = Experiment.from_config(config, model, device="cpu", compile=False)
     if experiment.streams:
         raise ValueError(f"{directory}: its data were read in chunks, and are too many to draw")
-    _refuse_changes(directory, experiment, trajectory)
+    if not config.get("mistake"):  # which may be in the loss itself
+        _refuse_changes(directory, experiment, trajectory)
     return experiment, replace(trajectory, stopped=result["stopped"])
 
 

@@ -1,0 +1,48 @@
+"""A descent with a classic mistake beside the right one, and what both leave."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import tensor
+from torch.nn.utils import vector_to_parameters
+
+from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.files import new_directory
+from torchgd.experiment.folder import RunWriter
+from torchgd.experiment.outcome import Outcome, values_of
+from torchgd.experiment.report import config_json, result_json
+from torchgd.proof.mistakes import MISTAKES
+
+
+def with_and_without(experiment: Experiment, name: str) -> dict[str, Outcome]:
+    """Train "right" and "wrong", with the mistake of that name."""
+    mistake, lr, batches = MISTAKES[name], experiment.options["lr"], len(experiment.batches)
+    updates = {"right": mistake.right(lr, batches), "wrong": mistake.wrong(lr, batches)}
+    found = {}
+    for which, update in updates.items():
+        trajectory = experiment.descend(update, {"lr": lr})
+        model = experiment.new_model()
+        last = [w[-1].item() for w in trajectory.weights.values()]
+        weights = tensor(last, dtype=experiment.dtype, device=experiment.device)
+        vector_to_parameters(weights, model.parameters())
+        values = values_of(experiment, model, predict=4.0)
+        found[which] = Outcome(**vars(values), update=which, trajectory=trajectory, seconds=0.0)
+    return found
+
+
+def leave(experiment: Experiment, name: str, found: dict[str, Outcome], parent: Path) -> Path:
+    """Write both as runs for TensorBoard and plot.py, in a directory of their own; return it.
+
+    Raises:
+        ValueError: the path is not UTF-8.
+        OSError: it cannot be written.
+    """
+    directory = new_directory(parent, None, f"{name}-{experiment.name}")
+    for which, outcome in found.items():
+        config = {**config_json(experiment, "manual"), "mistake": name * (which == "wrong")}
+        names = list(outcome.parameters)
+        with RunWriter(directory / which, config, names) as writer:
+            trajectory = outcome.trajectory
+            writer.record(trajectory)
+            writer.finish(result_json(experiment, replace(outcome, update="manual")))
+    return directory
