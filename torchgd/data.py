@@ -15,7 +15,7 @@ FEW = 1000  # batches that are split at once
 
 @dataclass(frozen=True)
 class DataSet:
-    """N pairs (xₙ, yₙ) in float64 on the CPU, and the units that they are in.
+    """N pairs (xₙ, yₙ) in float64 on the CPU, what they are, and the units that they are in.
 
     Shapes: x and y (N,), tensors or, of data larger than memory, what reads a part when asked.
     """
@@ -25,6 +25,13 @@ class DataSet:
     y: Any
     x_unit: str = ""
     y_unit: str = ""
+    x_name: str = "x"
+    y_name: str = "y"
+
+    @property
+    def x_word(self) -> str:
+        """What stands behind a value of x: its unit, or else its name, if it has one."""
+        return self.x_unit or ("" if self.x_name == "x" else self.x_name)
 
 
 def lesson() -> DataSet:

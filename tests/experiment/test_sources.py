@@ -42,12 +42,47 @@ def test_built_in_files_have_the_certified_least_squares_answer(name: str) -> No
     '"x","y"\n"1"," 2 "\n3,45e-1\n\n\n',
     "\ufeffx,y\n1,2\n\n3,4.5\n",
     "inflation,nanograms\n1,2\n3,4.5\n",
+    "x;y\n1;2\n3;4,5\n",
+    "1,0;2,0\r\n3;4,5\r\n",
+    "x\ty\n1\t2\n3\t4,5\n",
+    '"x";"y"\n1;2\n3;4.5\n',
 ])  # fmt: skip
 def test_csv_with_a_header_or_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.csv"
     path.write_bytes(text.encode())
     data = load(str(path))
     assert (data.name, data.x.tolist(), data.y.tolist()) == ("mine", [1, 3], [2, 4.5])
+
+
+@pytest.mark.parametrize("columns", ["hours,score", " hours , score ", "1,3", "hours,3"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_two_of_many_columns(tmp_path: Path, columns: str, separator: str) -> None:
+    path = tmp_path / "many.csv"
+    rows = [["hours", "sleep", "score"], ["1", "8", "2"], ["3", "7", "4.5"]]
+    path.write_text("\n".join(map(separator.join, rows)), encoding="utf-8")
+    data = load(str(path), columns=columns)
+    assert (data.x.tolist(), data.y.tolist()) == ([1, 3], [2, 4.5])
+    assert (data.x_name, data.y_name) == ("hours", "score")
+    swapped = load(str(path), columns="score,hours")
+    assert (swapped.x.tolist(), swapped.x_name) == ([2, 4.5], "score")
+
+
+@pytest.mark.parametrize(("header", "x", "y"), [
+    ("x,y", ("x", ""), ("y", "")),
+    ("hours,score", ("hours", ""), ("score", "")),
+    ("speed (mph),dist [ft]", ("speed", "mph"), ("dist", "ft")),
+    ("price ($),m²", ("price", "$"), ("m²", "")),
+    ("\x1b[2Jhours,a\ab", ("[2Jhours", ""), ("a b", "")),
+    (f"{'h' * 50},y", (f"{'h' * 39}…", ""), ("y", "")),
+    (",()", ("x", ""), ("y", "")),
+])  # fmt: skip
+def test_a_header_names_what_it_is(
+    tmp_path: Path, header: str, x: tuple[str, str], y: tuple[str, str]
+) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(f"{header}\n1,2\n", encoding="utf-8")
+    data = load(str(path))
+    assert ((data.x_name, data.x_unit), (data.y_name, data.y_unit)) == (x, y)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32, np.uint8])

@@ -11,6 +11,7 @@ from typing import Any
 
 import helpers
 import numpy as np
+import plot
 import pytest
 import torch
 import train
@@ -206,8 +207,8 @@ def test_every_flag_reaches_the_run(shell: Shell) -> None:
     assert shell(*flags.split(), "--compile", *"--log-dir elsewhere --name mine".split()) == 0
     config = read_json(Path("elsewhere/mine/manual/config.json"))
     expected = {
-        "model": "quadratic", "data": "parabola", "update": "manual", "device": "cpu",
-        "dtype": "float32", "lr": 0.002, "momentum": 0.9, "dampening": 0.25,
+        "model": "quadratic", "data": "parabola", "columns": None, "update": "manual",
+        "device": "cpu", "dtype": "float32", "lr": 0.002, "momentum": 0.9, "dampening": 0.25,
         "weight_decay": 0.125, "nesterov": False, "maximize": True, "epochs": 3, "batch_size": 7,
         "shuffle": True, "seed": 5, "standardize": True, "bias": False,
         "initial": {"w2": 2.0, "w1": 1.0, "b": -1.0}, "record_every": 4, "compile": True,
@@ -272,6 +273,24 @@ def test_a_run_of_one_step(shell: Shell) -> None:
     assert shell("--batch-size", "full", "--epochs", "1") == 0
     assert "3 samples, batch size 3, 1 epoch, 1 step, learning rate 0.01" in shell.out
     assert "\nThe only step is identical, bit for bit: weights, gradients and loss.\n" in shell.out
+
+
+def test_the_header_of_a_file_names_what_is_learned(shell: Shell) -> None:
+    Path("study.csv").write_text("sleep;hours;score ($)\n8;1;2\n7;2;4\n6;3;6\n", encoding="utf-8")
+    shell.always = ()  # with figures
+    words = "--data study.csv --columns hours,3 --update manual --show-steps --name s"
+    assert shell(*words.split()) == 0
+    assert shell.out.startswith(LESSON)
+    assert "\nŷ(4 hours)  7.999998894782476 " in shell.out
+    config = read_json(Path("runs/s/manual/config.json"))
+    assert [config[key] for key in ("columns", "x_name", "y_name", "y_unit")] == [
+        "hours,3", "hours", "score", "$",
+    ]  # fmt: skip
+    plot_shell = Shell(plot.main, shell.folder, shell.capsys)
+    assert plot_shell("runs/s", "--format", "svg") == 0
+    drawn = Path("runs/s/fit.svg").read_text(encoding="utf-8")
+    assert "<!-- hours -->" in drawn
+    assert "<!-- score  [$] -->" in drawn
 
 
 def test_npy_data(shell: Shell, tmp_path: Path) -> None:

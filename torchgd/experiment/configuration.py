@@ -82,6 +82,10 @@ class Configuration:
         "D",
         type=str,
     )
+    columns: str | None = flag(
+        None, "of a .csv file with more than two, by name or number, such as hours,score", "X,Y",
+        type=str,
+    )  # fmt: skip
     device: str = flag(
         "auto", "auto (default: cuda where there is one), cpu, cuda, cuda:N", "D", type=str
     )

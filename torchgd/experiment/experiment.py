@@ -62,7 +62,7 @@ class Experiment:
         self.model_sha256 = model_sha256(asked.model)
         default = "parabola" if asked.model == "quadratic" else "lesson"
         name = default if asked.data is None else asked.data
-        self.data = load(name, folder, asked.seed, curved=asked.model == "quadratic")
+        self.data = load(name, folder, asked.seed, asked.model == "quadratic", asked.columns)
         self.streams = asked.chunk_size is not None or isinstance(self.data.x, Column)
         if self.streams:
             refuse_in_chunks(asked)

@@ -35,8 +35,7 @@ def config_json(experiment: Experiment, update: str, updates: Sequence[str] = ()
         "samples": len(experiment.data.x),
         "steps": experiment.steps,
         "standardization": z and asdict(z),
-        "x_unit": experiment.data.x_unit,
-        "y_unit": experiment.data.y_unit,
+        **{n: getattr(experiment.data, n) for n in ("x_name", "x_unit", "y_name", "y_unit")},
         "working_directory": str(experiment.folder.resolve()) if experiment.reads_files else None,
         "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         **environment(),
@@ -126,7 +125,7 @@ def _number(value: float) -> str:
 
 
 def _predicted(experiment: Experiment, outcome: Outcome) -> str:
-    return f"{_number(outcome.predicted_at)} {experiment.data.x_unit}".strip()
+    return f"{_number(outcome.predicted_at)} {experiment.data.x_word}".strip()
 
 
 def digits(value: Tensor) -> str:

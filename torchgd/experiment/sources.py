@@ -1,11 +1,7 @@
 """Where data come from: by a built-in name, from a .csv or .npy file, or made when needed."""
 
-import csv
 import hashlib
-import math
 import os
-import re
-import reprlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchgd.data import Batches, DataSet, lesson, parabola
+from torchgd.experiment.csv_file import named, read_csv
 
 
 class Column:
@@ -103,22 +100,32 @@ def held(name: str, count: int, read: Callable[[int, int, int], Tensor]) -> Data
     return DataSet(name, x.read(0, count), y.read(0, count))
 
 
-def load(name: str, folder: Path = Path(), seed: int = 0, curved: bool = False) -> DataSet:
+def load(
+    name: str,
+    folder: Path = Path(),
+    seed: int = 0,
+    curved: bool = False,
+    columns: str | None = None,
+) -> DataSet:
     """Return a built-in data set by its name, else what the .csv or .npy file in `folder` holds.
 
-    synthetic:N are N points of a line or, if `curved`, a parabola (see `synthetic`).
+    synthetic:N are N points of a line or, if `curved`, a parabola (see `synthetic`). Of a .csv file
+    with more than two, `columns` says which (see `read_csv`).
 
     Raises:
         ValueError: there is no such data set or file, or the file does not hold N ≥ 1 pairs of
             finite numbers; the message gives the line.
         OSError: the file cannot be read.
     """
+    if columns is not None and not name.endswith(".csv"):
+        raise ValueError(f"--columns {columns}: only a .csv file has columns to choose from")
     if name == "lesson":
         return lesson()
     if name == "parabola":
         return parabola()
     if name in FILES:
-        return DataSet(name, *_read_csv(DATASETS / f"{name}.csv"), *FILES[name])
+        x, y, _ = read_csv(DATASETS / f"{name}.csv")
+        return DataSet(name, x, y, *FILES[name])
     if name.startswith("synthetic:"):
         count = name.removeprefix("synthetic:")
         if not (count.isdecimal() and 0 < int(count) < 2**63):
@@ -134,49 +141,9 @@ def load(name: str, folder: Path = Path(), seed: int = 0, curved: bool = False) 
         )
     if path.suffix == ".npy":
         return _map_npy(path)
-    return DataSet(path.stem, *_read_csv(path))
-
-
-def _read_csv(path: Path) -> tuple[Tensor, Tensor]:
-    """Read two columns of numbers, under a header or none."""
-    pairs = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
-            for row in lines:
-                where = f"{path}, line {lines.line_num}"
-                if row and not (lines.line_num == 1 and _is_header(row)):
-                    pairs.append(_pair(row, where))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV file ({error}); give two columns, x,y") from None
-    if not pairs:
-        raise ValueError(f"{path}: no data; give two columns, x,y, and at least one row")
-    x, y = torch.tensor(pairs, dtype=torch.float64).unbind(dim=1)
-    return x.contiguous(), y.contiguous()
-
-
-def _is_header(row: list[str]) -> bool:
-    return not any(re.match(r"\s*[-+]?(\.?\d|(nan|inf(inity)?)\s*$)", cell, re.I) for cell in row)
-
-
-def _pair(row: list[str], where: str) -> list[float]:
-    if len(row) != 2:
-        mark = re.search(r"[;\t|]", ",".join(row))
-        hint = f", not {mark.group()!r}, and write numbers with a point" if mark else ""
-        raise ValueError(f"{where}: columns: {len(row)}; give two, separated by a comma, x,y{hint}")
-    return [_number(cell, where) for cell in row]
-
-
-def _number(cell: str, where: str) -> float:
-    """Parse a number as files write it, without what Python allows beside, as 1_000."""
-    shown = reprlib.repr(cell)
-    try:
-        value = float(cell.replace("_", "?"))
-    except ValueError:
-        raise ValueError(f"{where}: {shown} is not a number; give two numbers, x,y") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{where}: {shown} is not finite; remove the row")
-    return value
+    x, y, names = read_csv(path, columns)
+    (x_name, x_unit), (y_name, y_unit) = map(named, names or ("x", "y"))
+    return DataSet(path.stem, x, y, x_unit, y_unit, x_name or "x", y_name or "y")
 
 
 def _map_npy(path: Path) -> DataSet:

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.animation import PillowWriter
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from torchgd.experiment.files import replacing
 from torchgd.figures.curves import curves, rates
@@ -39,7 +40,17 @@ def draw(runs: Runs, plane: list[str] | None = None) -> dict[str, Figure]:
         figures = {name: Figure() for name in kinds}
         for name, kind in kinds.items():
             kind(figures[name], runs)
+            take_words_literally(figures[name])
     return figures
+
+
+def take_words_literally(figure: Figure) -> None:
+    """Show names and units of the user's as they are: between two $ stands no mathematics."""
+    texts = [text for legend in figure.findobj(Legend) for text in legend.get_texts()]
+    for axes in figure.axes:
+        texts += [axes.title, axes.xaxis.label, axes.yaxis.label]
+    for text in texts:
+        text.set_parse_math(False)
 
 
 def save(figures: dict[str, Figure], directory: Path, suffix: str) -> Iterator[Path]:
@@ -71,6 +82,7 @@ def animate(runs: Runs, file: Path, plane: list[str] | None = None) -> None:
             left, right = cast(Any, figure.subfigures(1, 2))
             descent(left, runs, row, plane)
             fit(right, runs, row)
+            take_words_literally(figure)
             writer.grab_frame()
         for _ in range(10):
             writer.grab_frame()

@@ -224,8 +224,8 @@ def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
     best = landscape.predict(landscape.minimiser, z)
     axes.plot(x, best, "--", color=RED, label="least squares", zorder=5, gid="best")
     axes.set(xlim=(x[0].item(), x[-1].item()), ylim=_heights(first, best, z))
-    axes.set_xlabel(f"x  [{data.x_unit}]" if data.x_unit else "x")
-    axes.set_ylabel(f"y  [{data.y_unit}]" if data.y_unit else "y")
+    axes.set_xlabel(data.x_name + f"  [{data.x_unit}]" * bool(data.x_unit))
+    axes.set_ylabel(data.y_name + f"  [{data.y_unit}]" * bool(data.y_unit))
     if upto is None:
         axes.set_title(title_of(runs))
         figure.legend(loc="outside right upper")

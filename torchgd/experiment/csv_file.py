@@ -1,0 +1,131 @@
+"""CSV files as people have them: any usual separator, decimal commas, a header, more columns."""
+
+import csv
+import math
+import re
+import reprlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HOW = "save it as CSV in UTF-8 (in Excel: Save As, CSV UTF-8)"
+# What a file is that begins so.
+OTHERS = {
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"PK\x03\x04": "an Excel workbook (.xlsx) or another zip file",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls)",
+}
+LONGEST = 40  # characters of a name
+
+
+def read_csv(path: Path, columns: str | None = None) -> tuple[Tensor, Tensor, list[str]]:
+    """Return x and y (N,), and the names that a header gives them, or else [].
+
+    Columns are separated by a semicolon, a tab or else a comma; beside the first two a decimal
+    comma is read as a point. Of more than two `columns` says which are x and y, by name or by
+    number from 1: hours,score.
+
+    Raises:
+        ValueError: it is no such file, or does not hold N ≥ 1 pairs of finite numbers; the message
+            gives the line.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as binary:
+        start = binary.read(4)
+    for magic, what in OTHERS.items():
+        if start.startswith(magic):
+            raise ValueError(f"{path} is {what}, and no CSV file: {HOW}")
+    try:
+        return _read(path, columns)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error.reason}): {HOW}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a CSV file ({error}); give two columns, x,y") from None
+
+
+def _read(path: Path, columns: str | None) -> tuple[Tensor, Tensor, list[str]]:
+    pairs: list[list[float]] = []
+    names: list[str] = []
+    pick: tuple[int, int] | None = None
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        first = file.readline()
+        file.seek(0)
+        separator = next((s for s in ";\t" if s in first), ",")
+        number = _number if separator == "," else _with_comma
+        lines = csv.reader(file, strict=True, delimiter=separator)
+        for row in filter(None, lines):
+            where = f"{path}, line {lines.line_num}"
+            if pick is None:
+                header = row if lines.line_num == 1 and _is_header(row) else []
+                pick, count = _picked(where, row, header, columns), len(row)
+                names = [header[k].strip() for k in pick] if header else []
+                if header:
+                    continue
+            if len(row) != count:
+                raise ValueError(f"{where}: columns: {len(row)}, and {count} in the lines before")
+            pairs.append([number(row[k], where) for k in pick])
+    if not pairs:
+        raise ValueError(f"{path}: no data; give two columns, x,y, and at least one row")
+    x, y = torch.tensor(pairs, dtype=torch.float64).unbind(dim=1)
+    return x.contiguous(), y.contiguous(), names
+
+
+def _is_header(row: list[str]) -> bool:
+    return not any(re.match(r"\s*[-+]?([.,]?\d|(nan|inf(inity)?)\s*$)", cell, re.I) for cell in row)
+
+
+def _picked(where: str, row: list[str], header: list[str], columns: str | None) -> tuple[int, int]:
+    """Return which columns are x and y."""
+    known = ", ".join(map(printable, header)) or f"1 to {len(row)}"
+    if columns is None:
+        if len(row) == 2:
+            return 0, 1
+        if len(row) > 2:
+            raise ValueError(f"{where}: columns: {len(row)} ({known}); name two: --columns X,Y")
+        mark = re.search(r"[| ]", row[0].strip())
+        hint = f", not {mark.group()!r}" if mark else ""
+        raise ValueError(f"{where}: columns: 1; give two, separated by a comma, x,y{hint}")
+    found = []
+    for word in (word.strip() for word in columns.split(",")):
+        names = [cell.strip() for cell in header]
+        if names.count(word) == 1:
+            found.append(names.index(word))
+        elif word.isdecimal() and 1 <= int(word) <= len(row):
+            found.append(int(word) - 1)
+        else:
+            raise ValueError(f"{where}: --columns {columns}: {word!r} is none of {known}")
+    if len(found) != 2:
+        raise ValueError(f"--columns {columns}: give two, separated by a comma, x and y")
+    return found[0], found[1]
+
+
+def _number(cell: str, where: str) -> float:
+    """Parse a number as files write it, without what Python allows beside, as 1_000."""
+    shown = reprlib.repr(cell)
+    try:
+        value = float(cell.replace("_", "?"))
+    except ValueError:
+        raise ValueError(f"{where}: {shown} is not a number; give two numbers, x,y") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {shown} is not finite; remove the row")
+    return value
+
+
+def _with_comma(cell: str, where: str) -> float:
+    """Parse a number that may have a decimal comma; 1.234,5 could be two, and is none."""
+    both = "," in cell and "." in cell
+    return _number(cell if both else cell.replace(",", ".", 1), where)
+
+
+def printable(text: str) -> str:
+    """Return a name as it may be shown anywhere, on a terminal, too."""
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+
+
+def named(heading: str) -> tuple[str, str]:
+    """Split a column's heading into its name and, in brackets, its unit: speed (mph)."""
+    name, unit = re.fullmatch(r"(.*?)(?:\s*[(\[]([^()\[\]]*)[)\]])?", heading).groups()  # type: ignore[union-attr]
+    return printable(name), printable(unit or "")
