@@ -63,7 +63,7 @@ def experiments(model: str | None, data: str | None, epochs: int) -> Iterator[Ex
         kinds = [kind for kind in kinds if kind[0] == model] or [(model, False)]
     devices = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
     for (name, bias), dtype, device in itertools.product(kinds, DTYPES, devices):
-        asked = Configuration(name, data, device, dtype, epochs=epochs, bias=bias)
+        asked = Configuration(name, data, device=device, dtype=dtype, epochs=epochs, bias=bias)
         samples = len(Experiment(asked).data.x)
         for size in sorted({1, min(2, samples), samples}):
             yield Experiment(replace(asked, batch_size=size))
