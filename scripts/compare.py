@@ -93,15 +93,15 @@ def pairs(made: list[tuple[Experiment, dict[str, Any]]]) -> Iterator[Row]:
         descend = partial(experiment.descend, options=options)
         a, b = descend(manual), descend(autograd)
         comparison, verdict = compare(a, b), "identical"
-        if not comparison.identical:
+        own = experiment.configuration.model not in MODELS
+        if not comparison.identical and own and experiment not in checks:
+            checks[experiment] = check_where_they_part(experiment, comparison, a)
+        if own and not comparison.identical and checks[experiment]:
+            verdict = ROUNDING
+        elif not comparison.identical:
             verdict = f"cause: {which_half_differs(descend, manual, autograd)}"
-            if experiment.configuration.model not in MODELS:
-                if experiment not in checks:
-                    checks[experiment] = check_where_they_part(experiment, comparison, a)
-                if checks[experiment]:
-                    verdict = ROUNDING
-                elif checks[experiment].wrong:
-                    verdict += f", {named(checks[experiment].wrong)} is wrong"
+            if own and (wrong := checks[experiment].wrong):
+                verdict += f", {named(wrong)} is wrong"
         yield a, b, comparison, verdict
 
 

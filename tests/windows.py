@@ -1,6 +1,6 @@
 """Runs a script in a process that lacks what Windows lacks, and refuses what Windows refuses.
 
-    python tests/windows.py SCRIPT [words of the script]
+    python tests/windows.py SCRIPT [words of the script] [then SCRIPT [words] …]
 
 Hidden are the modules, signals and functions that POSIX alone has. A directory cannot be opened, a
 file that is open cannot be replaced or removed, and what is open for reading alone cannot be
@@ -11,6 +11,7 @@ libraries are those of this system.
 import errno
 import getpass
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -74,5 +75,7 @@ def pretend() -> None:
 
 if __name__ == "__main__":
     pretend()
-    script, *arguments = sys.argv[1:]
-    sys.exit(importlib.import_module(script).main(arguments))
+    for joint, words in itertools.groupby(sys.argv[1:], lambda word: word == "then"):
+        script, *arguments = words
+        if not joint and (status := importlib.import_module(script).main(arguments)):
+            sys.exit(status)

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ from helpers import (
     stacked,
     wait_for,
 )
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from torchgd import Batches, Linear, Quadratic, Trajectory, manual_gradient, train
@@ -133,7 +134,9 @@ def by_distributed_data_parallel(
 def spawned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     ports = {size: free_port() for size in (2, 3, 4)}
-    spawn(rank, (ports, str(folder)), max(ports))
+    # All are forks of one process that has imported what they need, and done no more.
+    multiprocessing.set_forkserver_preload(["train", "helpers", "torch._dynamo"])
+    start_processes(rank, (ports, str(folder)), max(ports), start_method="forkserver")
     return folder
 
 

@@ -22,17 +22,17 @@ def run(folder: Path, *words: str) -> tuple[int, str, str]:
 
 
 def test_the_lesson_a_resume_and_the_figures(tmp_path: Path) -> None:
-    status, out, err = run(tmp_path, "train", "--name", "a", "--epochs", "40", "--no-figures")
-    assert (status, err) == (0, "written to runs/a; tensorboard --logdir runs\n"), err
+    commands = (
+        "train --name a --epochs 40 --no-figures then train --resume runs/a --epochs 50 then "
+        "plot runs/a --output pictures"
+    )
+    status, out, err = run(tmp_path, *commands.split())
+    assert (status, err) == (0, 2 * "written to runs/a; tensorboard --logdir runs\n"), err
     assert "All 120 steps are identical, bit for bit" in out
-    status, out, err = run(tmp_path, "train", "--resume", "runs/a", "--epochs", "50")
-    assert status == 0, err
     assert "All 150 steps are identical, bit for bit" in out
     for update in ("manual", "autograd"):
         rows = [run / update / "trajectory.csv" for run in (tmp_path / "runs/a", REFERENCE)]
         assert rows[0].read_bytes() == rows[1].read_bytes()
-    status, out, err = run(tmp_path, "plot", "runs/a", "--output", "pictures")
-    assert status == 0, err
     pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert pictures == ["curves.png", "fit.png", "loss.png", "rates.png"]
 

@@ -144,7 +144,13 @@ FOREIGN = {
 
 
 EVENTS: list[tuple[str, Any]] = []
-sys.addaudithook(lambda event, details: EVENTS.append((event, details)))
+
+
+def note(event: str, details: Any, events: list[tuple[str, Any]] = EVENTS) -> None:
+    events.append((event, details))
+
+
+sys.addaudithook(note)
 RUNS = {"compile", "exec", "import", "open", "os.system", "subprocess.Popen", "marshal.loads"}
 # All that Python's parser, whose event is compile too, is ever given; it runs nothing.
 TOLD = re.compile(rb"(?:'(?:[a-z]|-?[0-9.]+)'|exp|[-+*/()]|\*\*| )*")
