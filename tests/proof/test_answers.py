@@ -3,7 +3,9 @@
 import re
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -143,26 +145,36 @@ FOREIGN = {
 }
 
 
-EVENTS: list[tuple[str, Any]] = []
-
-
-def note(event: str, details: Any, events: list[tuple[str, Any]] = EVENTS) -> None:
-    events.append((event, details))
-
-
-sys.addaudithook(note)
 RUNS = {"compile", "exec", "import", "open", "os.system", "subprocess.Popen", "marshal.loads"}
 # All that Python's parser, whose event is compile too, is ever given; it runs nothing.
 TOLD = re.compile(rb"(?:'(?:[a-z]|-?[0-9.]+)'|exp|[-+*/()]|\*\*| )*")
 
 
-def ran() -> set[str]:
-    """What ran since EVENTS was cleared."""
-    return {
-        event
-        for event, details in EVENTS
-        if event in RUNS and not (event == "compile" and TOLD.fullmatch(details[0]))
-    }
+@dataclass
+class Watch:
+    """While it is `on`, what runs is noted: a hook of Python's own stays for good."""
+
+    on: bool = False
+    seen: set[str] = field(default_factory=set)
+
+    def __call__(self, event: str, details: Any) -> None:
+        if self.on and event in RUNS:
+            told = event == "compile" and TOLD.fullmatch(details[0])
+            self.seen |= set() if told else {event}
+
+
+WATCH = Watch()
+sys.addaudithook(WATCH)
+
+
+@contextmanager
+def watched() -> Iterator[set[str]]:
+    """What runs within it."""
+    WATCH.on, WATCH.seen = True, set()
+    try:
+        yield WATCH.seen
+    finally:
+        WATCH.on = False
 
 
 @pytest.mark.parametrize(
@@ -173,22 +185,22 @@ def test_what_is_no_answer_is_refused_and_nothing_runs(
     model: str, answer: str, reason: str
 ) -> None:
     start = time.perf_counter()
-    EVENTS.clear()
-    try:
-        parse(answer, DERIVATIONS[model])
-    except ValueError as error:
-        events, message = ran(), str(error)
+    with watched() as ran:
+        try:
+            parse(answer, DERIVATIONS[model])
+        except ValueError as error:
+            message = str(error)
     assert time.perf_counter() - start < 1
-    assert not events
+    assert not ran
     assert message.startswith(reason)
     assert "\n" not in message
     assert len(message) < 200
 
 
 def test_the_audit_would_notice() -> None:
-    EVENTS.clear()
-    eval("1")
-    assert ran() == {"compile", "exec"}
+    with watched() as ran:
+        eval("1")
+    assert ran == {"compile", "exec"}
 
 
 def test_a_parameter_may_have_any_name() -> None:
