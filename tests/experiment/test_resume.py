@@ -1,11 +1,13 @@
 """Runs that were killed, interrupted, or met a fault, and go on with --resume."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import helpers
 import pytest
@@ -74,6 +76,25 @@ def test_epochs_may_be_raised_after_the_end(shell: Shell) -> None:
     assert shown(Path("runs/parts/autograd")) == shown(Path("runs/whole/autograd"))
 
 
+def test_more_epochs_that_are_killed_before_their_first_checkpoint(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the last row is cut off, and the checkpoint must be one of the shorter table."""
+    more = [*SHUFFLED, "--record-every", "7"]
+    assert shell(*more, "--name", "parts") == 0
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error", "disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "run_update", fails)
+        assert shell("--resume", "runs/parts", "--epochs", "20", "--no-figures") == 2
+    assert shell("--resume", "runs/parts", "--epochs", "20", "--no-figures") == 0
+    more[more.index("12")] = "20"
+    assert shell(*more, "--name", "whole") == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
 def test_a_finished_run_says_so(shell: Shell) -> None:
     assert shell(*SHUFFLED, "--name", "a") == 0
     before = left(Path("runs/a"))
@@ -106,8 +127,9 @@ def test_what_had_not_begun_begins(shell: Shell) -> None:
         shutil.rmtree("runs/parts")
 
 
-def test_a_diverged_update_and_one_that_had_not_begun(shell: Shell) -> None:
-    flags = "--lr 1 --epochs 200 --no-figures".split()
+@pytest.mark.parametrize("epochs", ["200", "74"])  # the 74th is the one that overflows
+def test_a_diverged_update_and_one_that_had_not_begun(shell: Shell, epochs: str) -> None:
+    flags = f"--lr 1 --epochs {epochs} --no-figures".split()
     assert shell(*flags, "--name", "whole") == 1
     shutil.copytree("runs/whole", "runs/parts")
     shutil.rmtree("runs/parts/autograd")

@@ -184,13 +184,13 @@ def watched() -> Iterator[set[str]]:
 def test_what_is_no_answer_is_refused_and_nothing_runs(
     model: str, answer: str, reason: str
 ) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with watched() as ran:
         try:
             parse(answer, DERIVATIONS[model])
         except ValueError as error:
             message = str(error)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert not ran
     assert message.startswith(reason)
     assert "\n" not in message
@@ -216,7 +216,7 @@ def test_a_parameter_may_have_any_name() -> None:
 def test_the_largest_answers_are_judged_quickly() -> None:
     """What the grammar lets pass cannot be expanded, and need not be."""
     derivation = DERIVATIONS["parabola"]
-    start = time.perf_counter()
+    start = time.process_time()
     for answer in (
         "(x+y+w2+w1+b)^90/(x-y+w2-w1+b)^9",
         "((((x+y)^3+w2)^3+w1)^3+b)^3",
@@ -226,7 +226,7 @@ def test_the_largest_answers_are_judged_quickly() -> None:
         "-" * 299 + "x",
     ):
         assert 0 < len(judge(derivation, "w2", parse(answer, derivation))) < 200
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 NUMBERS = st.integers(0, 99).map(str)

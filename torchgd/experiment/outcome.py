@@ -134,7 +134,7 @@ class _Descent:
         began: float,
     ) -> None:
         self.experiment, self.update, self.model = experiment, update, model
-        self.hooks, self.began, self.start = hooks, began, start
+        self.hooks, self.began = hooks, began
         self.first = 0 if start is None else start.checkpoint.step
         self.optimizer = UPDATES[update][1](model.parameters(), **experiment.options)
         if start is not None:
@@ -157,8 +157,6 @@ class _Descent:
         """Take the steps that are left; return how many were taken, the epoch, and why it ended."""
         experiment, recorder = self.experiment, self.recorder
         epochs = experiment.configuration.epochs
-        if self.start is not None and self.start.checkpoint.diverged:
-            return self.first, self.first // len(experiment.batches), "diverged"
         gradient = experiment.gradient(self.update, self.hooks.on_rows)
         descent = descend(
             self.model, experiment.batches, self.optimizer, gradient, epochs, start=self.first
