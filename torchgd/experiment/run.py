@@ -51,7 +51,7 @@ class Run:
             ValueError: something in it cannot be had (see `Experiment`), or `name` is taken.
             OSError: a file cannot be read, or the directory not be made.
         """
-        refuse_processes(asked, updates)
+        refuse_what_does_not_go_together(asked, updates)
         experiment = Experiment(asked)
         if AFFINE in updates:
             if experiment.streams:
@@ -83,7 +83,7 @@ class Run:
             raise ValueError(f"{directory / config['update']}: {error}") from None
         refuse_other_files(experiment, config, directory)
         now, updates = experiment.configuration, config["updates"]
-        refuse_processes(now, updates)
+        refuse_what_does_not_go_together(now, updates)
         changes = {"epochs": now.epochs, "steps": experiment.steps}
         configs = {update: {**config, "update": update, **changes} for update in updates}
         found = {update: find_start(experiment, update, directory / update) for update in updates}
@@ -169,8 +169,10 @@ def refuse_epochs(own: int, now: int, starts: dict[str, Start], directory: Path)
             )
 
 
-def refuse_processes(asked: Configuration, updates: Sequence[str]) -> None:
-    """Refuse what several processes cannot share."""
+def refuse_what_does_not_go_together(asked: Configuration, updates: Sequence[str]) -> None:
+    """Refuse what several processes cannot share, and what no update would heed."""
+    if asked.compile and AFFINE in updates:
+        raise ValueError("--compile is of a gradient, and --update affine has none; leave it out")
     if processes() > 1 and (asked.compile or AFFINE in updates):
         raise ValueError(f"--compile and --update affine take one process, not {processes()}")
 
