@@ -13,6 +13,7 @@ import helpers
 import pytest
 import train
 from helpers import EXPONENTIAL, left, read_csv, shown
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from torchgd.experiment.checkpoint import Checkpoint
 from torchgd.experiment.folder import RunWriter, Start
@@ -93,6 +94,19 @@ def test_more_epochs_that_are_killed_before_their_first_checkpoint(
     more[more.index("12")] = "20"
     assert shell(*more, "--name", "whole") == 0
     assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
+def test_tensorboard_is_told_of_a_configuration_once(shell: Shell) -> None:
+    def told() -> int:
+        files = Path("runs/a/manual").glob("events.out.tfevents.*")
+        events = [event for file in files for event in EventFileLoader(str(file)).Load()]
+        return sum(v.tag.startswith("config") for event in events for v in event.summary.value)
+
+    assert shell.stopped(50, *SHUFFLED, "--name", "a") == 143
+    assert shell("--resume", "runs/a", "--no-figures") == 0
+    assert told() == 1
+    assert shell("--resume", "runs/a", "--epochs", "20", "--no-figures") == 0
+    assert told() == 2  # it is another, with more epochs
 
 
 def test_a_finished_run_says_so(shell: Shell) -> None:
