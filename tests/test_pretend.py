@@ -144,7 +144,7 @@ x[torch.zeros(1, dtype=torch.long)]
 """.strip().split("\n")
 WAITS = [
     *((manual_gradient, "return loss", f"{wait}; return loss") for wait in IN_THE_GRADIENT),
-    (Batches._order, ", non_blocking=True", ""),
+    (Batches.order, ", non_blocking=True", ""),
     (ManualSGD._update, "alpha=float(", "alpha=g.item() + float("),
     (Recorder.record, "torch.stack([loss,", "torch.stack([loss.cpu(),"),
 ]

@@ -1,11 +1,12 @@
 """Gradient descent by hand, proven against PyTorch.
 
 What stands here is the lesson, in files each of which imports only those before it: version,
-models, loss, gradients, optim, data, trajectory, training. Each folder is a layer built on it and
-on the folders before: proof (is it right?), theory (what follows from ŷ being linear in w),
-experiment (from a command line to a folder of results) and figures.
+models, loss, gradients, optim, data, trajectory, training, compiled. Each folder is a layer built
+on it and on the folders before: proof (is it right?), theory (what follows from ŷ being linear in
+w), experiment (from a command line to a folder of results) and figures.
 """
 
+from torchgd.compiled import compiled_trajectory
 from torchgd.data import Batches
 from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import Linear, Model, Quadratic
@@ -29,6 +30,7 @@ __all__ = [
     "check_gradient",
     "check_optimizer",
     "compare",
+    "compiled_trajectory",
     "descend",
     "manual_gradient",
     "train",

@@ -126,10 +126,11 @@ class Batches:
         """Return all of x and y (N,) in the order in which the epoch visits them."""
         if not self.shuffle:
             return self.x, self.y
-        order = self._order()
+        order = self.order()
         return self.x[order], self.y[order]
 
-    def _order(self) -> Tensor:
+    def order(self) -> Tensor:
+        """Return the samples' numbers (N,) in the order in which a shuffled epoch visits them."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.x))
         return torch.from_numpy(order).to(self.x.device, non_blocking=True)
 

@@ -7,6 +7,7 @@ own can be right and differ in the last bit.)
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from numbers import Real
 from typing import Any
 
@@ -117,3 +118,24 @@ def same_dtype(name: str, w: Tensor, loss: Tensor) -> None:
             f"parameter {name!r} is {w.dtype} and the loss {loss.dtype}: "
             "make model and data of one dtype"
         )
+
+
+def is_linear_in_parameters(model: Model, x: Tensor) -> bool:
+    """Return whether ∂ŷ/∂w at x stays the same, to the bit, when the weights are changed."""
+    other = deepcopy(model)
+    with torch.no_grad():
+        before = partial_derivatives(model, x, x)
+        for w in other.parameters():
+            w.mul_(1.1).add_(0.37)
+        after = partial_derivatives(other, x, x)
+    return all(torch.equal(before[n].nan_to_num(), after[n].nan_to_num()) for n in before)
+
+
+def require_linear(
+    model: Model,
+    x: Tensor,
+    otherwise: str = "its steps are no affine maps; take the update manual or autograd",
+) -> None:
+    """Raise ValueError unless the model is linear in its parameters."""
+    if not is_linear_in_parameters(model, x):
+        raise ValueError(f"{type(model).__name__} is not linear in its parameters: {otherwise}")

@@ -443,8 +443,11 @@ def test_a_descent_that_climbs(
     "--lr 0.3 --epochs 1 --initial w=2",  # at the minimum nothing moves
     "--weight-decay 1 --initial w=2",  # pulled off the minimum
     "--data hubble --lr 0.001 --initial w=423.93",  # nor does noise about it make a divergence
+    "--model steep.py:Square --data noisy.csv --initial w=1.41926",
 ])  # fmt: skip
 def test_what_is_no_divergence(shell: Shell, flags: str) -> None:
+    Path("steep.py").write_text(STEEP, encoding="utf-8")
+    Path("noisy.csv").write_text("1,2.3\n2,3.8\n3,6.1\n", encoding="utf-8")
     assert shell(*flags.split()) == 0
     assert "diverged" not in shell.err
 

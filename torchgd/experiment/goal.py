@@ -11,8 +11,8 @@ from torch.nn.utils import vector_to_parameters
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.outcome import Values, values_of
 from torchgd.experiment.stability import epoch_hessians, rate_and_options
+from torchgd.gradients import is_linear_in_parameters
 from torchgd.theory.landscape import Landscape, contraction
-from torchgd.theory.linear import is_linear_in_parameters
 from torchgd.trajectory import Trajectory
 
 CLOSE = 0.01  # of the first distance: what is closer needs no help

@@ -16,7 +16,7 @@ from torchgd.experiment.folder import RunWriter, Start, read_result
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.parallel import processes
 from torchgd.experiment.report import config_json
-from torchgd.theory.linear import require_linear
+from torchgd.gradients import require_linear
 
 # What --update can be: each alone, or both by hand and by autograd.
 CHOICES = {"both": [*UPDATES], **{update: [update] for update in (*UPDATES, AFFINE)}}

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.own_model import call_user_code
+from torchgd.gradients import is_linear_in_parameters
 from torchgd.loss import mean_squared_error
 from torchgd.models import Model
 from torchgd.theory.landscape import largest_stable_learning_rate
-from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobians
+from torchgd.theory.linear import hessian, jacobians
 from torchgd.trajectory import Trajectory
 
 ROWS = 2**20  # that are looked at together

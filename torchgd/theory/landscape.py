@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.autograd.functional import hessian as hessian_by_autograd
 from torch.func import functional_call
 
+from torchgd.gradients import is_linear_in_parameters
 from torchgd.loss import mean_squared_error
 from torchgd.models import Model, scalars
 from torchgd.theory.affine import step_maps
-from torchgd.theory.linear import hessian, is_linear_in_parameters, jacobian, jacobians
+from torchgd.theory.linear import hessian, jacobian, jacobians
 from torchgd.training import BatchesLike
 
 

@@ -16,33 +16,12 @@ from torch.nn.functional import pad
 from torch.nn.utils import vector_to_parameters
 
 from torchgd.data import Batches
-from torchgd.gradients import partial_derivatives, same_dtype
+from torchgd.gradients import partial_derivatives, require_linear, same_dtype
 from torchgd.models import Model, scalars
 from torchgd.training import BatchesLike
 
 # Samples at a time, where memory and the time to start a block balance.
 BLOCK = {"cpu": 2**18, "cuda": 2**22}
-
-
-def is_linear_in_parameters(model: Model, x: Tensor) -> bool:
-    """Return whether ∂ŷ/∂w at x stays the same, to the bit, when the weights are changed."""
-    other = deepcopy(model)
-    with torch.no_grad():
-        before = partial_derivatives(model, x, x)
-        for w in other.parameters():
-            w.mul_(1.1).add_(0.37)
-        after = partial_derivatives(other, x, x)
-    return all(torch.equal(before[n].nan_to_num(), after[n].nan_to_num()) for n in before)
-
-
-def require_linear(
-    model: Model,
-    x: Tensor,
-    otherwise: str = "its steps are no affine maps; take the update manual or autograd",
-) -> None:
-    """Raise ValueError unless the model is linear in its parameters."""
-    if not is_linear_in_parameters(model, x):
-        raise ValueError(f"{type(model).__name__} is not linear in its parameters: {otherwise}")
 
 
 @torch.no_grad()

@@ -1,0 +1,158 @@
+"""The compiled loop takes the steps of `train`, to the bit."""
+
+import itertools
+import sys
+from typing import Any
+
+import pytest
+import torch
+from helpers import MODELS, Exponential, same_trajectory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, train
+from torchgd import compiled as module
+from torchgd.compiled import compiled_trajectory, descend_compiled
+
+pytest.importorskip("numba", reason="numba is not installed")
+F64 = torch.float64
+OPTIONS = [
+    {}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.3}, {"weight_decay": 0.1},
+    {"momentum": 0.8, "nesterov": True, "weight_decay": 0.01}, {"maximize": True},
+    {"momentum": 0.5, "dampening": 0.5, "weight_decay": 0.02, "maximize": True},
+]  # fmt: skip
+
+
+def both(
+    make: Any, batches: Any, lr: float, epochs: int, every: int | None = None, **options: Any
+) -> tuple[Trajectory, Trajectory]:
+    """The paths of `train` and of machine code, which leave the model at the last row."""
+    ours, theirs = make(), make()
+    loop = train(
+        theirs, batches(), ManualSGD(theirs.parameters(), lr, **options), epochs=epochs,
+        record_every=every,
+    )  # fmt: skip
+    machine = compiled_trajectory(ours, batches(), lr, epochs, record_every=every, **options)
+    for path, model in ((loop, theirs), (machine, ours)):
+        for name, w in model.named_parameters():
+            assert torch.equal(w.detach().nan_to_num(), path.weights[name][-1].nan_to_num())
+    return loop, machine
+
+
+def alike(a: Trajectory, b: Trajectory) -> bool:
+    return same_trajectory(a, b) and torch.equal(a.epoch, b.epoch) and a.stopped == b.stopped
+
+
+NUMBERS = st.floats(-3, 3, width=32) | st.sampled_from([0.0, -0.0, 1e-310, -1e-40, 1e30, -1e200])
+DRAWN = {
+    "kind": st.sampled_from([*MODELS]),
+    "dtype": st.sampled_from([torch.float32, F64]),
+    "options": st.sampled_from(OPTIONS),
+    "lr": st.sampled_from([0.0, 1e-3, 0.05, 3.0]),
+    "epochs": st.integers(1, 4),
+    "shuffle": st.booleans(),
+    "every": st.sampled_from([None, 1, 3, 7, 1000]),
+    "points": st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=9),
+}
+
+
+@settings(max_examples=500)
+@given(**DRAWN)
+def test_every_bit_is_that_of_the_loop(
+    kind: str, dtype: torch.dtype, options: dict[str, Any], lr: float, epochs: int, shuffle: bool,
+    every: int | None, points: list[tuple[float, float]],
+) -> None:  # fmt: skip
+    """Subnormal, huge and signed zero data; NaN and infinity end it at the same recorded step."""
+    x, y = torch.tensor(points, dtype=F64).to(dtype).nan_to_num(0, 1.0, -1.0).unbind(dim=1)
+    a, b = both(
+        lambda: MODELS[kind](dtype=dtype), lambda: Batches(x.clone(), y.clone(), 1, shuffle, 5),
+        lr, epochs, every, **options,
+    )  # fmt: skip
+    assert alike(a, b)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_it_goes_on_from_any_step(
+    options: dict[str, Any], shuffle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In blocks of 7 steps, each by a new optimizer with the old one's state, from where it was."""
+    x = torch.linspace(-1, 2, 11, dtype=F64)
+    batches = Batches(x, 3 * x**2 + 1, 1, shuffle, seed=2)
+    model, whole = Quadratic(dtype=F64), Quadratic(dtype=F64)
+    expected = train(
+        whole, batches, ManualSGD(whole.parameters(), 0.01, **options), epochs=4, record_every=1
+    )
+    monkeypatch.setattr(module, "BLOCK", 7)
+    reached, state = 0, None
+    pieces: list[Trajectory] = []
+    while reached < 44:
+        optimizer = ManualSGD(model.parameters(), 0.01, **options)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        blocks = descend_compiled(model, batches, optimizer, 4, 1, start=reached)
+        some = list(itertools.islice(blocks, 2))
+        reached, pieces = some[-1][0], [*pieces, *(piece for _, piece in some)]
+        state = optimizer.state_dict()
+    found = Trajectory.join(pieces)
+    assert torch.equal(found.step, expected.step[:-1])
+    assert torch.equal(found.table, expected.table[:-1])
+    assert all(
+        torch.equal(p, q) for p, q in zip(model.parameters(), whole.parameters(), strict=True)
+    )
+
+
+class Own(Model):
+    """ŷ = b·sin(x) + 2 + a·x², which sums in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.5, dtype=F64))
+        self.b = nn.Parameter(torch.tensor(0.1, dtype=F64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b * x.sin() + 2 + self.a * x**2
+
+    def partials(self, x: Tensor) -> dict[str, Tensor | float]:
+        return {"a": x**2, "b": x.sin()}
+
+
+def test_a_model_of_ones_own_is_within_its_rounding() -> None:
+    """No step enlarges an error: α = 0.05 is below 1/(φ·φ) of every sample."""
+    x = torch.linspace(-1.5, 1.5, 40, dtype=F64)
+    a, b = both(Own, lambda: Batches(x, x.cos()), 0.05, 5, 1)
+    assert torch.equal(a.step, b.step)
+    largest = 1 + 2 * 0.05 * 2.25 * (2.25 + 2 + 1)
+    bound = 200 * 3 * torch.finfo(F64).eps * largest
+    assert all((a.weights[n] - b.weights[n]).abs().max() <= bound for n in a.names)
+
+
+def test_many_samples_in_several_blocks() -> None:
+    """2,500,000 steps, of which 10,000 are recorded, as the affine path records them."""
+    x = torch.linspace(-1, 1, 1_250_000, dtype=F64)
+    t = compiled_trajectory(Linear(dtype=F64), Batches(x, 2 * x), 1e-6, 2)
+    assert len(t.step) <= 10_001
+    assert t.step[-1] == 2_500_000
+    # Two epochs multiply w − 2 by Π(1 − 2αx²)², and each step rounds w by an ULP at most.
+    factor = (-2e-6 * x.square()).log1p().sum().mul(2).exp().item()
+    assert abs(t.weights["w"][-1].item() - (2 - factor)) <= 2_500_000 * 2.3e-16
+
+
+@pytest.mark.parametrize(("batches", "model", "message"), [
+    (Batches(torch.ones(4), torch.ones(4), 2), Linear(), "batch size 2 on cpu: the compiled loop"),
+    (Batches(torch.ones(4), torch.ones(4)), Exponential(), "Exponential is not linear in its"),
+    (Batches(torch.ones(4), torch.ones(4)), Linear(dtype=F64), "parameter 'w' is torch.float64"),
+])  # fmt: skip
+def test_what_it_refuses(batches: Batches, model: Model, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        compiled_trajectory(model, batches, 0.1)
+
+
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    module.machine_code.cache_clear()
+    batches = Batches(torch.ones(4), torch.ones(4))
+    with pytest.raises(ModuleNotFoundError, match=r"needs numba: pip install 'torchgd\[fast\]'$"):
+        compiled_trajectory(Linear(), batches, 0.1)
+    module.machine_code.cache_clear()

@@ -1,0 +1,237 @@
+"""The same descent as machine code: one sample a step, by hand, with the bits of `train`.
+
+A step of the loop in `torchgd.training` is some twenty calls of torch, of a few microseconds each;
+as machine code it is some twenty operations. Of a model that is linear in its parameters the loop
+needs but φ = ∂ŷ/∂w, which depends on x alone:
+
+    ŷ = Σ φ·w (+ ŷ₀)        r = ŷ − y        loss = r²        g = 2r·φ        w ← w − α·g
+
+numba compiles it (`pip install torchgd[fast]`), at its first use in a second or two.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils import vector_to_parameters
+
+from torchgd.data import Batches
+from torchgd.gradients import partial_derivatives, require_linear, same_dtype
+from torchgd.models import Model, scalars
+from torchgd.optim import ManualSGD
+from torchgd.training import count_steps
+from torchgd.trajectory import Trajectory, record_interval
+
+BLOCK = 1_000_000  # steps at a time, between which a caller may save, or stop
+
+Array = NDArray[Any]
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """a·b + c, rounded once: an instruction of the machine."""
+    raise NotImplementedError("numba puts the instruction here")
+
+
+# The loop of `descend` and the rule of `ManualSGD`, line by line: torch rounds an add_(g, alpha=α)
+# once, and so does an fma; it takes the terms of ŷ from left to right, and −0 for +0 in a sum.
+def steps(
+    phi: Array, offset: Array, y: Array, order: Array, first: int, total: int, every: int,
+    w: Array, v: Array, fresh: bool, lr: Any, momentum: Any, undamped: Any, weight_decay: Any,
+    nesterov: bool, maximize: bool, table: Array,
+) -> int:  # fmt: skip
+    """Take a step for each sample in `order`, from step `first` on; record into `table`.
+
+    There are no velocities v yet if it is `fresh`. Returns how many rows the table has then.
+    """
+    row, parameters, zero = 0, w.shape[0], lr - lr
+    for k in range(order.shape[0]):
+        n, step = order[k], first + k
+        prediction = w[0] * phi[n, 0]
+        for p in range(1, parameters):
+            prediction = prediction + w[p] * phi[n, p]
+        if offset.shape[0] > 0:
+            prediction = prediction + offset[n]
+        residual = prediction - y[n]
+        recorded = step % every == 0 or step == total - 1
+        if recorded:
+            table[row, 0] = residual * residual
+        for p in range(parameters):
+            g = zero + (residual + residual) * phi[n, p]
+            if recorded:
+                table[row, 1 + p] = w[p]
+                table[row, 1 + parameters + p] = g
+            if maximize:
+                g = -g
+            if weight_decay != zero:
+                g = fma(weight_decay, w[p], g)
+            if momentum != zero:
+                v[p] = g if fresh and k == 0 else fma(undamped, g, v[p] * momentum)
+                g = fma(momentum, v[p], g) if nesterov else v[p]
+            w[p] = fma(-lr, g, w[p])
+        row += recorded
+    return row
+
+
+@functools.cache
+def machine_code() -> Callable[..., int]:
+    """Return `steps`, compiled, and kept on the disk where numba finds a place.
+
+    Raises:
+        ModuleNotFoundError: numba is not installed.
+    """
+    try:
+        import numba
+        from numba.extending import intrinsic, overload
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "the compiled loop needs numba: pip install 'torchgd[fast]'"
+        ) from None
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def instruction(context: Any, a: Any, b: Any, c: Any) -> Any:
+        return a(a, a, a), lambda context, builder, signature, args: builder.fma(*args)
+
+    @overload(fma)  # type: ignore[untyped-decorator]
+    def compiled_fma(a, b, c):  # type: ignore[no-untyped-def]  # numba compares the two
+        return lambda a, b, c: instruction(a, b, c)  # type: ignore[call-arg]
+
+    try:
+        code: Callable[..., int] = numba.njit(cache=True)(steps)
+    except RuntimeError:  # no folder for it can be written
+        code = numba.njit(steps)
+    return code
+
+
+def orders(batches: Batches, first: int, total: int) -> Iterator[Array]:
+    """Yield the samples in the order of steps `first` … total − 1, at most BLOCK at a time."""
+    count = len(batches.x)
+    if not batches.shuffle:
+        for k in range(first, total, BLOCK):
+            yield np.arange(k, min(k + BLOCK, total)) % count
+        return
+    waiting: list[Array] = []
+    for epoch in range(first // count, -(-total // count)):
+        batches.set_epoch(epoch)
+        order = batches.order().numpy()
+        waiting.append(order[first % count :] if epoch == first // count else order)
+        if sum(map(len, waiting)) >= BLOCK or (epoch + 1) * count >= total:
+            together, waiting = np.concatenate(waiting), []
+            yield from np.split(together, range(BLOCK, len(together), BLOCK))
+
+
+@torch.no_grad()
+def descend_compiled(
+    model: Model,
+    batches: Batches,
+    optimizer: ManualSGD,
+    epochs: int,
+    every: int,
+    *,
+    start: int = 0,
+) -> Iterator[tuple[int, Trajectory]]:
+    """Yield, many steps at a time, the step reached and the piece of the trajectory up to there.
+
+    Model and optimizer are then as `descend` leaves them before that step, to the bit for `Linear`
+    and `Quadratic`. Recorded is each `every`-th step and the last. It may go on at a step `start`.
+
+    Raises:
+        ModuleNotFoundError: numba is not installed.
+        ValueError: not one sample a step, not on a CPU, or not linear in the parameters.
+    """
+    parameters, total = scalars(model), count_steps(epochs, len(batches), every)
+    if batches.batch_size != 1 or batches.x.device.type != "cpu":
+        raise ValueError(
+            f"batch size {batches.batch_size} on {batches.x.device}: the compiled loop takes one "
+            "sample a step, on a CPU"
+        )
+    for name, parameter in parameters.items():
+        same_dtype(name, parameter, batches.y)
+    require_linear(model, batches.x, "the compiled loop needs one ∂ŷ/∂w for all weights")
+    phi = torch.stack([*partial_derivatives(model, batches.x, batches.x).values()], dim=1)
+    at_zero = deepcopy(model)
+    vector_to_parameters(torch.zeros(len(parameters), dtype=phi.dtype), at_zero.parameters())
+    offset = at_zero(batches.x).nan_to_num(0.0)  # 0·∞ of an x beyond the dtype is no ŷ₀
+    offset = offset if offset.any() else offset[:0]
+    (group,) = optimizer.param_groups
+    number = batches.y.numpy().dtype.type
+    options = [number(value) for value in (group["lr"], group["momentum"], 1 - group["dampening"],
+                                           group["weight_decay"])]  # fmt: skip
+    w = torch.stack(list(parameters.values())).numpy()
+    v, step, code = np.zeros_like(w), start, machine_code()
+    buffers = [optimizer.state[p].get("momentum_buffer") for p in parameters.values()]
+    fresh = any(buffer is None for buffer in buffers)
+    if not fresh:
+        v = torch.stack(buffers).numpy()  # type: ignore[arg-type]
+    data = phi.contiguous().numpy(), offset.contiguous().numpy(), batches.y.contiguous().numpy()
+    for order in orders(batches, start, total):
+        recorded = np.arange(step + -step % every, step + len(order), every)
+        if step + len(order) == total and (len(recorded) == 0 or recorded[-1] != total - 1):
+            recorded = np.append(recorded, total - 1)
+        table = np.empty((len(recorded), 1 + 2 * len(w)), w.dtype)
+        code(*data, order, step, total, every, w, v, fresh, *options, group["nesterov"],
+             group["maximize"], table)  # fmt: skip
+        step, fresh = step + len(order), False
+        for k, parameter in enumerate(parameters.values()):
+            parameter.fill_(w[k].item())
+            if group["momentum"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.tensor(v[k])
+        numbers = torch.from_numpy(recorded)
+        piece = Trajectory(tuple(parameters), numbers, numbers // len(batches.x),
+                           torch.from_numpy(table), stopped="")  # fmt: skip
+        yield step, piece
+
+
+@torch.no_grad()
+def compiled_trajectory(
+    model: Model,
+    batches: Batches,
+    lr: float,
+    epochs: int = 50,
+    *,
+    record_every: int | None = None,
+    **options: Any,
+) -> Trajectory:
+    """Return the path of `train` with the gradient and SGD by hand, one sample a step.
+
+    To the bit for `Linear` and `Quadratic`, in float32 and float64, with all of SGD's options. Of
+    another model that is linear in its parameters ŷ may be summed in another order: each step then
+    rounds w by at most (P + 1)ε(|w| + 2α|φ|Σ|φw|), of which, as long as no step enlarges an error,
+    k steps make at most k times as much. Recorded is what `train` records, and it ends there too.
+
+    Args:
+        model: linear in its parameters, on the CPU; its weights then stand at the last row.
+        batches: of one sample each, in order or shuffled.
+        lr: the learning rate α.
+        epochs: how often the data are gone through.
+        record_every: as in `train`.
+        options: momentum, dampening, weight_decay, nesterov and maximize, as in `ManualSGD`.
+
+    Raises:
+        ModuleNotFoundError: numba is not installed.
+        ValueError: as `descend_compiled` and `ManualSGD`.
+    """
+    optimizer = ManualSGD(model.parameters(), lr, **options)
+    total = count_steps(epochs, len(batches), record_every)
+    every, pieces = record_every or record_interval(total), []
+    for _, piece in descend_compiled(model, batches, optimizer, epochs, every):
+        pieces.append(piece.up_to_divergence())
+        if pieces[-1].stopped:
+            break
+    if not pieces[-1].stopped:
+        pieces.append(final_row(model, total, epochs))
+    trajectory = Trajectory.join(pieces)
+    for name, parameter in scalars(model).items():
+        parameter.copy_(trajectory.weights[name][-1])
+    return trajectory
+
+
+def final_row(model: Model, total: int, epochs: int) -> Trajectory:
+    """Return a trajectory's last row: the weights after all steps, without loss or gradients."""
+    weights = torch.stack([w.detach() for w in model.parameters()])
+    row = torch.cat([weights.new_zeros(1), weights, torch.zeros_like(weights)])[None]
+    numbers = torch.tensor([total]), torch.tensor([epochs])
+    return Trajectory(tuple(scalars(model)), *numbers, row).up_to_divergence()
