@@ -31,6 +31,7 @@ from helpers import (
 
 from torchgd import Batches, Linear, ManualSGD, Trajectory, manual_gradient
 from torchgd import train as descend
+from torchgd.experiment import stability
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import read_json
@@ -41,6 +42,8 @@ from torchgd.experiment.report import verdict
 from torchgd.experiment.sources import load
 from torchgd.gradients import GradientSource
 from torchgd.proof.compare import Comparison
+from torchgd.theory.landscape import largest_stable_learning_rate
+from torchgd.theory.linear import hessian, jacobians
 
 LESSON = (ROOT / "tests" / "data" / "transcript.txt").read_text(encoding="utf-8")
 UPDATES = ("manual", "autograd")
@@ -435,6 +438,25 @@ def test_a_descent_that_climbs(
     assert shell.result(update)["stopped"] == "diverged"
     assert shell.result(update)["loss"] == pytest.approx(float(found.group(2)), rel=1e-3)
     assert "steps are identical" in shell.out or update == "affine"
+
+
+def test_the_mean_of_y_squared_is_taken_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stability, "ROWS", 2)
+    assert stability.mean_square(torch.tensor([1.0, 2.0, 3.0])) == 14 / 3
+
+
+def test_of_shuffled_batches_it_is_the_first_epochs_order_that_counts(shell: Shell) -> None:
+    """With two parameters the steps' maps do not commute; the last order has another rate."""
+    assert shell(*"--data cars --bias --standardize --shuffle --lr 0.99".split()) == 1
+    found = re.search(r"is above (\S+), the largest that is stable in the first", shell.err)
+    assert found is not None, shell.err
+    experiment = Experiment(Configuration.from_config(shell.config()))
+    rates = []
+    for epoch in (0, 49):
+        experiment.batches.set_epoch(epoch)
+        hessians = [hessian(p) for p in jacobians(experiment.new_model(), experiment.batches)]
+        rates.append(largest_stable_learning_rate(torch.stack(hessians)))
+    assert f"{rates[0]:.6g}" == found.group(1) != f"{rates[1]:.6g}"
 
 
 @pytest.mark.parametrize("flags", [
