@@ -98,6 +98,13 @@ def test_every_data_file_names_its_source() -> None:
         assert f"| {name}.csv | {len(load(name).x)} |" in sources
 
 
+def test_nothing_else_stands_at_the_top() -> None:
+    there = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    assert there - {"torchgd.egg-info"} == {
+        "README.md", "pyproject.toml", "runs", "scripts", "tests", "torchgd",
+    }  # fmt: skip
+
+
 def test_the_readme_is_short() -> None:
     assert README.count("\n") < 150
 

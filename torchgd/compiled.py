@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.utils import vector_to_parameters
+from torch.optim.optimizer import Optimizer
 
 from torchgd.data import Batches
 from torchgd.gradients import partial_derivatives, require_linear, same_dtype
@@ -106,34 +107,36 @@ def machine_code() -> Callable[..., int]:
     return code
 
 
-def orders(batches: Batches, first: int, total: int) -> Iterator[Array]:
-    """Yield the samples in the order of steps `first` … total − 1, at most BLOCK at a time."""
+def orders(batches: Batches, first: int, total: int, block: int) -> Iterator[Array]:
+    """Yield the samples in the order of steps `first` … total − 1, at most `block` at a time."""
     count = len(batches.x)
     if not batches.shuffle:
-        for k in range(first, total, BLOCK):
-            yield np.arange(k, min(k + BLOCK, total)) % count
+        for k in range(first, total, block):
+            yield np.arange(k, min(k + block, total)) % count
         return
     waiting: list[Array] = []
     for epoch in range(first // count, -(-total // count)):
         batches.set_epoch(epoch)
         order = batches.order().numpy()
         waiting.append(order[first % count :] if epoch == first // count else order)
-        if sum(map(len, waiting)) >= BLOCK or (epoch + 1) * count >= total:
-            together, waiting = np.concatenate(waiting), []
-            yield from np.split(together, range(BLOCK, len(together), BLOCK))
+        while sum(map(len, waiting)) >= block or (waiting and (epoch + 1) * count >= total):
+            together = np.concatenate(waiting)
+            yield together[:block]
+            waiting = [together[block:]] if len(together) > block else []
 
 
 @torch.no_grad()
 def descend_compiled(
     model: Model,
     batches: Batches,
-    optimizer: ManualSGD,
+    optimizer: Optimizer,
     epochs: int,
     every: int,
     *,
     start: int = 0,
+    block: int = BLOCK,
 ) -> Iterator[tuple[int, Trajectory]]:
-    """Yield, many steps at a time, the step reached and the piece of the trajectory up to there.
+    """Yield, `block` steps at a time, the step reached and the piece of the trajectory up to there.
 
     Model and optimizer are then as `descend` leaves them before that step, to the bit for `Linear`
     and `Quadratic`. Recorded is each `every`-th step and the last. It may go on at a step `start`.
@@ -167,7 +170,7 @@ def descend_compiled(
     if not fresh:
         v = torch.stack(buffers).numpy()  # type: ignore[arg-type]
     data = phi.contiguous().numpy(), offset.contiguous().numpy(), batches.y.contiguous().numpy()
-    for order in orders(batches, start, total):
+    for order in orders(batches, start, total, block):
         recorded = np.arange(step + -step % every, step + len(order), every)
         if step + len(order) == total and (len(recorded) == 0 or recorded[-1] != total - 1):
             recorded = np.append(recorded, total - 1)

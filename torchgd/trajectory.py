@@ -159,12 +159,16 @@ class Recorder:
         if rows:
             step, epoch = torch.tensor(index).unbind(dim=1)
             table = torch.stack(rows).cpu()
-            piece = Trajectory(tuple(self.parameters), step, epoch, table, stopped)
-            self.pieces.append(piece.up_to_divergence())
-            if self.diverged:
-                for name, w in self.parameters.items():
-                    w.copy_(self.pieces[-1].weights[name][-1])
-            self.on_piece(self.pieces[-1])
+            self.take(Trajectory(tuple(self.parameters), step, epoch, table, stopped))
+
+    @torch.no_grad()
+    def take(self, piece: Trajectory) -> None:
+        """Keep a piece of the trajectory, up to where it diverged, and hand it on."""
+        self.pieces.append(piece.up_to_divergence())
+        if self.diverged:
+            for name, w in self.parameters.items():
+                w.copy_(self.pieces[-1].weights[name][-1])
+        self.on_piece(self.pieces[-1])
 
     def finish(self, step: int, epoch: int, stopped: str = "finished") -> Trajectory:
         """Hand over, and with it the final weights, after `step` steps and `epoch` epochs.

@@ -58,6 +58,18 @@ def test_an_interrupted_run_goes_on_to_the_same_files(shell: Shell, after: int) 
         assert shown(Path("runs/parts", update)) == shown(Path("runs/whole", update))
 
 
+@pytest.mark.parametrize("after", [0, 2, 7, 20])
+def test_a_compiled_loop_goes_on_to_the_same_files(shell: Shell, after: int) -> None:
+    """100 samples an epoch in blocks of 40 steps; asked after each whether to stop."""
+    pytest.importorskip("numba")
+    flags = [*SHUFFLED, "--batch-size", "1", "--compile", "--checkpoint-every", "40steps"]
+    assert shell(*flags, "--name", "whole") == 0
+    assert shell.stopped(after, *flags, "--name", "parts") == 143
+    words = "--resume runs/parts --no-figures --checkpoint-every 40steps"
+    assert shell(*words.split()) == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
 def test_on_a_device_it_goes_on_to_the_same_files_too(shell: Shell, named_device: str) -> None:
     words = [*SHUFFLED, "--device", named_device]
     assert shell(*words, "--name", "whole") == 0

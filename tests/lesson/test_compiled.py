@@ -74,9 +74,7 @@ def test_every_bit_is_that_of_the_loop(
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_it_goes_on_from_any_step(
-    options: dict[str, Any], shuffle: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_from_any_step(options: dict[str, Any], shuffle: bool) -> None:
     """In blocks of 7 steps, each by a new optimizer with the old one's state, from where it was."""
     x = torch.linspace(-1, 2, 11, dtype=F64)
     batches = Batches(x, 3 * x**2 + 1, 1, shuffle, seed=2)
@@ -84,14 +82,13 @@ def test_it_goes_on_from_any_step(
     expected = train(
         whole, batches, ManualSGD(whole.parameters(), 0.01, **options), epochs=4, record_every=1
     )
-    monkeypatch.setattr(module, "BLOCK", 7)
     reached, state = 0, None
     pieces: list[Trajectory] = []
     while reached < 44:
         optimizer = ManualSGD(model.parameters(), 0.01, **options)
         if state is not None:
             optimizer.load_state_dict(state)
-        blocks = descend_compiled(model, batches, optimizer, 4, 1, start=reached)
+        blocks = descend_compiled(model, batches, optimizer, 4, 1, start=reached, block=7)
         some = list(itertools.islice(blocks, 2))
         reached, pieces = some[-1][0], [*pieces, *(piece for _, piece in some)]
         state = optimizer.state_dict()

@@ -642,12 +642,46 @@ def test_compiled_gradients_need_not_agree_to_the_bit(
     assert shell("--model", "wrong.py:Beyond2", "--compile") == 1
 
 
+@pytest.mark.parametrize("flags", [
+    "", "--model quadratic --data cars --standardize --shuffle --momentum 0.9 --dtype float32",
+    "--lr 1 --epochs 100", "--bias --data norris --standardize --lr auto --record-every 7",
+    "--model mine.py:Exponential --data lesson --lr 0.001",  # not linear in k: gradients then
+])  # fmt: skip
+def test_one_sample_a_step_is_compiled_as_a_loop_to_the_same_bits(
+    shell: Shell, flags: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr("torchgd.experiment.experiment.compiled", lambda gradient, x: gradient)
+    status = shell(*flags.split(), "--name", "a")
+    assert shell(*flags.split(), "--name", "b", "--compile") == status
+    for update in UPDATES:
+        rows = [(Path("runs", name, update) / "trajectory.csv").read_bytes() for name in "ab"]
+        assert rows[0] == rows[1]
+    found = [read_json(Path("runs", name, "comparison.json")) for name in "ab"]
+    assert found[0] == found[1]
+
+
+def test_without_numba_the_gradients_are_compiled(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def compiled(gradient: GradientSource, _: Any) -> GradientSource:
+        seen.append(gradient)
+        return gradient
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("torchgd.experiment.experiment.compiled", compiled)
+    assert shell("--compile") == 0
+    assert manual_gradient in seen
+
+
 def test_without_a_compiler(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no working C++ compiler\nand more")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
-    assert shell("--compile") == 2
+    assert shell("--compile", "--batch-size", "3") == 2
     assert shell.err == (
         "train.py: compile: torch.compile fails on this machine (no working C++ compiler); "
         "install a C++ compiler, for CUDA Triton, or do without\n"

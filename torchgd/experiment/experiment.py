@@ -23,6 +23,7 @@ from torchgd.experiment.parallel import (
     CHUNK,
     compiled,
     find_device,
+    fits_machine_code,
     in_chunks,
     processes,
     refuse_in_chunks,
@@ -154,14 +155,13 @@ class Experiment:
 
     def new_model(self) -> Model:
         """Return the model at its starting values."""
-        name, initial = self.configuration.model, self.configuration.initial
         model: Model = self._make(device=self.device, dtype=self.dtype)
         parameters = dict(model.named_parameters())
-        for parameter, value in initial.items():
+        for parameter, value in self.configuration.initial.items():
             if parameter not in parameters:
                 raise ValueError(
-                    f"initial {parameter}={value}: model {name!r} has no parameter {parameter!r}; "
-                    f"it has {', '.join(parameters)}"
+                    f"initial {parameter}={value}: model {self.configuration.model!r} has no "
+                    f"parameter {parameter!r}; it has {', '.join(parameters)}"
                 )
             exact = torch.tensor(value, dtype=torch.float64)
             with torch.no_grad():
@@ -209,8 +209,7 @@ class Experiment:
 
     def try_first_step(self) -> None:
         """Take each update's first gradient, so that a model that cannot is refused now."""
-        model = self.new_model()
-        x, y = next(iter(self.batches))
+        model, (x, y) = self.new_model(), next(iter(self.batches))
         if self.streams:
             x, y = (rows[:4096].to(self.device, self.dtype) for rows in (x, y))
         few = x if self.streams else self.batches.x[:: 1 + len(self.batches.x) // 4096]
@@ -218,7 +217,9 @@ class Experiment:
         for gradient, _ in UPDATES.values():
             model = self.new_model()
             call_user_code(self.configuration.model, gradient, model, x, y)
-        if self.configuration.compile:
+        compiles = self.configuration.compile  # the loop by hand, or else the gradients
+        self.machine_code = compiles and fits_machine_code(model, self.batches)
+        if compiles and not self.machine_code:
             refuse_no_compiler(lambda: compiled(manual_gradient, x)(model, x, y))
 
     def descend(self, update: Update, options: Mapping[str, Any]) -> Trajectory:
@@ -239,7 +240,7 @@ class Experiment:
 
     def _as_asked(self, gradient: GradientSource) -> GradientSource:
         """Return a gradient compiled, if asked for, and with a user's errors named."""
-        if self.configuration.compile:
+        if self.configuration.compile and not self.machine_code:
             gradient = compiled(gradient, next(iter(self.batches))[0])
         if self.configuration.model not in MODELS:
             gradient = partial(call_user_code, self.configuration.model, gradient)
@@ -253,8 +254,7 @@ class Experiment:
 
     def parameters(self, model: Model) -> dict[str, Tensor]:
         """Return a model's parameters in the data's own units, by name."""
-        z = self.standardization
-        if z is None:
+        if self.standardization is None:
             return {name: w.detach().cpu() for name, w in model.named_parameters()}
-        values = in_original_units(model, z)
+        values = in_original_units(model, self.standardization)
         return {name: torch.tensor(value, dtype=self.dtype) for name, value in values.items()}

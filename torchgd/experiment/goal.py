@@ -85,13 +85,10 @@ def epochs_to_halve(rho: float) -> int:
 
 def other_ways(experiment: Experiment) -> Iterator[tuple[str, int]]:
     """Yield flags that plain descent may take instead, with the epochs that then halve the way."""
-    c = experiment.configuration
-    if c.momentum or c.dampening or c.weight_decay:
-        return
-    plain = replace(c, lr="auto", compile=False)
+    plain = replace(experiment.configuration, lr="auto", compile=False)
     scaled = replace(plain, standardize=True)
     for flags, other in (("--lr auto", plain), ("--standardize --lr auto", scaled)):
         try:
             yield flags, epochs_to_halve(epoch_contraction(Experiment(other, experiment.folder)))
-        except ValueError:  # this model or these data cannot have it
+        except ValueError:  # this model or these data cannot have it, nor can momentum
             continue

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from torchgd.compiled import BLOCK, descend_compiled
 from torchgd.experiment.checkpoint import Saver
 from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
 from torchgd.experiment.folder import Start
@@ -157,6 +158,8 @@ class _Descent:
         """Take the steps that are left; return how many were taken, the epoch, and why it ended."""
         experiment, recorder = self.experiment, self.recorder
         epochs = experiment.configuration.epochs
+        if self.update == "manual" and experiment.machine_code:
+            return self._descend_by_blocks()
         gradient = experiment.gradient(self.update, self.hooks.on_rows)
         descent = descend(
             self.model, experiment.batches, self.optimizer, gradient, epochs, start=self.first
@@ -172,6 +175,24 @@ class _Descent:
                 return step, epoch, "interrupted"
             recorder.record(step, epoch, loss)
         return experiment.steps, epochs, "finished"
+
+    def _descend_by_blocks(self) -> tuple[int, int, str]:
+        """The same as machine code, many steps at a time."""
+        experiment, recorder, saver = self.experiment, self.recorder, self.hooks.saver
+        c, batches = experiment.configuration, experiment.batches
+        block = BLOCK if saver is None or saver.steps is None else saver.steps
+        for step, piece in descend_compiled(
+            self.model, batches, self.optimizer, c.epochs, c.record_every or 1, start=self.first,
+            block=block,
+        ):  # fmt: skip
+            recorder.take(piece)
+            if recorder.diverged:
+                return step, step // len(batches), "diverged"
+            if saver is not None and (saver.steps is not None or saver.due(step)):
+                self._save(step)
+            if self.hooks.stop() and step < experiment.steps:
+                return step, step // len(batches), "interrupted"
+        return experiment.steps, c.epochs, "finished"
 
     def _due_by_step(self, step: int) -> bool:
         saver = self.hooks.saver

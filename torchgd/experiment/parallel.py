@@ -1,6 +1,6 @@
 """How a gradient is computed: on which device, compiled, in chunks, by several processes."""
 
-import importlib
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -11,9 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from torchgd.data import Batches
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.sources import Rows
-from torchgd.gradients import GradientSource
+from torchgd.gradients import GradientSource, is_linear_in_parameters
 from torchgd.models import Model
 
 # Rows at a time of data that are not in memory: what fits into a CPU's cache, or fills a GPU.
@@ -84,6 +85,17 @@ def compiled(gradient: GradientSource, x: Tensor) -> GradientSource:
     """
     few = x.is_cuda and x.numel() <= 2**16
     return torch.compile(gradient, mode="reduce-overhead" if few else "default")
+
+
+def fits_machine_code(model: Model, batches: Batches) -> bool:
+    """Whether the loop by hand can be machine code (see `torchgd.compiled`), and numba is there.
+
+    It can of one sample a step, on a CPU, of a model that is linear in its parameters.
+    """
+    fits = isinstance(batches.x, Tensor) and batches.x.device.type == "cpu"
+    fits = fits and batches.batch_size == 1 and processes() == 1
+    there = importlib.util.find_spec("numba") is not None
+    return fits and there and is_linear_in_parameters(model, batches.x)
 
 
 def refuse_no_compiler(compiled_step: Callable[[], object]) -> None:

@@ -39,11 +39,12 @@ def by_rounding(
     """Return whether two updates part by rounding alone, if at all, and what is to be said of it.
 
     The formulas of the built-in models are written in autograd's order: they may not part at all,
-    unless they are compiled, each to an order of its own.
+    unless their gradients are compiled, each to an order of its own.
     """
     name = experiment.configuration.model
     if comparison.identical or name in MODELS:
-        return comparison.identical or experiment.configuration.compile, ""
+        compiled = experiment.configuration.compile and not experiment.machine_code
+        return comparison.identical or compiled, ""
     check = check_where_they_part(experiment, comparison, trajectory)
     if check.wrong:
         return False, f"By hand, {named(check.wrong)} is wrong: see derive.py {name}"
