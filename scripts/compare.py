@@ -146,8 +146,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     runs, mistake = [r for path in arguments.runs for r in runs_in(path)], arguments.mistake
     asked = arguments.model, arguments.data, mistake, arguments.optimizer
-    if runs and (len(runs) != 2 or any(asked)):
-        parser.error(f"{len(runs)} runs: give two, and no --model, --data, --mistake, --optimizer")
+    for path in arguments.runs:
+        if not path.is_dir():
+            parser.error(f"{path} is no directory of a run; give runs/NAME, or runs/NAME/manual")
+    if runs and any(asked):
+        parser.error("two runs go without --model, --data, --mistake and --optimizer")
+    if runs and len(runs) != 2:
+        parser.error(f"{len(runs)} runs: give two; runs/NAME stands for the updates in it")
     if arguments.optimizer and any(asked[:3]):
         parser.error("--optimizer goes without --model, --data and --mistake")
     if arguments.log_dir and not mistake:
@@ -163,6 +168,9 @@ def main(argv: list[str] | None = None) -> int:
             labels = [[p if p == q else f"{p}|{q}" for p, q in both]]
             comparison = compare(a, b)
             verdict = "identical" if comparison.identical else "differ"
+            own = config_a["model"] == config_b["model"] not in MODELS
+            if own and not comparison.identical:
+                verdict = f"differ; compare.py --model {config_a['model']} says why"
             return int(not print_table(labels, [(a, b, comparison, verdict)], arguments.max_ulp))
         if mistake:
             names = arguments.model or "quadratic", arguments.data or "lesson"

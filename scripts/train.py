@@ -256,7 +256,7 @@ def report(
     if comparison is not None:
         agree, why = by_rounding(experiment, comparison, first.trajectory)
         lines += [verdict(comparison, *(outcome.trajectory for outcome in outcomes)), why]
-    if goal is not None:
+    if goal is not None and agree:
         lines.append(what_would_help(experiment, goal, first.trajectory))
     print(*filter(None, lines), sep="\n")
     if diverged := who_diverged(experiment, outcomes):

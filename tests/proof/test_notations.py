@@ -17,7 +17,7 @@ RIGHT = {
     "the prediction": (LINE, "2x(ŷ − y) | 2x(y_hat-y) | 2*x*(yhat - y) | 2x(y\u0302-y)"),
     "a number behind": (LINE, "(wx − y)2x | (wx-y)2*x | x(wx-y)2 | (x)(wx-y)2"),
     "fractions": (LINE, "½·4x(wx-y) | 4x(wx-y)·½ | 1½x(wx-y)·⅘/⅗ | 1⁄2·4x(wx-y) | ⅓(6x)(wx-y)"),
-    "signs": (LINE, "2⋅x⋅(w⋅x−y) | 2∙x∙(w∙x−y) | 2×x×(w×x − y) | −2x(y − w·x)"),
+    "signs": (LINE, "2⋅x⋅(w⋅x−y) | 2∙x∙(w∙x−y) | 2×x×(w×x − y) | −2x(y − w·x) | 2x(wx – y)"),
     "brackets": (LINE, "2x[wx-y] | 2x{wx-y} | 2{x[(w)x-y]} | [2x](wx-y)"),
     "left sides": (LINE, "w=2x(wx-y) | ∂loss/∂w = 2x(wx-y) | dL/dw=2x(wx-y) | dloss/dw =2x(wx-y) |"
                    "∂ℓ/∂w=2x(wx-y) | (∂loss)/(∂w) = 2x(wx-y)"),

@@ -1,6 +1,7 @@
 """`check_gradient` says yes to what is right, and no to every fault, by name."""
 
 import itertools
+import re
 from typing import Any
 
 import pytest
@@ -183,6 +184,28 @@ def test_what_is_excused_far_away_hides_no_fault_nearby() -> None:
 
     wrong = curve(lambda x, w: w * x, partials, w=1.0)
     assert {row.parameter for row in check_gradient(wrong(), X, Y).failures} == {"w"}
+
+
+def test_a_right_formula_that_overflows_far_from_the_data_is_no_fault() -> None:
+    """tanh by exponentials is ∞/∞ at w·x = 10⁴; on the data themselves it would be a fault."""
+
+    def partials(x: Tensor, w: Tensor) -> dict[str, Tensor]:
+        t = ((2 * w * x).exp() - 1) / ((2 * w * x).exp() + 1)
+        return {"w": x * (1 - t**2)}
+
+    model = curve(lambda x, w: torch.tanh(w * x), partials, w=1.0)
+    check = check_gradient(model(), X, Y)
+    assert check, check
+    far = torch.tensor([1.0, 1e4], dtype=torch.float64)
+    assert not check_gradient(model(), far, far)
+
+
+def test_agreement_at_points_is_told_from_one_formula() -> None:
+    """Wrong on a sliver where no point lies: sympy says where it looked, and no more."""
+    sliver = faulty(Linear, "w", lambda x, p, _: torch.where((x - 7.15).abs() < 0.01, -p, p))
+    symbolic = check_gradient(sliver, X, Y).rows[0]
+    assert re.fullmatch(r"yes, at \d+ points", str(symbolic))
+    assert str(check_gradient(Linear(), X, Y).rows[0]) == "yes"
 
 
 def test_cancellation_is_no_fault() -> None:

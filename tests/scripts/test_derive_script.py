@@ -110,7 +110,7 @@ def test_a_plain_module_whose_derivative_is_a_constant(shell: Shell, one: str) -
 
 @pytest.mark.parametrize("fault", [
     "[x, 1]", "None", '{"w": x}', '{"w": x, "b": "1"}', '{"w": x, "b": x[:1]}',
-    '{"w": x, "b": x / 0 * 0}', '{"w": x, "b": torch.rand_like(x)}',
+    '{"w": x, "b": x / 0 * 0}', '{"w": x, "b": torch.rand_like(x)}', '{"w": x.mul_(2), "b": 1}',
 ])  # fmt: skip
 def test_a_wrong_return_is_refused_as_train_refuses_it(shell: Shell, fault: str) -> None:
     text = PLAIN.replace('{"w": x, "b": ONE}', fault)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,12 +11,14 @@ from torch.nn.utils import vector_to_parameters
 
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.outcome import Values, values_of
-from torchgd.experiment.stability import epoch_hessians, rate_and_options
 from torchgd.gradients import is_linear_in_parameters
-from torchgd.theory.landscape import Landscape, contraction
+from torchgd.theory.affine import affine_trajectory
+from torchgd.theory.landscape import Landscape
 from torchgd.trajectory import Trajectory
 
 CLOSE = 0.01  # of the first distance: what is closer needs no help
+MOST, STEPS = 10_000, 10**6  # epochs and steps that are tried
+SHUFFLED = 300  # of which none is like another, so that each takes its time
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Goal:
 
     weights: Tensor
     values: Values
+    landscape: Landscape
 
 
 def least_squares(experiment: Experiment, predict: float) -> Goal | None:
@@ -44,51 +48,78 @@ def least_squares(experiment: Experiment, predict: float) -> Goal | None:
         return None
     weights = landscape.minimiser
     vector_to_parameters(weights.to(experiment.device, experiment.dtype), model.parameters())
-    return Goal(weights, values_of(experiment, model, predict))
+    return Goal(weights, values_of(experiment, model, predict), landscape)
 
 
-# An epoch multiplies what is left of the way by about ρ (see `contraction`), so that n epochs halve
-# it where ρⁿ = 1/2. Where that should have left nothing and the weights are far off still, they
-# went to another point: each batch pulls to its own minimum, and weight decay to 0.
+# The distance is √(loss − minimum), the same however x is scaled: the root mean square of that from
+# the best predictions. No rate alone says how many epochs halve it, for each batch pulls to
+# its own minimum, and weight decay to 0. So the epochs are taken: as affine maps, at little cost.
 def what_would_help(experiment: Experiment, goal: Goal, trajectory: Trajectory) -> str:
-    """Say of a descent that ended far from its goal how slow it is, and what is faster; else ""."""
+    """Say of a descent that ends far from its goal how slow it is, and what is faster; else ""."""
     weights = trajectory.table[[0, -1], 1 : 1 + len(goal.weights)].double()
-    start, end = (weights - goal.weights).norm(dim=1).tolist()
-    if trajectory.stopped != "finished" or not 0 < CLOSE * start < end:
+    first, last = goal.landscape.excess(weights).tolist()
+    if trajectory.stopped != "finished" or not 0 < CLOSE**2 * first < last:
         return ""
-    left = f"{100 * end / start:.2g}% of the first distance to least squares is left"
-    decays, rho = experiment.options["weight_decay"] > 0, epoch_contraction(experiment)
-    if rho**experiment.configuration.epochs < CLOSE and (decays or len(experiment.batches) > 1):
-        why = "weight decay keeps the weights there"
-        if not decays:
-            why = "each batch has its own minimum; a smaller --lr or --batch-size full leads nearer"
-        return f"{left}, and more epochs change little: {why}."
-    if rho >= 1:
-        return ""
-    now = epochs_to_halve(rho)
-    faster = [f"{flags} in {epochs}" for flags, epochs in other_ways(experiment) if epochs < now]
-    return ", ".join([f"{left}: {now} more epochs halve it", *faster]) + "."
+    ratio = math.sqrt(last / first)
+    far = f"{100 * ratio:.3g}% of the first distance to least squares is left"
+    if ratio > 1:
+        far = f"It is {ratio:.3g} times as far from least squares as at its start"
+    more = epochs_until(experiment, last / 4, weights[1])
+    halves = "1 more epoch halves it" if more == 1 else f"{more} more epochs halve it"
+    if more is None:
+        halves = f"more epochs do not halve it{why_not(experiment)}"
+    best = math.inf if more is None else experiment.configuration.epochs + more
+    ways: list[str] = []
+    for flags, other in other_ways(experiment):
+        epochs = epochs_until(other, last / 4)
+        if epochs is not None and epochs < best:
+            best = epochs
+            noun = "" if ways else " epoch" if epochs == 1 else " epochs"
+            ways.append(f"{flags}{'' if ways else ' gets there'} in {epochs}{noun}")
+    return f"{far}; {halves}{'; from the start ' * bool(ways)}{', '.join(ways)}."
 
 
-def epoch_contraction(experiment: Experiment) -> float:
-    """ρ of an epoch of this descent, of a model that is linear in its parameters."""
-    lr, options = rate_and_options(experiment)
-    hessians = epoch_hessians(experiment)
-    assert hessians is not None
-    return contraction(hessians, lr, **options)
+def why_not(experiment: Experiment) -> str:
+    """Say what keeps a descent from its goal, if that is known."""
+    if experiment.options["lr"] == 0:
+        return ", for the learning rate is 0"
+    if experiment.options["weight_decay"]:
+        return ": weight decay keeps the weights there"
+    return ": each batch has its own minimum" if len(experiment.batches) > 1 else ""
 
 
-def epochs_to_halve(rho: float) -> int:
-    """The least n with ρⁿ ≤ 1/2."""
-    return 1 if rho <= 0.5 else math.ceil(math.log(0.5) / math.log(rho))
+def epochs_until(experiment: Experiment, excess: float, start: Tensor | None = None) -> int | None:
+    """Return the epochs until loss − minimum is at most that; None if it is not in those tried.
+
+    They begin at `start` (P,), or at the model's own weights, and at rest.
+    """
+    model, batches = experiment.new_model(), experiment.batches
+    if start is not None:
+        vector_to_parameters(start.to(experiment.device, experiment.dtype), model.parameters())
+    count = len(batches)
+    most = SHUFFLED if batches.shuffle and count > 1 else MOST
+    path = affine_trajectory(
+        model, batches, epochs=max(1, min(most, STEPS // count)), record_every=count,
+        **experiment.options,
+    )  # fmt: skip
+    ends = path.step % count == 0
+    weights = path.table[ends, 1 : 1 + len(path.names)].double()
+    there = Landscape(model, [(batches.x, batches.y)], near=weights).excess(weights) <= excess
+    found = path.step[ends][there & (path.step[ends] > 0)]
+    return int(found[0]) // count if len(found) else None
 
 
-def other_ways(experiment: Experiment) -> Iterator[tuple[str, int]]:
-    """Yield flags that plain descent may take instead, with the epochs that then halve the way."""
-    plain = replace(experiment.configuration, lr="auto", compile=False)
-    scaled = replace(plain, standardize=True)
-    for flags, other in (("--lr auto", plain), ("--standardize --lr auto", scaled)):
-        try:
-            yield flags, epochs_to_halve(epoch_contraction(Experiment(other, experiment.folder)))
-        except ValueError:  # this model or these data cannot have it, nor can momentum
+def other_ways(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
+    """Yield the flags of other descents that end where this one should."""
+    c = experiment.configuration
+    for full, scaled in ((False, False), (False, True), (True, False), (True, True)):
+        if (full and len(experiment.batches) == 1) or (scaled and c.standardize):
             continue
+        asked = replace(
+            c, lr="auto", compile=False, standardize=scaled or c.standardize,
+            batch_size="full" if full else c.batch_size,
+        )  # fmt: skip
+        flags = "--batch-size full " * full + "--standardize " * scaled + "--lr auto"
+        # Not every model or data set can have it, nor can momentum.
+        with suppress(ValueError):
+            yield flags, Experiment(asked, experiment.folder)

@@ -122,7 +122,10 @@ def refuse_model(name: str, model: Model, x: Tensor) -> None:
         derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
         return {"forward(x)": prediction, **derivatives}
 
+    before = x.clone()
     again = returned()
+    if not torch.equal(x, before):
+        raise ValueError(f"model {name!r}: forward(x) or partials(x) changes x; let x be as it is")
     for what, value in returned().items():
         if value.shape == x.shape and value.isnan().any():
             at = x[value.isnan()][0].item()

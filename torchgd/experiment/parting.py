@@ -13,6 +13,7 @@ from torchgd.proof.oracles import check_gradient
 from torchgd.trajectory import Trajectory
 
 FEW = 4096  # samples of data that are not in memory
+GROWN = 2**20  # ULPs: more than formulas make by themselves
 
 
 def check_where_they_part(
@@ -47,15 +48,16 @@ def by_rounding(
         return comparison.identical or compiled, ""
     check = check_where_they_part(experiment, comparison, trajectory)
     if check.wrong:
-        return False, f"By hand, {named(check.wrong)} is wrong: see derive.py {name}"
+        verb = "is" if len(check.wrong) == 1 else "are"
+        return False, f"By hand, {named(check.wrong)} {verb} wrong: see derive.py {name}"
     if not check:
         return False, f"No oracle can say whether that is rounding: see derive.py {name}"
     silent = {finding.oracle for finding in check.rows if finding.passed is None}
     oracles = f"{len(ORACLES) - len(silent)} of {len(ORACLES)} oracles"
-    return True, (
-        f"That is rounding: {oracles} confirm {named(trajectory.names)}; your formula rounds in "
-        "another order."
-    )
+    said = f"That is rounding: {oracles} confirm {named(trajectory.names)}; your formula rounds in "
+    if comparison.max_ulp <= GROWN:
+        return True, f"{said}another order."
+    return True, f"{said}another order, and this descent magnifies it: a smaller --lr may not."
 
 
 def named(parameters: Iterable[str]) -> str:

@@ -199,11 +199,13 @@ def side_by_side(right: Trajectory, wrong: Trajectory) -> Iterator[str]:
     if not far.any():  # in the last row there is no loss
         far = apart[:, 0] * (torch.arange(count) < len(right.loss))
     most = far.nan_to_num(math.inf, math.inf).topk(min(MOST, count)).indices.tolist()
+    alike = torch.equal(*(t.table[:count, :weights].float() for t in (right, wrong)))
+    shown = ".17g" if alike else ".6g"  # where they part in the last digits, with these
     head = (f"{what} {which}" for what in (*right.names, "loss") for which in ("right", "wrong"))
     rows = [["step", *head]]
     for row in sorted({0, count - 1, *most}):
         pairs = [(t.table[row, :weights].roll(-1).tolist()) for t in (right, wrong)]
-        texts = [f"{value:.6g}" for pair in zip(*pairs, strict=True) for value in pair]
+        texts = [format(value, shown) for pair in zip(*pairs, strict=True) for value in pair]
         if row >= min(len(right.loss), len(wrong.loss)):
             texts[-2:] = "", ""
         rows.append([str(int(right.step[row])), *texts])

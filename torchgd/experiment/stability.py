@@ -41,23 +41,23 @@ def climbed(experiment: Experiment, trajectory: Trajectory, loss: Tensor) -> boo
     """Whether a descent to this loss over all data was none.
 
     The loss grew, and the learning rate is above the largest stable one. Where that is not known,
-    the loss is then also above that of ŷ = 0, the mean of y²: near a minimum it may well grow.
+    the loss is then also above that of a constant ŷ, the variance of y: near a minimum it may grow.
     """
     if experiment.options["maximize"] or not loss > first_loss(experiment, trajectory):
         return False
     hessians = epoch_hessians(experiment)
     if hessians is None or not hessians.isfinite().all():
-        return loss.item() > mean_square(experiment.batches.y)
+        return loss.item() > variance(experiment.batches.y)
     lr, options = rate_and_options(experiment)
     return lr > largest_stable_learning_rate(hessians, **options)
 
 
-def mean_square(y: Tensor) -> float:
-    """(1/N) Σ y², in float64; y (N,) may be a column that is not in memory."""
-    total = 0.0
-    for k in range(0, len(y), ROWS):
-        total += y[k : k + ROWS].to("cpu", torch.float64).square().sum().item()
-    return total / len(y)
+def variance(y: Tensor) -> float:
+    """(1/N) Σ (y − mean)², in float64; y (N,) may be a column that is not in memory."""
+    parts = [y[k : k + ROWS] for k in range(0, len(y), ROWS)]
+    mean = sum(part.to("cpu", torch.float64).sum().item() for part in parts) / len(y)
+    squares = ((part.to("cpu", torch.float64) - mean).square().sum().item() for part in parts)
+    return sum(squares) / len(y)
 
 
 def rate_and_options(experiment: Experiment) -> tuple[float, dict[str, Any]]:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-SIGNS = str.maketrans("·×⋅∙−⁄", "****-/")
+SIGNS = str.maketrans("·×⋅∙−–⁄", "****--/")
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 

@@ -195,13 +195,16 @@ class _Hearing:
         return place.by_hand[name].item() == by_hand and is_rounding(name, place)
 
     # 0/0 at x = 0 is a fault, and so is 0·log 0 at one of the data. That numbers overflow far away
-    # is none, nor is 0·log 0 where sympy has no derivative either.
+    # is none, nor is 0·log 0 where sympy has no derivative either, nor ∞/∞ where it has 200 digits.
     def _may_be_infinite(self, name: str, place: Place, precise: Precise | None) -> bool:
         exact = replace(place, model=self.model, x=place.x.double())
         if exact.by_hand[name].isfinite() or not (place.generic and place.point().moderate):
             return True
         of_the_data = bool((self.x == exact.x).any())
-        return not of_the_data and precise is not None and not mpmath.isfinite(precise.expected)
+        if of_the_data or precise is None:
+            return False
+        overflows = bool(precise.agree and exact.x.item() != 0)
+        return overflows or not mpmath.isfinite(precise.expected)
 
     def _precise(self, name: str, point: Point) -> Precise | None:
         if self.derivation is None or point.x is None:
