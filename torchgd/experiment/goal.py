@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
+from torchgd.data import Batches
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.outcome import Values, values_of
 from torchgd.gradients import is_linear_in_parameters
@@ -93,9 +94,12 @@ def epochs_until(experiment: Experiment, excess: float, start: Tensor | None = N
 
     They begin at `start` (P,), or at the model's own weights, and at rest.
     """
-    model, batches = experiment.new_model(), experiment.batches
+    asked = experiment.batches
+    model = experiment.new_model().cpu()  # where such small maps are faster
+    size, shuffle, seed = asked.batch_size, asked.shuffle, asked.seed
+    batches = Batches(asked.x.cpu(), asked.y.cpu(), size, shuffle, seed)
     if start is not None:
-        vector_to_parameters(start.to(experiment.device, experiment.dtype), model.parameters())
+        vector_to_parameters(start.to(experiment.dtype), model.parameters())
     count = len(batches)
     most = SHUFFLED if batches.shuffle and count > 1 else MOST
     path = affine_trajectory(
