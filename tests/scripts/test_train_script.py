@@ -50,8 +50,9 @@ UPDATES = ("manual", "autograd")
 
 # While it traces, torch's compiler meets what torch itself warns of.
 tracing = pytest.mark.filterwarnings(
-    "ignore:.*torch.jit:DeprecationWarning", "ignore:The .grad attribute"
-)
+    "ignore:.*torch.jit:DeprecationWarning", "ignore:The .grad attribute",
+    "ignore:Guards may run slower on Python 3.13.0",
+)  # fmt: skip
 
 
 def compiles(test: Any) -> Any:
