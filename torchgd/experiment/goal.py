@@ -65,14 +65,14 @@ def what_would_help(experiment: Experiment, goal: Goal, trajectory: Trajectory) 
     far = f"{100 * ratio:.3g}% of the first distance to least squares is left"
     if ratio > 1:
         far = f"It is {ratio:.3g} times as far from least squares as at its start"
-    more = epochs_until(experiment, last / 4, weights[1])
+    more, tried, settles = epochs_until(experiment, last / 4, weights[1])
     halves = "1 more epoch halves it" if more == 1 else f"{more} more epochs halve it"
     if more is None:
-        halves = f"more epochs do not halve it{why_not(experiment)}"
+        halves = f"{tried} more epochs do not halve it{why_not(experiment) * settles}"
     best = math.inf if more is None else experiment.configuration.epochs + more
     ways: list[str] = []
     for flags, other in other_ways(experiment):
-        epochs = epochs_until(other, last / 4)
+        epochs, _, _ = epochs_until(other, last / 4)
         if epochs is not None and epochs < best:
             best = epochs
             noun = "" if ways else " epoch" if epochs == 1 else " epochs"
@@ -89,10 +89,13 @@ def why_not(experiment: Experiment) -> str:
     return ": each batch has its own minimum" if len(experiment.batches) > 1 else ""
 
 
-def epochs_until(experiment: Experiment, excess: float, start: Tensor | None = None) -> int | None:
-    """Return the epochs until loss − minimum is at most that; None if it is not in those tried.
+def epochs_until(
+    experiment: Experiment, excess: float, start: Tensor | None = None
+) -> tuple[int | None, int, bool]:
+    """Return the epochs until loss − minimum is at most that, how many were tried, if it settles.
 
-    They begin at `start` (P,), or at the model's own weights, and at rest.
+    The first is None if none of those tried gets there. They begin at `start` (P,), or at the
+    model's own weights, and at rest. It settles if the second half of them changes nothing.
     """
     asked = experiment.batches
     model = experiment.new_model().cpu()  # where such small maps are faster
@@ -108,9 +111,11 @@ def epochs_until(experiment: Experiment, excess: float, start: Tensor | None = N
     )  # fmt: skip
     ends = path.step % count == 0
     weights = path.table[ends, 1 : 1 + len(path.names)].double()
-    there = Landscape(model, [(batches.x, batches.y)], near=weights).excess(weights) <= excess
-    found = path.step[ends][there & (path.step[ends] > 0)]
-    return int(found[0]) // count if len(found) else None
+    steps = path.step[ends]
+    found = Landscape(model, [(batches.x, batches.y)], near=weights).excess(weights)
+    there = steps[(found <= excess) & (steps > 0)]
+    settles = bool((found[-1] - found[len(found) // 2]).abs() <= 0.01 * found[-1])
+    return int(there[0]) // count if len(there) else None, len(steps) - 1, settles
 
 
 def other_ways(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
