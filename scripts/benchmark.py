@@ -6,6 +6,7 @@ over theirs, the median and the range over the turns: below 1 torchgd is the fas
 
 import argparse
 import gc
+import itertools
 import os
 import platform
 import re
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from timeit import timeit
 from typing import Any
@@ -29,6 +31,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import torchgd
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
+from torchgd.compiled import compiled_trajectory
 from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
@@ -105,6 +108,13 @@ def affine(make: Any, batches: Batches, epochs: int = 1, every: int = 1) -> list
     """Train by the affine update, each k-th step recorded."""
     model = make(device=batches.x.device, dtype=batches.x.dtype)
     affine_trajectory(model, batches, RATE, epochs, record_every=every)
+    return weights(model)
+
+
+def machine_code(make: Any, batches: Batches, every: int = 1) -> list[float]:
+    """Train by the compiled loop, each k-th step recorded."""
+    model = make(dtype=batches.x.dtype)
+    compiled_trajectory(model, batches, RATE, 1, record_every=every)
     return weights(model)
 
 
@@ -247,19 +257,27 @@ def small_steps(device: torch.device, epochs: int) -> Iterator[Work]:
 
 
 def per_sample(device: torch.device, count: int) -> Iterator[Work]:
-    """Yield the affine update, one sample a step, full trajectory (theirs keep none)."""
+    """Yield one sample a step, all steps recorded if not said otherwise (SGDRegressor keeps none).
+
+    By the affine update and, on a CPU, by the compiled loop.
+    """
     x, y = points(count, device)
     kinds: list[tuple[Any, list[Tensor], list[float], str]] = [
         (Linear, [x], [1.0], "0.005"),
         (Quadratic, [x**2, x, x**0], [1.0, 1.0, 0.0], "0.016"),
     ]
+    ways: dict[str, Callable[..., list[float]]] = {"affine": affine}
+    if device.type == "cpu" and find_spec("numba") is not None:
+        some = partial(machine_code, every=max(1, count // 10_000))
+        ways |= {"compiled": machine_code, "compiled, 10,000 recorded": some}
 
     def first(descend: Callable[..., list[float]], make: Any, n: int) -> list[float]:
         return descend(make, Batches(x[:n], y[:n]))
 
-    for make, columns, start, goal in kinds:
-        name, few = f"per sample, {make.__name__}, affine", -(-count // 500)
-        ours, loop = (partial(first, descend, make) for descend in (affine, bare_loop))
+    for (make, columns, start, goal), (way, descend) in itertools.product(kinds, ways.items()):
+        name, few = f"per sample, {make.__name__}, {way}", -(-count // 500)
+        ours, loop = (partial(first, side, make) for side in (descend, bare_loop))
+        goal = goal if way == "affine" else "0.0001"
         yield Work(name, ours, "bare autograd + SGD loop", loop, count, few, goal=goal)
         try:
             yield Work(name, ours, "SGDRegressor", sgd_regressor(columns, y, start), count)

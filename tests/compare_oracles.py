@@ -98,7 +98,7 @@ def by_jax(case: Case) -> bool:
     forward, partials, start = JAX[case.name]
     x = jnp.asarray(case.x)
 
-    @jax.custom_vjp
+    @jax.custom_vjp  # type: ignore[untyped-decorator]
     def prediction(*weights: Any) -> Any:
         return forward(x, *weights)
 
