@@ -261,7 +261,7 @@ def per_sample(device: torch.device, count: int) -> Iterator[Work]:
 
     By the affine update and, on a CPU, by the compiled loop.
     """
-    x, y = points(count, device)
+    (x, y), missing = points(count, device), False
     kinds: list[tuple[Any, list[Tensor], list[float], str]] = [
         (Linear, [x], [1.0], "0.005"),
         (Quadratic, [x**2, x, x**0], [1.0, 1.0, 0.0], "0.016"),
@@ -282,8 +282,10 @@ def per_sample(device: torch.device, count: int) -> Iterator[Work]:
         try:
             yield Work(name, ours, "SGDRegressor", sgd_regressor(columns, y, start), count)
         except ImportError:
-            print("scikit-learn is missing: its rows are left out; install the extra bench",
-                  file=sys.stderr)  # fmt: skip
+            missing = True
+    if missing:
+        print("scikit-learn is missing: its rows are left out; install the extra bench",
+              file=sys.stderr)  # fmt: skip
 
 
 def many_samples(device: torch.device, count: int) -> Iterator[Work]:

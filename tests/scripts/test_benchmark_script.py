@@ -55,8 +55,8 @@ def test_without_scikit_learn_its_rows_alone_are_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    assert [w.peer_name for w in benchmark.per_sample(CPU, 10)] == ["bare autograd + SGD loop"] * 2
-    assert capsys.readouterr().err.count("scikit-learn is missing: its rows are left out;") == 2
+    assert {w.peer_name for w in benchmark.per_sample(CPU, 10)} == {"bare autograd + SGD loop"}
+    assert capsys.readouterr().err.count("scikit-learn is missing: its rows are left out;") == 1
 
 
 def test_a_table_of_one_work(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
