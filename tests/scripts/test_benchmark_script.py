@@ -22,7 +22,7 @@ shell = shell_of(benchmark.main)
     ("works", "size", "count"),
     [
         (benchmark.small_steps, 2, 4),  # logging is one of them
-        (benchmark.per_sample, 300, 4),
+        (benchmark.per_sample, 300, 12),
         (benchmark.many_samples, 300, 1),
         pytest.param(benchmark.full_batch, 1000, 4, marks=needs_compiler),
     ],
@@ -32,6 +32,7 @@ def test_the_sides_agree(
 ) -> None:
     if "sample" in works.__name__:
         pytest.importorskip("sklearn")
+        pytest.importorskip("numba")
     found = list(works(CPU, size))
     assert len(found) == count
     for work in found:
