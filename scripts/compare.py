@@ -20,7 +20,7 @@ from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.folder import read_run, runs_in
 from torchgd.experiment.mistaken import leave, with_and_without
 from torchgd.experiment.own_model import MODELS, find_optimizer
-from torchgd.experiment.parting import check_where_they_part, named
+from torchgd.experiment.parting import check_where_they_part, is_wrong
 from torchgd.experiment.report import first_shows, headline, side_by_side
 from torchgd.experiment.sources import NAMES
 from torchgd.models import DTYPES
@@ -101,7 +101,7 @@ def pairs(made: list[tuple[Experiment, dict[str, Any]]]) -> Iterator[Row]:
         elif not comparison.identical:
             verdict = f"cause: {which_half_differs(descend, manual, autograd)}"
             if own and (wrong := checks[experiment].wrong):
-                verdict += f", {named(wrong)} is wrong"
+                verdict += f", {is_wrong(wrong)}"
         yield a, b, comparison, verdict
 
 

@@ -25,7 +25,7 @@ from torchgd.gradients import partial_derivatives, require_linear, same_dtype
 from torchgd.models import Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
-from torchgd.trajectory import Trajectory, record_interval
+from torchgd.trajectory import Recorder, Trajectory, record_interval
 
 BLOCK = 1_000_000  # steps at a time, between which a caller may save, or stop
 
@@ -224,22 +224,9 @@ def compiled_trajectory(
     """
     optimizer = ManualSGD(model.parameters(), lr, **options)
     total = count_steps(epochs, len(batches), record_every)
-    every, pieces = record_every or record_interval(total), []
-    for _, piece in descend_compiled(model, batches, optimizer, epochs, every):
-        pieces.append(piece.up_to_divergence())
-        if pieces[-1].stopped:
+    recorder = Recorder(model, total, record_every or record_interval(total))
+    for _, piece in descend_compiled(model, batches, optimizer, epochs, recorder.every):
+        recorder.take(piece)
+        if recorder.diverged:
             break
-    if not pieces[-1].stopped:
-        pieces.append(final_row(model, total, epochs))
-    trajectory = Trajectory.join(pieces)
-    for name, parameter in scalars(model).items():
-        parameter.copy_(trajectory.weights[name][-1])
-    return trajectory
-
-
-def final_row(model: Model, total: int, epochs: int) -> Trajectory:
-    """Return a trajectory's last row: the weights after all steps, without loss or gradients."""
-    weights = torch.stack([w.detach() for w in model.parameters()])
-    row = torch.cat([weights.new_zeros(1), weights, torch.zeros_like(weights)])[None]
-    numbers = torch.tensor([total]), torch.tensor([epochs])
-    return Trajectory(tuple(scalars(model)), *numbers, row).up_to_divergence()
+    return recorder.finish(total, epochs)

@@ -14,9 +14,12 @@ SETS = [in_words(options) for options in option_sets()]
 
 
 def test_the_sets() -> None:
-    """All of torch's, and the 20 of 2⁵ combinations in which Nesterov's rule has what it needs."""
+    """All of torch's, and the 20 of 2⁵ combinations in which Nesterov's rule has what it needs.
+
+    One of these is one of those.
+    """
     assert SETS[: len(OPTION_SETS)] == [in_words(options) for options in OPTION_SETS]
-    assert len(SETS) == len({*SETS}) + 1 == len(OPTION_SETS) + 20
+    assert len(SETS) == len({*SETS}) == len(OPTION_SETS) + 20 - 1
 
 
 def test_torchs_own_is_itself() -> None:
@@ -175,10 +178,10 @@ def test_options_that_it_does_not_take_are_not_held_against_it() -> None:
     check = check_optimizer(Plain)
     assert check
     taken = [row for row in check.rows if row.passed is not None]
-    assert len(taken) == 6
+    assert len(taken) == 5
     assert all(row.options.keys() <= {"lr", "momentum"} for row in taken)
     assert "not taken: Plain.__init__() got an unexpected keyword argument" in str(check)
-    assert str(check).endswith("6 of 29 option sets are identical, bit for bit, 23 are not taken.")
+    assert str(check).endswith("5 of 28 option sets are identical, bit for bit, 23 are not taken.")
 
 
 def test_an_error_is_a_fault() -> None:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.utils import vector_to_parameters
 
 from torchgd.data import Batches
 from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.outcome import Values, values_of
+from torchgd.experiment.outcome import Values, model_at, values_of
 from torchgd.gradients import is_linear_in_parameters
 from torchgd.theory.affine import affine_trajectory
 from torchgd.theory.landscape import Landscape
@@ -19,7 +18,7 @@ from torchgd.trajectory import Trajectory
 
 CLOSE = 0.01  # of the first distance: what is closer needs no help
 MOST, STEPS = 10_000, 10**6  # epochs and steps that are tried
-SHUFFLED = 300  # of which none is like another, so that each takes its time
+SHUFFLED = 50  # of which none is like another, so that each takes its time
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,7 @@ def least_squares(experiment: Experiment, predict: float) -> Goal | None:
     if not landscape.unique:
         return None
     weights = landscape.minimiser
-    vector_to_parameters(weights.to(experiment.device, experiment.dtype), model.parameters())
-    return Goal(weights, values_of(experiment, model, predict), landscape)
+    return Goal(weights, values_of(experiment, model_at(experiment, weights), predict), landscape)
 
 
 # The distance is √(loss − minimum), the same however x is scaled: the root mean square of that from
@@ -98,11 +96,10 @@ def epochs_until(
     model's own weights, and at rest. It settles if the second half of them changes nothing.
     """
     asked = experiment.batches
-    model = experiment.new_model().cpu()  # where such small maps are faster
+    model = experiment.new_model() if start is None else model_at(experiment, start)
+    model = model.cpu()  # where such small maps are faster
     size, shuffle, seed = asked.batch_size, asked.shuffle, asked.seed
     batches = Batches(asked.x.cpu(), asked.y.cpu(), size, shuffle, seed)
-    if start is not None:
-        vector_to_parameters(start.to(experiment.dtype), model.parameters())
     count = len(batches)
     most = SHUFFLED if batches.shuffle and count > 1 else MOST
     path = affine_trajectory(

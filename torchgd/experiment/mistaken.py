@@ -3,13 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from torch import tensor
-from torch.nn.utils import vector_to_parameters
+import torch
 
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import new_directory
 from torchgd.experiment.folder import RunWriter
-from torchgd.experiment.outcome import Outcome, values_of
+from torchgd.experiment.outcome import Outcome, model_at, values_of
 from torchgd.experiment.report import config_json, result_json
 from torchgd.proof.mistakes import MISTAKES
 
@@ -21,11 +20,8 @@ def with_and_without(experiment: Experiment, name: str) -> dict[str, Outcome]:
     found = {}
     for which, update in updates.items():
         trajectory = experiment.descend(update, {"lr": lr})
-        model = experiment.new_model()
-        last = [w[-1].item() for w in trajectory.weights.values()]
-        weights = tensor(last, dtype=experiment.dtype, device=experiment.device)
-        vector_to_parameters(weights, model.parameters())
-        values = values_of(experiment, model, predict=4.0)
+        last = torch.stack([w[-1] for w in trajectory.weights.values()])
+        values = values_of(experiment, model_at(experiment, last), predict=4.0)
         found[which] = Outcome(**vars(values), update=which, trajectory=trajectory, seconds=0.0)
     return found
 
@@ -42,7 +38,6 @@ def leave(experiment: Experiment, name: str, found: dict[str, Outcome], parent: 
         config = {**config_json(experiment, "manual"), "mistake": name * (which == "wrong")}
         names = list(outcome.parameters)
         with RunWriter(directory / which, config, names) as writer:
-            trajectory = outcome.trajectory
-            writer.record(trajectory)
+            writer.record(outcome.trajectory)
             writer.finish(result_json(experiment, replace(outcome, update="manual")))
     return directory

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.utils import vector_to_parameters
 
 from torchgd.compiled import BLOCK, descend_compiled
 from torchgd.experiment.checkpoint import Saver
@@ -108,6 +109,13 @@ def run_update(
     ):
         trajectory = replace(trajectory, stopped="diverged")
     return Outcome(**vars(values), update=update, trajectory=trajectory, seconds=seconds)
+
+
+def model_at(experiment: Experiment, weights: Tensor) -> Model:
+    """Return the model with these weights (P,), on the run's device and in its dtype."""
+    model = experiment.new_model()
+    vector_to_parameters(weights.to(experiment.device, experiment.dtype), model.parameters())
+    return model
 
 
 @torch.no_grad()

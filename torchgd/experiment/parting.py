@@ -1,11 +1,11 @@
 """The updates of a user's own model part: by rounding, or because a derivative is wrong?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch.nn.utils import vector_to_parameters
 
 from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.outcome import model_at
 from torchgd.experiment.own_model import MODELS, call_user_code
 from torchgd.proof.compare import Comparison
 from torchgd.proof.findings import ORACLES, GradientCheck
@@ -23,9 +23,8 @@ def check_where_they_part(
     assert comparison.first_difference is not None
     row = int(torch.searchsorted(trajectory.step, comparison.first_difference[0]))
     row = min(row, len(trajectory.step) - 1)  # a step that only the other has
-    model = experiment.new_model()
     weights = torch.stack([w[row] for w in trajectory.weights.values()])
-    vector_to_parameters(weights.to(experiment.device), model.parameters())
+    model = model_at(experiment, weights)
     some = slice(FEW if experiment.streams else None)
     x, y = (t[some].to(experiment.device) for t in (experiment.batches.x, experiment.batches.y))
     check: GradientCheck = call_user_code(
@@ -48,8 +47,7 @@ def by_rounding(
         return comparison.identical or compiled, ""
     check = check_where_they_part(experiment, comparison, trajectory)
     if check.wrong:
-        verb = "is" if len(check.wrong) == 1 else "are"
-        return False, f"By hand, {named(check.wrong)} {verb} wrong: see derive.py {name}"
+        return False, f"By hand, {is_wrong(check.wrong)}: see derive.py {name}"
     if not check:
         return False, f"No oracle can say whether that is rounding: see derive.py {name}"
     silent = {finding.oracle for finding in check.rows if finding.passed is None}
@@ -63,3 +61,8 @@ def by_rounding(
 def named(parameters: Iterable[str]) -> str:
     """Name the derivatives in these parameters."""
     return " and ".join(f"∂ŷ/∂{name}" for name in parameters)
+
+
+def is_wrong(parameters: Sequence[str]) -> str:
+    """Say that the derivatives in these parameters are wrong."""
+    return f"{named(parameters)} {'is' if len(parameters) == 1 else 'are'} wrong"

@@ -121,7 +121,7 @@ def option_sets() -> list[dict[str, Any]]:
         options = dict(zip(VALUES, values, strict=True))
         if not options["nesterov"] or (options["momentum"] and not options["dampening"]):
             sets.append({name: value for name, value in options.items() if value})
-    return sets
+    return list({in_words(options): options for options in sets}.values())  # each once
 
 
 class _Checked:
