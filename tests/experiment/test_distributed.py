@@ -28,6 +28,7 @@ from helpers import (
     left,
     same_bits,
     same_trajectory,
+    script,
     shell_of,
     shown,
     stacked,
@@ -247,19 +248,31 @@ def interrupted(process: subprocess.Popen[str], kept: Path, after: int = 0) -> i
     return Checkpoint.load(kept).step
 
 
+def as_ranks(folder: Path, *words: str) -> list[tuple[int, str, str]]:
+    """Run train.py in two processes, told what torchrun would tell them."""
+    told: dict[str, Any] = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "here", "TORCHELASTIC_RESTART_COUNT": "0", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    ranks = [script(folder, *words, RANK=str(k), LOCAL_RANK=str(k), **told) for k in range(2)]
+    return [ended(process) for process in ranks]
+
+
 def test_updates_that_diverge_do_so_alike_though_one_process_saves(tmp_path: Path) -> None:
     words = [*FLAGS, "--lr", "10", "--epochs", "100", "--name", "high"]
-    status, out, err = ended(torchrun(tmp_path, *words))
+    (status, out, err), second = as_ranks(tmp_path, *words)
     assert status == 1
     assert "by hand and by autograd alike; the loss or a weight is not finite at step 96 " in err
     assert "All 96 steps are identical, bit for bit" in out
+    assert second == (0, "", "")
 
 
 def test_what_processes_cannot_share_is_said_once(tmp_path: Path) -> None:
-    status, out, err = ended(torchrun(tmp_path, "--update", "affine"))
-    assert status != 0
-    assert out == ""
-    assert err.count("train.py: --compile and --update affine take one process, not 2\n") == 1
+    first, second = as_ranks(tmp_path, "--update", "affine")
+    message = "train.py: --compile and --update affine take one process, not 2\n"
+    assert first == (2, "", message)
+    assert second[0] == 2
+    assert second[1:] == ("", "")
     assert not (tmp_path / "runs").exists()
 
 
