@@ -213,10 +213,20 @@ def torchrun(
     )
 
 
+def as_ranks(folder: Path, *words: str) -> list[tuple[int, str, str]]:
+    """Run train.py in two processes, told what torchrun would tell them."""
+    told: dict[str, Any] = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "here", "TORCHELASTIC_RESTART_COUNT": "0", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    ranks = [script(folder, *words, RANK=str(k), LOCAL_RANK=str(k), **told) for k in range(2)]
+    return [ended(process) for process in ranks]
+
+
 def test_a_killed_rank_starts_all_again_and_the_run_ends_as_if_it_had_not(tmp_path: Path) -> None:
     """The last rank is killed in its 101st step, when the first has kept the 80th."""
     words = [*FLAGS, "--epochs", "20"]
-    status, out, err = ended(torchrun(tmp_path, *words, "--name", "whole"))
+    (status, out, err), _ = as_ranks(tmp_path, *words, "--name", "whole")
     assert status == 0, err
     assert "\nAll 160 steps are identical, bit for bit: weights, gradients and loss.\n" in out
     assert out.count("quadratic-cars: ") == 1
@@ -246,16 +256,6 @@ def interrupted(process: subprocess.Popen[str], kept: Path, after: int = 0) -> i
     process.send_signal(signal.SIGTERM)
     ended(process)
     return Checkpoint.load(kept).step
-
-
-def as_ranks(folder: Path, *words: str) -> list[tuple[int, str, str]]:
-    """Run train.py in two processes, told what torchrun would tell them."""
-    told: dict[str, Any] = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "here", "TORCHELASTIC_RESTART_COUNT": "0", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    ranks = [script(folder, *words, RANK=str(k), LOCAL_RANK=str(k), **told) for k in range(2)]
-    return [ended(process) for process in ranks]
 
 
 def test_updates_that_diverge_do_so_alike_though_one_process_saves(tmp_path: Path) -> None:
