@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 from torch.optim.optimizer import Optimizer
 
@@ -25,9 +26,10 @@ from torchgd.gradients import partial_derivatives, require_linear, same_dtype
 from torchgd.models import Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
-from torchgd.trajectory import Recorder, Trajectory, record_interval
+from torchgd.trajectory import Trajectory, record_interval, recorded_steps
 
 BLOCK = 1_000_000  # steps at a time, between which a caller may save, or stop
+CHUNK = 2**16  # samples at a time, whose ∂ŷ/∂w stay in the cache while they are computed
 
 Array = NDArray[Any]
 
@@ -38,7 +40,9 @@ def fma(a: Any, b: Any, c: Any) -> Any:
 
 
 # The loop of `descend` and the rule of `ManualSGD`, line by line: torch rounds an add_(g, alpha=α)
-# once, and so does an fma; it takes the terms of ŷ from left to right, and −0 for +0 in a sum.
+# once, and so does an fma; it takes the terms of ŷ from left to right. Its sum of one gradient adds
+# it to 0, which makes 0 of −0. The fma that does both at once is what the next step waits for; it
+# leaves a −0 where the product underflows, which w − α·g feels only at w = 0.
 def steps(
     phi: Array, offset: Array, y: Array, order: Array, first: int, total: int, every: int,
     w: Array, v: Array, fresh: bool, lr: Any, momentum: Any, undamped: Any, weight_decay: Any,
@@ -46,9 +50,11 @@ def steps(
 ) -> int:  # fmt: skip
     """Take a step for each sample in `order`, from step `first` on; record into `table`.
 
-    There are no velocities v yet if it is `fresh`. Returns how many rows the table has then.
+    There are no velocities v yet if it is `fresh`. Ends before a step whose recorded loss is not
+    finite. Returns how many rows the table has then.
     """
     row, parameters, zero = 0, w.shape[0], lr - lr
+    plain = not maximize and momentum == zero and weight_decay == zero
     due = first + -first % every  # counted on, for a division a step takes as long as the rest
     for k in range(order.shape[0]):
         n, step = order[k], first + k
@@ -58,16 +64,21 @@ def steps(
         if offset.shape[0] > 0:
             prediction = prediction + offset[n]
         residual = prediction - y[n]
-        recorded = step == due or step == total - 1
+        if step == due or step == total - 1:
+            loss = residual * residual
+            table[row, 0] = loss
+            for p in range(parameters):
+                table[row, 1 + p] = w[p]
+                table[row, 1 + parameters + p] = zero + (residual + residual) * phi[n, p]
+            row += 1
+            if loss - loss != zero:
+                return row
         if step == due:
             due += every
-        if recorded:
-            table[row, 0] = residual * residual
         for p in range(parameters):
-            g = zero + (residual + residual) * phi[n, p]
-            if recorded:
-                table[row, 1 + p] = w[p]
-                table[row, 1 + parameters + p] = g
+            g = fma(residual + residual, phi[n, p], zero)
+            if not plain or w[p] == zero:
+                g = zero + g
             if maximize:
                 g = -g
             if weight_decay != zero:
@@ -76,7 +87,6 @@ def steps(
                 v[p] = g if fresh and k == 0 else fma(undamped, g, v[p] * momentum)
                 g = fma(momentum, v[p], g) if nesterov else v[p]
             w[p] = fma(-lr, g, w[p])
-        row += recorded
     return row
 
 
@@ -129,6 +139,21 @@ def orders(batches: Batches, first: int, total: int, block: int) -> Iterator[Arr
             waiting = [together[block:]] if len(together) > block else []
 
 
+def features(model: Model, x: Tensor) -> tuple[Array, Array]:
+    """Return φ = ∂ŷ/∂w of each x, (N, P), and ŷ₀, (N,), or (0,) where it is 0."""
+    at_zero = deepcopy(model)
+    w = torch.cat([p.reshape(1) for p in at_zero.parameters()])
+    vector_to_parameters(torch.zeros_like(w), at_zero.parameters())
+    phi, offsets = np.empty((len(x), len(w)), w.numpy().dtype), []
+    for k in range(0, len(x), CHUNK):
+        some = x[k : k + CHUNK]
+        columns = partial_derivatives(model, some, some).values()
+        torch.stack([*columns], dim=1, out=torch.from_numpy(phi[k : k + CHUNK]))
+        offsets.append(at_zero(some).nan_to_num(0.0))  # 0·∞ of an x beyond the dtype is no ŷ₀
+    offset = torch.cat(offsets) if any(map(Tensor.any, offsets)) else w[:0]
+    return phi, offset.numpy()
+
+
 @torch.no_grad()
 def descend_compiled(
     model: Model,
@@ -139,11 +164,14 @@ def descend_compiled(
     *,
     start: int = 0,
     block: int = BLOCK,
-) -> Iterator[tuple[int, Trajectory]]:
-    """Yield, `block` steps at a time, the step reached and the piece of the trajectory up to there.
+    table: Array | None = None,
+) -> Iterator[tuple[int, Tensor, Array]]:
+    """Yield, `block` steps at a time, the step reached, and what was recorded on the way there.
 
     Model and optimizer are then as `descend` leaves them before that step, to the bit for `Linear`
-    and `Quadratic`. Recorded is each `every`-th step and the last. It may go on at a step `start`.
+    and `Quadratic`. Recorded are the numbers of steps (see `recorded_steps`) and their rows in a
+    `Trajectory`'s table: in `table`, one below the other, where it is given. They end at a loss
+    that is not finite, and with them the descent. It may go on at a step `start`.
 
     Raises:
         ModuleNotFoundError: numba is not installed.
@@ -159,11 +187,7 @@ def descend_compiled(
         same_dtype(name, parameter, batches.y)
     some = batches.x[:: 1 + len(batches.x) // 4096]
     require_linear(model, some, "the compiled loop needs one ∂ŷ/∂w for all weights")
-    phi = torch.stack([*partial_derivatives(model, batches.x, batches.x).values()], dim=1)
-    at_zero = deepcopy(model)
-    vector_to_parameters(torch.zeros(len(parameters), dtype=phi.dtype), at_zero.parameters())
-    offset = at_zero(batches.x).nan_to_num(0.0)  # 0·∞ of an x beyond the dtype is no ŷ₀
-    offset = offset if offset.any() else offset[:0]
+    data = *features(model, batches.x), batches.y.contiguous().numpy()
     (group,) = optimizer.param_groups
     number = batches.y.numpy().dtype.type
     options = [number(value) for value in (group["lr"], group["momentum"], 1 - group["dampening"],
@@ -174,23 +198,21 @@ def descend_compiled(
     fresh = any(buffer is None for buffer in buffers)
     if not fresh:
         v = torch.stack(buffers).numpy()  # type: ignore[arg-type]
-    data = phi.contiguous().numpy(), offset.contiguous().numpy(), batches.y.contiguous().numpy()
     for order in orders(batches, start, total, block):
-        recorded = np.arange(step + -step % every, step + len(order), every)
-        if step + len(order) == total and (len(recorded) == 0 or recorded[-1] != total - 1):
-            recorded = np.append(recorded, total - 1)
-        table = np.empty((len(recorded), 1 + 2 * len(w)), w.dtype)
-        code(*data, order, step, total, every, w, v, fresh, *options, group["nesterov"],
-             group["maximize"], table)  # fmt: skip
-        step, fresh = step + len(order), False
+        recorded = recorded_steps(step, step + len(order), every, total)
+        rows = np.empty((len(recorded), 1 + 2 * len(w)), w.dtype) if table is None else table
+        count = code(*data, order, step, total, every, w, v, fresh, *options, group["nesterov"],
+                     group["maximize"], rows)  # fmt: skip
+        diverged = count > 0 and not np.isfinite(rows[count - 1, 0])
+        step, fresh = int(recorded[count - 1]) if diverged else step + len(order), False
         for k, parameter in enumerate(parameters.values()):
             parameter.fill_(w[k].item())
             if group["momentum"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.tensor(v[k])
-        numbers = torch.from_numpy(recorded)
-        piece = Trajectory(tuple(parameters), numbers, numbers // len(batches.x),
-                           torch.from_numpy(table), stopped="")  # fmt: skip
-        yield step, piece
+        yield step, recorded[:count], rows[:count]
+        if diverged:
+            return
+        table = None if table is None else table[count:]
 
 
 @torch.no_grad()
@@ -223,10 +245,18 @@ def compiled_trajectory(
         ValueError: as `descend_compiled` and `ManualSGD`.
     """
     optimizer = ManualSGD(model.parameters(), lr, **options)
-    total = count_steps(epochs, len(batches), record_every)
-    recorder = Recorder(model, total, record_every or record_interval(total))
-    for _, piece in descend_compiled(model, batches, optimizer, epochs, recorder.every):
-        recorder.take(piece)
-        if recorder.diverged:
-            break
-    return recorder.finish(total, epochs)
+    steps = count_steps(epochs, len(batches), record_every)
+    every = record_every or record_interval(steps)
+    step = np.append(recorded_steps(0, steps, every, steps), steps)
+    parameters = scalars(model)
+    table = np.zeros((len(step), 1 + 2 * len(parameters)), batches.y.numpy().dtype)
+    end = 0
+    for piece in descend_compiled(model, batches, optimizer, epochs, every, table=table):
+        reached, end = piece[0], end + len(piece[1])
+    if reached == steps:
+        table[end, 1 : 1 + len(parameters)] = [w.item() for w in parameters.values()]
+        end += 1
+    finite = np.isfinite(table[end - 1, : 1 + len(parameters)]).all()
+    row, epoch, rows = (torch.from_numpy(c[:end]) for c in (step, step // len(batches), table))
+    stopped = "finished" if finite else "diverged"
+    return Trajectory(tuple(parameters), row, epoch, rows, stopped)

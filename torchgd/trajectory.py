@@ -97,6 +97,16 @@ def record_interval(steps: int, most: int = 10_000) -> int:
     return max(1, -(-(steps - 1) // (most - 1)))
 
 
+def recorded_steps(first: int, end: int, every: int, steps: int) -> Tensor:
+    """Return which of the steps `first` … `end` − 1 are recorded: each `every`-th, and the last.
+
+    The last is that of the whole descent, of so many `steps`.
+    """
+    row = torch.arange(first + -first % every, end, every)
+    missing = end == steps > first and (steps - 1) % every != 0
+    return torch.cat([row, torch.tensor([steps - 1])]) if missing else row
+
+
 class Recorder:
     """Collects the trajectory of so many `steps`, without making the device wait for it.
 

@@ -189,11 +189,12 @@ class _Descent:
         experiment, recorder, saver = self.experiment, self.recorder, self.hooks.saver
         c, batches = experiment.configuration, experiment.batches
         block = BLOCK if saver is None or saver.steps is None else saver.steps
-        for step, piece in descend_compiled(
-            self.model, batches, self.optimizer, c.epochs, c.record_every or 1, start=self.first,
-            block=block,
-        ):  # fmt: skip
-            recorder.take(piece)
+        every, names = recorder.every, tuple(recorder.parameters)
+        for step, recorded, rows in descend_compiled(
+            self.model, batches, self.optimizer, c.epochs, every, start=self.first, block=block
+        ):
+            epochs = recorded // len(batches)
+            recorder.take(Trajectory(names, recorded, epochs, torch.from_numpy(rows), stopped=""))
             if recorder.diverged:
                 return step, step // len(batches), "diverged"
             if saver is not None and (saver.steps is not None or saver.due(step)):

@@ -24,7 +24,7 @@ from torchgd.models import Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.theory.linear import batch_rows
 from torchgd.training import BatchesLike, count_steps
-from torchgd.trajectory import Trajectory, record_interval
+from torchgd.trajectory import Trajectory, record_interval, recorded_steps
 
 # Recorded rows at a time, so that the states beside them take little memory.
 ROWS = 2**16
@@ -204,8 +204,8 @@ def affine_trajectory(
     ManualSGD(model.parameters(), lr, **options)  # refuses what no descent can have
     length, parameters = len(batches), scalars(model)
     steps = count_steps(epochs, length, record_every=record_every)
-    row = torch.arange(0, steps, record_every or record_interval(steps))
-    row = torch.cat([row, torch.arange(max(int(row[-1]) + 1, steps - 1), steps + 1)])
+    row = recorded_steps(0, steps, record_every or record_interval(steps), steps)
+    row = torch.cat([row, torch.tensor([steps])])
     w = torch.stack(list(parameters.values()))[:, None]
     again = epochs > 1 and alike(batches)
     blocks = batch_rows(model, batches, 1 if again else epochs)
