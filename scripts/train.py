@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from torchgd.experiment.checkpoint import Saver
 from torchgd.experiment.command_line import Parser, cadence, refusing, run_script
@@ -23,6 +22,7 @@ from torchgd.experiment.goal import least_squares, what_would_help
 from torchgd.experiment.outcome import Hooks, Outcome, ignore, run_update
 from torchgd.experiment.parallel import RankError, process_group, processes, torchrun
 from torchgd.experiment.parting import by_rounding
+from torchgd.experiment.progress import Progress
 from torchgd.experiment.report import (
     environment_changes,
     headline,
@@ -133,21 +133,14 @@ def train(
         saver = Saver(ignore, **arguments.checkpoint_every)
         return run_update(experiment, update, predict, Hooks(stop=stop, saver=saver), start)
     done = 0 if start is None else start.checkpoint.step
-    rows = len(experiment.data.x) if experiment.streams else 0  # else the bar shows steps
-    unit, of_one = ("row", rows / len(experiment.batches)) if rows else ("step", 1)
-    with tqdm(total=int(experiment.steps * of_one) + rows, initial=int(done * of_one), desc=update,
-              unit=unit, unit_scale=rows > 0, disable=None, delay=1) as bar:  # fmt: skip
+    with Progress(experiment, update, done, new=not run.again) as progress:
 
         def on_piece(piece: Trajectory) -> None:
             writer.record(piece)
-            if not rows:
-                bar.update(int(piece.step[-1]) - bar.n)
+            progress.on_piece(piece)
 
-        def on_rows(count: int) -> None:
-            if rows:
-                bar.update(count * processes())
-
-        hooks = Hooks(on_piece, on_rows, stop, Saver(writer.save, **arguments.checkpoint_every))
+        saver = Saver(writer.save, **arguments.checkpoint_every)
+        hooks = Hooks(on_piece, progress.on_rows, stop, saver)
         outcome = run_update(experiment, update, predict, hooks, start)
         writer.finish(result_json(experiment, outcome))
     return outcome
@@ -186,6 +179,8 @@ def main(argv: list[str] | None = None) -> int:
         return status
     for change in environment_changes(next(iter(run.configs.values()))) if FIRST else ():
         print(f"{parser.prog}: {change}", file=sys.stderr)
+    if run.experiment.lacks_numba and "manual" in run.configs:
+        print("train.py: for a loop of machine code: pip install 'torchgd[fast]'", file=sys.stderr)
     with refusing(parser, ValueError, RankError), mending(parser, run), ExitStack() as opened:
         outcomes: list[Outcome] = []
         writers: list[RunWriter] = []

@@ -25,6 +25,7 @@ from torchgd.experiment.parallel import (
     find_device,
     fits_machine_code,
     in_chunks,
+    numba_is_there,
     processes,
     refuse_in_chunks,
     refuse_no_compiler,
@@ -218,7 +219,9 @@ class Experiment:
             model = self.new_model()
             call_user_code(self.configuration.model, gradient, model, x, y)
         compiles = self.configuration.compile  # the loop by hand, or else the gradients
-        self.machine_code = compiles and fits_machine_code(model, self.batches)
+        loop = compiles and fits_machine_code(model, self.batches)
+        self.machine_code = loop and numba_is_there()
+        self.lacks_numba = loop and not self.machine_code
         if compiles and not self.machine_code:
             refuse_no_compiler(lambda: compiled(manual_gradient, x)(model, x, y))
 

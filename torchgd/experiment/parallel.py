@@ -88,14 +88,18 @@ def compiled(gradient: GradientSource, x: Tensor) -> GradientSource:
 
 
 def fits_machine_code(model: Model, batches: Batches) -> bool:
-    """Whether the loop by hand can be machine code (see `torchgd.compiled`), and numba is there.
+    """Whether the loop by hand can be machine code (see `torchgd.compiled`).
 
     It can of one sample a step, on a CPU, of a model that is linear in its parameters.
     """
     fits = isinstance(batches.x, Tensor) and batches.x.device.type == "cpu"
     fits = fits and batches.batch_size == 1 and processes() == 1
-    there = importlib.util.find_spec("numba") is not None
-    return fits and there and is_linear_in_parameters(model, batches.x)
+    return fits and is_linear_in_parameters(model, batches.x)
+
+
+def numba_is_there() -> bool:
+    """Whether the compiled loop's compiler is installed."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def refuse_no_compiler(compiled_step: Callable[[], object]) -> None:
