@@ -6,7 +6,7 @@ over theirs, the median and the range over the turns: below 1 torchgd is the fas
 
 import argparse
 import gc
-import itertools
+import math
 import os
 import platform
 import re
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -47,6 +46,7 @@ from torchgd.theory.affine import affine_trajectory
 Side = Callable[[int], list[float]]  # does the work of that size; returns the final weights
 RATE = 0.002
 F64 = torch.float64
+ALL = math.inf
 TRAIN = str(Path(__file__).parent / "train.py")
 
 
@@ -54,7 +54,8 @@ TRAIN = str(Path(__file__).parent / "train.py")
 class Work:
     """Two sides of one work, of `size`; the peer may be too slow for more than `peer_size`.
 
-    `digits`: how many of the weights' digits must agree at the peer's size; 0, not to compare.
+    `digits`: how many of the weights' digits must agree at the peer's size: 0, not to compare;
+    `ALL`, to the bit.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Work:
     peer: Side
     size: int = 1
     peer_size: int | None = None
-    digits: int = 10
+    digits: float = 10
     goal: str = ""
 
 
@@ -125,6 +126,26 @@ def by_hand(x: Tensor, y: Tensor, epochs: int) -> list[float]:
         for xn, yn in zip(x, y, strict=True):
             w = w - RATE * 2 * xn * (w * xn - yn)
     return [w.item()]
+
+
+def python_loop(columns: list[Tensor], y: Tensor, start: list[float]) -> Side:
+    """The same in numbers of Python, which records nothing."""
+    samples = list(zip(*(c.tolist() for c in columns), y.tolist(), strict=True))
+
+    def line(count: int) -> list[float]:
+        (w,) = start
+        for x, target in samples[:count]:
+            w -= RATE * 2 * x * (w * x - target)
+        return [w]
+
+    def parabola(count: int) -> list[float]:
+        w2, w1, b = start
+        for x2, x, one, target in samples[:count]:
+            d = RATE * 2 * (w2 * x2 + w1 * x + b - target)
+            w2, w1, b = w2 - d * x2, w1 - d * x, b - d * one
+        return [w2, w1, b]
+
+    return line if len(columns) == 1 else parabola
 
 
 def numpy_full_batch(x: Tensor, y: Tensor, epochs: int) -> list[float]:
@@ -257,47 +278,60 @@ def small_steps(device: torch.device, epochs: int) -> Iterator[Work]:
 
 
 def per_sample(device: torch.device, count: int) -> Iterator[Work]:
-    """Yield one sample a step, all steps recorded if not said otherwise (SGDRegressor keeps none).
+    """Yield one sample a step, all steps recorded if not said otherwise; of the peers none records.
 
     By the affine update and, on a CPU, by the compiled loop.
     """
-    (x, y), missing = points(count, device), False
-    kinds: list[tuple[Any, list[Tensor], list[float], str]] = [
-        (Linear, [x], [1.0], "0.005"),
-        (Quadratic, [x**2, x, x**0], [1.0, 1.0, 0.0], "0.016"),
+    x, y = points(count, device)
+    kinds: list[tuple[Any, list[Tensor], list[float], str, tuple[str, str]]] = [
+        (Linear, [x], [1.0], "0.005", ("0.5", "0.35")),
+        (Quadratic, [x**2, x, x**0], [1.0, 1.0, 0.0], "0.016", ("0.8", "0.6")),
     ]
-    ways: dict[str, Callable[..., list[float]]] = {"affine": affine}
-    if device.type == "cpu" and find_spec("numba") is not None:
-        some = partial(machine_code, every=max(1, count // 10_000))
-        ways |= {"compiled": machine_code, "compiled, 10,000 recorded": some}
+    few, every = -(-count // 500), max(1, count // 10_000)
+    there = {name: find_spec(name) is not None for name in ("sklearn", "numba")}
+    if not there["sklearn"]:
+        print("scikit-learn is missing: its rows are left out; install the extra bench",
+              file=sys.stderr)  # fmt: skip
 
     def first(descend: Callable[..., list[float]], make: Any, n: int) -> list[float]:
         return descend(make, Batches(x[:n], y[:n]))
 
-    for (make, columns, start, goal), (way, descend) in itertools.product(kinds, ways.items()):
-        name, few = f"per sample, {make.__name__}, {way}", -(-count // 500)
-        ours, loop = (partial(first, side, make) for side in (descend, bare_loop))
-        goal = goal if way == "affine" else "0.0001"
-        yield Work(name, ours, "bare autograd + SGD loop", loop, count, few, goal=goal)
-        try:
-            yield Work(name, ours, "SGDRegressor", sgd_regressor(columns, y, start), count)
-        except ImportError:
-            missing = True
-    if missing:
-        print("scikit-learn is missing: its rows are left out; install the extra bench",
-              file=sys.stderr)  # fmt: skip
+    for make, columns, start, goal, (all_recorded, some_recorded) in kinds:
+        name = f"per sample, {make.__name__}"
+        scan, loop = partial(first, affine, make), partial(first, bare_loop, make)
+        autograd = "bare autograd + SGD loop"
+        yield Work(f"{name}, affine", scan, autograd, loop, count, few, goal=goal)
+        peers = [(f"{name}, affine", scan, "")]
+        if device.type == "cpu" and there["numba"]:
+            ours = partial(first, machine_code, make)
+            some = partial(first, partial(machine_code, every=every), make)
+            work, fewer = f"{name}, compiled", f"{name}, compiled, 10,000 recorded"
+            yield Work(work, ours, autograd, loop, count, few, ALL, goal="0.0001")
+            yield Work(work, ours, "plain Python", python_loop(columns, y, start), count)
+            peers += [(work, ours, all_recorded), (fewer, some, some_recorded)]
+        if there["sklearn"]:
+            regressor = sgd_regressor(columns, y, start)
+            for work, side, goal in peers:
+                yield Work(work, side, "SGDRegressor", regressor, count, goal=goal)
 
 
 def many_samples(device: torch.device, count: int) -> Iterator[Work]:
     """Yield the affine update on as many points as fill a large device, the two ends recorded."""
     x, y = points(count, device)
     few, name = min(count, 1_000_000), f"per sample, {count} points, Linear, affine"
-    theirs = sgd_regressor([x[:few]], y[:few], [1.0])
+    here = Batches(x[:few].cpu(), y[:few].cpu())
 
     def ours(n: int) -> list[float]:
         return affine(Linear, Batches(x[:n], y[:n]), every=count)
 
-    yield Work(name, ours, "SGDRegressor, on the CPU", theirs, count, few, goal="0.02")
+    def loop(_: int) -> list[float]:
+        return machine_code(Linear, here, every=few)
+
+    if find_spec("numba") is not None:
+        yield Work(name, ours, "compiled, on the CPU", loop, count, few)
+    if find_spec("sklearn") is not None:
+        theirs = sgd_regressor([x[:few]], y[:few], [1.0])
+        yield Work(name, ours, "SGDRegressor, on the CPU", theirs, count, few, goal="0.02")
 
 
 def full_batch(device: torch.device, count: int) -> Iterator[Work]:
@@ -328,14 +362,12 @@ def full_batch(device: torch.device, count: int) -> Iterator[Work]:
 
 
 MEMORY = """
-import resource, sys, torch
-from torchgd import Batches, Quadratic
-from torchgd.theory.affine import affine_trajectory
-count = int(sys.argv[1])
+import resource, sys, torch, torchgd
+count, every = int(sys.argv[2]), int(sys.argv[3])
 x = torch.rand(count, dtype=torch.float64)
-y = 2 * x
+batches, model = torchgd.Batches(x, 2 * x), torchgd.Quadratic(dtype=torch.float64)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-affine_trajectory(Quadratic(dtype=torch.float64), Batches(x, y), 0.002, 1, record_every=count)
+getattr(torchgd, f"{sys.argv[1]}_trajectory")(model, batches, 0.002, 1, record_every=every)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
 """
 
@@ -350,13 +382,12 @@ def works(device: torch.device, quick: bool) -> Iterator[Work]:
     yield from per_sample(device, 200_000 if quick else 1_000_000)
     yield from full_batch(device, 1_000_000 if quick else 20_000_000)
     if device.type == "cuda" and not quick:
-        with suppress(ImportError):  # of scikit-learn, which has been said
-            yield from many_samples(device, 100_000_000)
+        yield from many_samples(device, 100_000_000)
 
 
 def agree(work: Work) -> None:
     """Refuse a work whose two sides do not come to the same weights."""
-    size, error = work.peer_size or work.size, 10.0**-work.digits
+    size, error = work.peer_size or work.size, 10.0**-work.digits  # of ALL digits: 0.0
     ours, theirs = work.ours(size), work.peer(size)
     if work.digits and not np.allclose(ours, theirs, rtol=error, atol=error):
         raise ValueError(f"{work.name}: weights {ours}, {work.peer_name}: {theirs}; no time counts")
@@ -432,12 +463,18 @@ def main(argv: list[str] | None = None) -> int:
         device = find_device(arguments.device)
         # First, for a process starts with the peak of the one that it comes from.
         count = 1_000_000 if arguments.quick else 10_000_000
-        memory = float(python("-c", MEMORY, str(count)))
+        memory = {"affine": count}
+        if find_spec("numba") is not None:
+            memory["compiled"] = count // 10_000
+        gigabytes = {way: float(python("-c", MEMORY, way, str(count), str(every)))
+                     for way, every in memory.items()}  # fmt: skip
         turns = 2 if arguments.quick else 7
         table = [measure(work, turns) for work in works(device, arguments.quick)]
         print(*lines(table), sep="\n")
-        print(f"affine, one sample a step, {count} points, 3 parameters, only the ends kept: "
-              f"{memory:.2g} GB above the data (goal: 1)")  # fmt: skip
+        for way, gb in gigabytes.items():
+            kept = "the ends" if way == "affine" else "10,000 steps"
+            print(f"{way}, one sample a step, {count} points, 3 parameters, {kept} recorded: "
+                  f"{gb:.2g} GB above the data (goal: 1)")  # fmt: skip
         if device.type == "cpu":
             turns, rows = (2, 1_000_000) if arguments.quick else (5, 8_000_000)
             shares = [seconds(2, rows) / seconds(1, rows) for _ in range(turns)]
@@ -446,7 +483,7 @@ def main(argv: list[str] | None = None) -> int:
         found = machine(device)
         print(", ".join(f"{name} {value}" for name, value in found.items()))
         if arguments.json is not None:
-            write_json(arguments.json, {**found, "memory_gb": memory, "rows": table})
+            write_json(arguments.json, {**found, "memory_gb": gigabytes, "rows": table})
     return 0
 
 

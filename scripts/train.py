@@ -29,6 +29,7 @@ from torchgd.experiment.report import (
     result_json,
     table,
     transcript,
+    unfinished,
     verdict,
     who_diverged,
 )
@@ -247,7 +248,8 @@ def report(
             print(*transcript(experiment, outcome), sep="\n")
     first, agree = outcomes[0], True
     goal = least_squares(experiment, first.predicted_at)
-    lines = [headline(experiment), *table(experiment, outcomes, goal)]
+    lines = [unfinished(experiment, outcomes[-1]), headline(experiment)]
+    lines += table(experiment, outcomes, goal)
     if comparison is not None:
         agree, why = by_rounding(experiment, comparison, first.trajectory)
         lines += [verdict(comparison, *(outcome.trajectory for outcome in outcomes)), why]

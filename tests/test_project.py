@@ -71,7 +71,11 @@ def test_the_lesson_is_in_reading_order() -> None:
 
 @pytest.mark.parametrize(
     ("library", "owner"),
-    [("tensorboard", "torchgd.experiment"), ("matplotlib", "torchgd.figures"), ("tqdm", "torchgd.experiment")],
+    [
+        ("tensorboard", "torchgd.experiment"),
+        ("matplotlib", "torchgd.figures"),
+        ("tqdm", "torchgd.experiment"),
+    ],
 )
 def test_a_library_has_one_owner(library: str, owner: str) -> None:
     users = [

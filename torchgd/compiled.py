@@ -1,142 +1,55 @@
-"""The same descent as machine code: one sample a step, by hand, with the bits of `train`.
+"""The same descent as machine code: by hand, with the bits of `train`.
 
-A step of the loop in `torchgd.training` is some twenty calls of torch, of a few microseconds each;
-as machine code it is some twenty operations. Of a model that is linear in its parameters the loop
-needs but φ = ∂ŷ/∂w, which depends on x alone:
-
-    ŷ = Σ φ·w (+ ŷ₀)        r = ŷ − y        loss = r²        g = 2r·φ        w ← w − α·g
-
-numba compiles it (`pip install torchgd[fast]`), at its first use in a second or two.
+Small batches of a model that is linear in its parameters, on a CPU; `torchgd.machine_code` has the
+loop. numba compiles it (`pip install torchgd[fast]`), at its first use in a few seconds.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 from torch.optim.optimizer import Optimizer
 
 from torchgd.data import Batches
 from torchgd.gradients import partial_derivatives, require_linear, same_dtype
+from torchgd.machine_code import MOST, WAYS, Array, add_up, machine_code
 from torchgd.models import Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
 from torchgd.trajectory import Trajectory, record_interval, recorded_steps
 
-BLOCK = 1_000_000  # steps at a time, between which a caller may save, or stop
+BLOCK = 1_000_000  # samples at a time, between which a caller may save, or stop
 CHUNK = 2**16  # samples at a time, whose ∂ŷ/∂w stay in the cache while they are computed
-
-Array = NDArray[Any]
-
-
-def fma(a: Any, b: Any, c: Any) -> Any:
-    """a·b + c, rounded once: an instruction of the machine."""
-    raise NotImplementedError("numba puts the instruction here")
-
-
-# The loop of `descend` and the rule of `ManualSGD`, line by line: torch rounds an add_(g, alpha=α)
-# once, and so does an fma; it takes the terms of ŷ from left to right. Its sum of one gradient adds
-# it to 0, which makes 0 of −0. The fma that does both at once is what the next step waits for; it
-# leaves a −0 where the product underflows, which w − α·g feels only at w = 0.
-def steps(
-    phi: Array, offset: Array, y: Array, order: Array, first: int, total: int, every: int,
-    w: Array, v: Array, fresh: bool, lr: Any, momentum: Any, undamped: Any, weight_decay: Any,
-    nesterov: bool, maximize: bool, table: Array,
-) -> int:  # fmt: skip
-    """Take a step for each sample in `order`, from step `first` on; record into `table`.
-
-    There are no velocities v yet if it is `fresh`. Ends before a step whose recorded loss is not
-    finite. Returns how many rows the table has then.
-    """
-    row, parameters, zero = 0, w.shape[0], lr - lr
-    plain = not maximize and momentum == zero and weight_decay == zero
-    due = first + -first % every  # counted on, for a division a step takes as long as the rest
-    for k in range(order.shape[0]):
-        n, step = order[k], first + k
-        prediction = w[0] * phi[n, 0]
-        for p in range(1, parameters):
-            prediction = prediction + w[p] * phi[n, p]
-        if offset.shape[0] > 0:
-            prediction = prediction + offset[n]
-        residual = prediction - y[n]
-        if step == due or step == total - 1:
-            loss = residual * residual
-            table[row, 0] = loss
-            for p in range(parameters):
-                table[row, 1 + p] = w[p]
-                table[row, 1 + parameters + p] = zero + (residual + residual) * phi[n, p]
-            row += 1
-            if loss - loss != zero:
-                return row
-        if step == due:
-            due += every
-        for p in range(parameters):
-            g = fma(residual + residual, phi[n, p], zero)
-            if not plain or w[p] == zero:
-                g = zero + g
-            if maximize:
-                g = -g
-            if weight_decay != zero:
-                g = fma(weight_decay, w[p], g)
-            if momentum != zero:
-                v[p] = g if fresh and k == 0 else fma(undamped, g, v[p] * momentum)
-                g = fma(momentum, v[p], g) if nesterov else v[p]
-            w[p] = fma(-lr, g, w[p])
-    return row
 
 
 @functools.cache
-def machine_code() -> Callable[..., int]:
-    """Return `steps`, compiled, and kept on the disk where numba finds a place.
+def lanes(dtype: torch.dtype) -> int:
+    """Return how long a vector of torch's sums is on this machine; 0 if `add_up` has other bits.
 
-    Raises:
-        ModuleNotFoundError: numba is not installed.
+    A wrong length gives one sum in five the right bits, and so all 16 of them never.
     """
-    try:
-        import numba
-        from numba.extending import intrinsic, overload
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "the compiled loop needs numba: pip install 'torchgd[fast]'"
-        ) from None
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def instruction(context: Any, a: Any, b: Any, c: Any) -> Any:
-        return a(a, a, a), lambda context, builder, signature, args: builder.fma(*args)
-
-    @overload(fma)  # type: ignore[untyped-decorator]
-    def compiled_fma(a, b, c):  # type: ignore[no-untyped-def]  # numba compares the two
-        return lambda a, b, c: instruction(a, b, c)  # type: ignore[call-arg]
-
-    try:
-        code: Callable[..., int] = numba.njit(cache=True)(steps)
-    except RuntimeError:  # no folder for it can be written
-        code = numba.njit(steps)
-    return code
+    lots = torch.randn(8, MOST, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    some = [lot[:size] for lot in lots for size in (MOST, MOST - 1)]
+    for length in (4, 8, 2, 16):
+        sums = np.empty((WAYS, length), lots.numpy().dtype)
+        if all(add_up(terms.numpy(), len(terms), sums) == terms.sum().item() for terms in some):
+            return length
+    return 0
 
 
-def orders(batches: Batches, first: int, total: int, block: int) -> Iterator[Array]:
-    """Yield the samples in the order of steps `first` … total − 1, at most `block` at a time."""
-    count = len(batches.x)
-    if not batches.shuffle:
-        for k in range(first, total, block):
-            order = np.arange(k, min(k + block, total))
-            yield order if k + len(order) <= count else order % count
-        return
-    waiting: list[Array] = []
-    for epoch in range(first // count, -(-total // count)):
-        batches.set_epoch(epoch)
-        order = batches.order().numpy()
-        waiting.append(order[first % count :] if epoch == first // count else order)
-        while sum(map(len, waiting)) >= block or (waiting and (epoch + 1) * count >= total):
-            together = np.concatenate(waiting)
-            yield together[:block]
-            waiting = [together[block:]] if len(together) > block else []
+def why_not_compiled(batches: Batches) -> str:
+    """Return what keeps these batches from being gone through as machine code; "" if nothing."""
+    if batches.x.device.type != "cpu":
+        return f"the data are on {batches.x.device}: the compiled loop runs on a CPU"
+    if batches.batch_size > MOST or (batches.batch_size > 1 and not lanes(batches.y.dtype)):
+        most = MOST if lanes(batches.y.dtype) else 1
+        return f"batch size {batches.batch_size}: the compiled loop takes at most {most}"
+    return ""
 
 
 def features(model: Model, x: Tensor) -> tuple[Array, Array]:
@@ -163,7 +76,7 @@ def descend_compiled(
     every: int,
     *,
     start: int = 0,
-    block: int = BLOCK,
+    block: int | None = None,
     table: Array | None = None,
 ) -> Iterator[tuple[int, Tensor, Array]]:
     """Yield, `block` steps at a time, the step reached, and what was recorded on the way there.
@@ -175,14 +88,12 @@ def descend_compiled(
 
     Raises:
         ModuleNotFoundError: numba is not installed.
-        ValueError: not one sample a step, not on a CPU, or not linear in the parameters.
+        ValueError: a batch above 256 samples, not on a CPU, or not linear in the parameters.
     """
-    parameters, total = scalars(model), count_steps(epochs, len(batches), every)
-    if batches.batch_size != 1 or batches.x.device.type != "cpu":
-        raise ValueError(
-            f"batch size {batches.batch_size} on {batches.x.device}: the compiled loop takes one "
-            "sample a step, on a CPU"
-        )
+    parameters, length = scalars(model), len(batches)
+    total = count_steps(epochs, length, every)
+    if reason := why_not_compiled(batches):
+        raise ValueError(reason)
     for name, parameter in parameters.items():
         same_dtype(name, parameter, batches.y)
     some = batches.x[:: 1 + len(batches.x) // 4096]
@@ -190,21 +101,31 @@ def descend_compiled(
     data = *features(model, batches.x), batches.y.contiguous().numpy()
     (group,) = optimizer.param_groups
     number = batches.y.numpy().dtype.type
-    options = [number(value) for value in (group["lr"], group["momentum"], 1 - group["dampening"],
-                                           group["weight_decay"])]  # fmt: skip
+    options = {name: number(group[name]) for name in ("lr", "momentum", "weight_decay")}
+    options |= {"undamped": number(1 - group["dampening"])}
+    options |= {name: group[name] for name in ("nesterov", "maximize")}
     w = torch.stack(list(parameters.values())).numpy()
-    v, step, code = np.zeros_like(w), start, machine_code()
-    buffers = [optimizer.state[p].get("momentum_buffer") for p in parameters.values()]
-    fresh = any(buffer is None for buffer in buffers)
-    if not fresh:
-        v = torch.stack(buffers).numpy()  # type: ignore[arg-type]
-    for order in orders(batches, start, total, block):
-        recorded = recorded_steps(step, step + len(order), every, total)
+    velocities = [optimizer.state[p].get("momentum_buffer") for p in parameters.values()]
+    fresh = any(velocity is None for velocity in velocities)
+    v = np.zeros_like(w) if fresh else torch.stack(velocities).numpy()  # type: ignore[arg-type]
+    size = batches.batch_size
+    sums = None if size == 1 else np.empty((WAYS, lanes(batches.y.dtype)), w.dtype)
+    code = functools.partial(
+        machine_code(), *data, batch_size=size, sums=sums, total=total, every=every,
+        w=w, v=v, **options,
+    )  # fmt: skip
+    step = start
+    while step < total:
+        end = min(step + (block or max(1, BLOCK // size)), total)
+        recorded, count, diverged = recorded_steps(step, end, every, total), 0, False
         rows = np.empty((len(recorded), 1 + 2 * len(w)), w.dtype) if table is None else table
-        count = code(*data, order, step, total, every, w, v, fresh, *options, group["nesterov"],
-                     group["maximize"], rows)  # fmt: skip
-        diverged = count > 0 and not np.isfinite(rows[count - 1, 0])
-        step, fresh = int(recorded[count - 1]) if diverged else step + len(order), False
+        for first, last, order in same_order(batches, step, end):
+            count += code(order=order, first=first, end=last, table=rows[count:], fresh=fresh)
+            fresh, diverged = False, count > 0 and not np.isfinite(rows[count - 1, 0])
+            if diverged:
+                w[:] = rows[count - 1, 1 : 1 + len(w)]
+                break
+        step = int(recorded[count - 1]) if diverged else end
         for k, parameter in enumerate(parameters.values()):
             parameter.fill_(w[k].item())
             if group["momentum"]:
@@ -213,6 +134,18 @@ def descend_compiled(
         if diverged:
             return
         table = None if table is None else table[count:]
+
+
+def same_order(batches: Batches, first: int, end: int) -> Iterator[tuple[int, int, Array]]:
+    """Yield stretches of the steps `first` … `end` − 1, with the order of the samples in each."""
+    length, order = len(batches), np.arange(len(batches.x))
+    if not batches.shuffle:
+        yield first, end, order
+        return
+    for epoch in range(first // length, -(-end // length)):
+        batches.set_epoch(epoch)
+        order = batches.order().numpy()
+        yield max(first, epoch * length), min(end, (epoch + 1) * length), order
 
 
 @torch.no_grad()
@@ -225,16 +158,17 @@ def compiled_trajectory(
     record_every: int | None = None,
     **options: Any,
 ) -> Trajectory:
-    """Return the path of `train` with the gradient and SGD by hand, one sample a step.
+    """Return the path of `train` with the gradient and SGD by hand, from batches of at most 256.
 
     To the bit for `Linear` and `Quadratic`, in float32 and float64, with all of SGD's options. Of
     another model that is linear in its parameters ŷ may be summed in another order: each step then
-    rounds w by at most (P + 1)ε(|w| + 2α|φ|Σ|φw|), of which, as long as no step enlarges an error,
-    k steps make at most k times as much. Recorded is what `train` records, and it ends there too.
+    rounds w by at most (P + 1)ε(|w| + 2α|φ|Σ|φw|), in the mean over the batch, of which, as long as
+    no step enlarges an error, k steps make at most k times as much. Recorded is what `train`
+    records, and it ends there too.
 
     Args:
         model: linear in its parameters, on the CPU; its weights then stand at the last row.
-        batches: of one sample each, in order or shuffled.
+        batches: in order or shuffled.
         lr: the learning rate α.
         epochs: how often the data are gone through.
         record_every: as in `train`.

@@ -640,15 +640,15 @@ def test_the_affine_update(shell: Shell) -> None:
 
 @compiles
 def test_compiled_gradients_are_summed_in_another_order(shell: Shell) -> None:
-    """A gradient of 32 terms below 10⁴ is off by 32 ulps of that, and 45 steps by 45·α of it."""
-    flags = "--model quadratic --data co2 --standardize --lr 0.05 --batch-size 32 --epochs 3"
+    """A gradient of 300 terms below 10⁴ is off by 300 ulps of that, and 9 steps by 9·α of it."""
+    flags = "--model quadratic --data co2 --standardize --lr 0.05 --batch-size 300 --epochs 3"
     assert shell(*flags.split(), "--compile") == 0
     assert re.search(r"steps are identical|the weights differ by \S+ \(\d+ ULPs\)", shell.out)
     config, compiled = read_run(shell.run / "manual")
     assert config["compile"]
     eager = run_update(Experiment(Configuration.from_config(config)), "manual")
     for name, w in eager.trajectory.weights.items():
-        off = 45 * 0.05 * 32 * 1e4 * torch.finfo(torch.float64).eps
+        off = 9 * 0.05 * 300 * 1e4 * torch.finfo(torch.float64).eps
         torch.testing.assert_close(compiled.weights[name], w, rtol=0, atol=off)
 
 
@@ -674,7 +674,7 @@ def test_compiled_gradients_need_not_agree_to_the_bit(
         return in_chunks(gradient, 2) if gradient is manual_gradient else gradient
 
     monkeypatch.setattr("torchgd.experiment.experiment.compiled", compiled)
-    flags = "--model quadratic --data cars --standardize --batch-size full".split()
+    flags = "--model quadratic --data co2 --standardize --batch-size full".split()
     assert shell(*flags, "--compile") == 0
     assert "The updates part at step " in shell.out
     assert shell("--model", "wrong.py:Beyond2", "--compile") == 1
@@ -683,9 +683,11 @@ def test_compiled_gradients_need_not_agree_to_the_bit(
 @pytest.mark.parametrize("flags", [
     "", "--model quadratic --data cars --standardize --shuffle --momentum 0.9 --dtype float32",
     "--lr 1 --epochs 100", "--bias --data norris --standardize --lr auto --record-every 7",
+    "--model quadratic --data cars --standardize --batch-size full --lr auto",
+    "--data co2 --standardize --batch-size 100 --momentum 0.5 --nesterov --dtype float32",
     "--model mine.py:Exponential --data lesson --lr 0.001",  # not linear in k: gradients then
 ])  # fmt: skip
-def test_one_sample_a_step_is_compiled_as_a_loop_to_the_same_bits(
+def test_the_loop_by_hand_is_compiled_to_the_same_bits(
     shell: Shell, flags: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("numba")
@@ -712,6 +714,37 @@ def test_without_numba_the_gradients_are_compiled(
     monkeypatch.setattr("torchgd.experiment.experiment.compiled", compiled)
     assert shell("--compile") == 0
     assert manual_gradient in seen
+    hint = "train.py: for a loop of machine code: pip install 'torchgd[fast]'\n"
+    assert shell.err.startswith(hint)
+    assert shell("--compile", "--update", "autograd") == 0
+    assert not shell.err.startswith(hint)
+
+
+@pytest.mark.parametrize(("flags", "faster"), [
+    ("", "; --update manual --compile takes the same steps as machine code"),
+    ("--model quadratic --data co2 --standardize --batch-size 300",
+     "; --update affine takes them all at once, within rounding"),
+    ("--model mine.py:Exponential --data synthetic:66000 --batch-size full --lr 1e-9",
+     "; --compile fuses the gradient"),
+    ("--model mine.py:Exponential --data lesson --lr 0.001", ""),
+    ("--compile", ""), ("--data synthetic:300 --chunk-size 10", ""),
+])  # fmt: skip
+def test_a_long_run_says_how_long_it_takes(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, flags: str, faster: str
+) -> None:
+    """And without a terminal, a line a minute; here all minutes are 0 s, and each run long."""
+    for name in ("SOON", "OFTEN", "LONG"):
+        monkeypatch.setattr(f"torchgd.experiment.progress.{name}", -1.0)
+    monkeypatch.setattr("torchgd.experiment.experiment.compiled", lambda gradient, x: gradient)
+    words = [*flags.split(), "--update", "manual", "--epochs", "3", "--checkpoint-every", "1steps"]
+    assert shell(*words, "--name", "a") == 0
+    first, *lines, last = shell.err.splitlines()
+    unit, count = ("row", 1200) if "chunk" in flags else ("step", shell.result()["steps"])
+    assert re.fullmatch(rf"manual: {count} {unit}s take about \d+ s{re.escape(faster)}", first)
+    told = rf"manual: {unit} \d+ of {count}, loss \S+, about \d+ s left"
+    assert lines
+    assert all(re.fullmatch(told, line) for line in lines)
+    assert last == "written to runs/a; tensorboard --logdir runs"
 
 
 def test_without_a_compiler(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -719,7 +752,7 @@ def test_without_a_compiler(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("no working C++ compiler\nand more")
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
-    assert shell("--compile", "--batch-size", "3") == 2
+    assert shell("--compile", "--data", "synthetic:300", "--batch-size", "full") == 2
     assert shell.err == (
         "train.py: compile: torch.compile fails on this machine (no working C++ compiler); "
         "install a C++ compiler, for CUDA Triton, or do without\n"

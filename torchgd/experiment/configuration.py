@@ -129,8 +129,9 @@ class Configuration:
         type=integer(1),
     )
     compile: bool = switch(
-        "torch.compile the gradients: fast on much data; they then agree to rounding, not to the "
-        "bit, which is no failure",
+        "on a CPU, of a model linear in its parameters, in batches of at most 256: make the loop "
+        "by hand machine code with the same bits; else torch.compile the gradients, which then "
+        "agree to rounding",
     )
     chunk_size: int | None = flag(
         None,

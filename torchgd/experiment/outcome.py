@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from torchgd.compiled import BLOCK, descend_compiled
+from torchgd.compiled import descend_compiled
 from torchgd.experiment.checkpoint import Saver
 from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
 from torchgd.experiment.folder import Start
@@ -188,7 +188,7 @@ class _Descent:
         """The same as machine code, many steps at a time."""
         experiment, recorder, saver = self.experiment, self.recorder, self.hooks.saver
         c, batches = experiment.configuration, experiment.batches
-        block = BLOCK if saver is None or saver.steps is None else saver.steps
+        block = None if saver is None else saver.steps
         every, names = recorder.every, tuple(recorder.parameters)
         for step, recorded, rows in descend_compiled(
             self.model, batches, self.optimizer, c.epochs, every, start=self.first, block=block

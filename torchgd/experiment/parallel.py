@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from torchgd.compiled import why_not_compiled
 from torchgd.data import Batches
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.sources import Rows
@@ -88,13 +89,9 @@ def compiled(gradient: GradientSource, x: Tensor) -> GradientSource:
 
 
 def fits_machine_code(model: Model, batches: Batches) -> bool:
-    """Whether the loop by hand can be machine code (see `torchgd.compiled`).
-
-    It can of one sample a step, on a CPU, of a model that is linear in its parameters.
-    """
-    fits = isinstance(batches.x, Tensor) and batches.x.device.type == "cpu"
-    fits = fits and batches.batch_size == 1 and processes() == 1
-    return fits and is_linear_in_parameters(model, batches.x)
+    """Whether the loop by hand can be machine code (see `torchgd.compiled`)."""
+    here = isinstance(batches.x, Tensor) and processes() == 1 and not why_not_compiled(batches)
+    return here and is_linear_in_parameters(model, batches.x)
 
 
 def numba_is_there() -> bool:

@@ -76,6 +76,14 @@ def result_json(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def unfinished(experiment: Experiment, outcome: Outcome) -> str:
+    """Say of the last update's outcome that there was more to come; "" if there was not."""
+    path = outcome.trajectory
+    if path.stopped != "interrupted":
+        return ""
+    return f"Unfinished, at step {int(path.step[-1])} of {experiment.steps} ({outcome.update}):"
+
+
 def headline(experiment: Experiment) -> str:
     """Say of which model and data it is, and how they are trained."""
     c = experiment.configuration
