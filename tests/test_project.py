@@ -92,7 +92,8 @@ def test_the_public_names() -> None:
     assert all(hasattr(torchgd, name) for name in torchgd.__all__)
     assert set(torchgd.__all__) >= {
         "Model", "Linear", "Quadratic", "manual_gradient", "autograd_gradient", "ManualSGD",
-        "Batches", "Trajectory", "train", "compare", "check_gradient",
+        "Batches", "Trajectory", "descend", "train", "check_gradient", "check_optimizer", "compare",
+        "affine_trajectory", "compiled_trajectory",
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from torchgd.optim import ManualSGD
 from torchgd.proof.compare import compare
 from torchgd.proof.optimizers import check_optimizer
 from torchgd.proof.oracles import check_gradient
+from torchgd.theory.affine import affine_trajectory
 from torchgd.training import descend, train
 from torchgd.trajectory import Trajectory
 from torchgd.version import __version__
@@ -26,6 +27,7 @@ __all__ = [
     "Quadratic",
     "Trajectory",
     "__version__",
+    "affine_trajectory",
     "autograd_gradient",
     "check_gradient",
     "check_optimizer",

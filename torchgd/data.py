@@ -79,7 +79,7 @@ class Batches:
                 "give both as (N,) with the same N of at least 1"
             )
         for name, t in (("x", x), ("y", y)):
-            if not t.isfinite().all():
+            if not torch.stack(t.aminmax()).isfinite().all():  # both are NaN if one of t is
                 where = int((~t.isfinite()).nonzero()[0])
                 raise ValueError(f"{name}[{where}] is {t[where].item()}: remove the sample")
         for name, value in (("batch size", batch_size), ("seed", seed)):
