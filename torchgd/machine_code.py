@@ -36,11 +36,11 @@ def add_up(terms: Array, count: int, sums: Array) -> Any:
     lanes = sums.shape[1] if count >= sums.shape[1] else 1
     vectors = count // lanes
     sums[:] = 0
+    total = sums[0, 0]
     for k in range(vectors):
         way = k % WAYS if k < vectors - vectors % WAYS else 0
         for lane in range(lanes):
             sums[way, lane] += terms[k * lanes + lane]
-    total = terms[0] - terms[0]
     for k in range(vectors * lanes, count):
         total += terms[k]
     for lane in range(lanes):
