@@ -1,6 +1,6 @@
 """Derive ∂loss/∂w of a model by hand, and prove it; or check your own derivative."""
 
-from collections.abc import Iterable, Iterator
+from textwrap import indent
 
 import torch
 
@@ -12,16 +12,8 @@ from torchgd.proof.answers import judge, parse
 from torchgd.proof.findings import GradientCheck
 from torchgd.proof.notations import assignment
 from torchgd.proof.oracles import check_gradient
-from torchgd.proof.symbols import Derivation, derive, latex, notation
-
-# How formulas, ŷ, the loss and its derivatives are written.
-PLAIN = notation, "ŷ", "loss", "∂loss/∂%s"
-LATEX = (
-    latex,
-    r"\hat{y}",
-    r"\text{loss}",
-    r"\frac{\partial\,\text{loss}}{\partial %s}",
-)
+from torchgd.proof.steps import LATEX, PLAIN, exercise, steps, typeset
+from torchgd.proof.symbols import Derivation, derive
 
 
 def make_parser() -> Parser:
@@ -31,25 +23,15 @@ def make_parser() -> Parser:
     add("model", metavar="MODEL", help="linear, quadratic, or FILE.py:CLASS, your own")
     add("--bias", action="store_true", help="give the linear model a bias")
     add("--latex", action="store_true", help="print the formulas as LaTeX")
-    add("--answer", action="append", default=[], metavar="W=FORMULA", help="your own ∂loss/∂W, "
-        "such as w=2x(wx-y), also in LaTeX; may be repeated")  # fmt: skip
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--worksheet", action="store_true", help="print the exercise, and the "
+                        "answers on a page of their own")  # fmt: skip
+    either.add_argument("--answer", action="append", default=[], metavar="W=FORMULA", help="your "
+                        "own ∂loss/∂W, such as w=2x(wx-y), also in LaTeX; repeatable")  # fmt: skip
     add("--data", default="lesson", metavar="D", help="where to check, beside random and extreme "
         f"points: {', '.join(NAMES)}, or a file; default: lesson")  # fmt: skip
     add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:N")
     return parser
-
-
-def formulas(derivation: Derivation, names: Iterable[str], as_latex: bool) -> Iterator[str]:
-    """Yield ŷ, the loss of a sample and the ∂loss/∂w by hand of these names."""
-    write, prediction, loss, derivative = LATEX if as_latex else PLAIN
-    lines = {prediction: derivation.prediction, loss: derivation.residual**2}
-    for name in names:
-        head = derivative % write(derivation.weights[name])
-        lines[head] = derivation.loss_derivative(derivation.partials[name])
-    width = max(map(len, lines))
-    yield f"{'% ' * as_latex}For one sample; over N the loss, and so its derivative, is the mean:"
-    for head, formula in lines.items():
-        yield f"{head:<{width}} = {write(formula)}"
 
 
 def summary(check: GradientCheck) -> str:
@@ -72,15 +54,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
+    to, comment = (LATEX, "% ") if arguments.latex else (PLAIN, "")
     with refusing(parser, ValueError, OSError):
         device, data = find_device(arguments.device), load(arguments.data)
         model = find_model(arguments.model, arguments.bias)(device=device, dtype=torch.float64)
         if arguments.answer:
             derivation = derive(model)
             verdicts = [judged(derivation, answer) for answer in arguments.answer]
-            print(*formulas(derivation, (), arguments.latex), sep="\n")
+            print(typeset(steps(derivation, (), to)[:2], to))
             for name, hint in verdicts:
-                print(f"∂loss/∂{name}: {f'wrong: {hint}' if hint else 'right'}")
+                print(f"{comment}∂loss/∂{name}: {f'wrong: {hint}' if hint else 'right'}")
             return int(any(hint for _, hint in verdicts))
         if isinstance(data.x, Column):
             raise ValueError(f"data {arguments.data!r} does not fit into memory; give fewer rows")
@@ -89,10 +72,15 @@ def main(argv: list[str] | None = None) -> int:
         check = call_user_code(arguments.model, check_gradient, model, x, y)
     try:
         derivation = derive(model)
-        print(*formulas(derivation, derivation.weights, arguments.latex), "", sep="\n")
+        derived = typeset(steps(derivation, derivation.weights, to), to)
+        if arguments.worksheet and check:
+            page = r"\newpage" if arguments.latex else "\f"
+            print(typeset(exercise(derivation, to), to), page, derived, sep="\n")
+            return 0
+        print(derived, "", sep="\n")
     except ValueError as error:
-        print(f"∂loss/∂w = 2(ŷ − y)·∂ŷ/∂w, and no formula: {error}\n")
-    print(check, summary(check), sep="\n")
+        print(f"{comment}∂loss/∂w = 2(ŷ − y)·∂ŷ/∂w, and no formula: {error}\n")
+    print(indent(f"{check}\n{summary(check)}", comment))
     return int(not check)
 
 

@@ -19,6 +19,7 @@ from torchgd.models import Model
 from torchgd.proof.functions import ALIASES, COSTLY, FUNCTIONS, bounded, exact, where
 
 X, Y = sympy.symbols("x y", real=True)  # the data
+YHAT = sympy.Symbol("ŷ", real=True)  # the prediction, where it is not written out
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,10 @@ class Derivation:
             sizes = [abs(by_hand), abs(expected), abs(prediction / (weights[name] or 1))]
             return Precise(by_hand, expected, max(filter(mpmath.isfinite, sizes), default=0))
 
-    def loss_derivative(self, partial: Expr) -> Expr:
-        """∂loss/∂w = 2 · ∂ŷ/∂w · (ŷ − y), in this order, from ∂ŷ/∂w."""
+    def loss_derivative(self, partial: Expr, residual: Expr | None = None) -> Expr:
+        """∂loss/∂w = 2 · ∂ŷ/∂w · (ŷ − y), in this order, from ∂ŷ/∂w and, as written, ŷ − y."""
         factors = sympy.Mul.make_args(2 * partial)
-        return sympy.Mul(*factors, self.residual, evaluate=False)
+        return sympy.Mul(*factors, residual or self.residual, evaluate=False)
 
 
 def derive(model: Model) -> Derivation:
@@ -200,7 +201,7 @@ def is_identity(difference: Expr) -> bool:
 
 def latex(expression: Expr) -> str:
     """Write an expression as LaTeX, in its own order."""
-    return str(sympy.latex(expression, order="none"))
+    return str(sympy.latex(expression, order="none", symbol_names={YHAT: r"\hat{y}"}))
 
 
 def notation(expression: Expr) -> str:
@@ -208,6 +209,7 @@ def notation(expression: Expr) -> str:
     text = sympy.StrPrinter({"order": "none"}).doprint(expression)
     superscripts = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
     text = re.sub(r"\*\*(\d+)\b", lambda power: power.group(1).translate(superscripts), text)
-    text = re.sub(r"(?<![\w.])(\d+)\*(?=x)", r"\1", text)
+    text = re.sub(r"(?<![\w.])(\d+)\*(?=[xŷ])", r"\1", text)
+    text = re.sub(r"(?<![^\W\d])x\*(?=ŷ)", "x", text)
     text = text.replace("*(", "(").replace("-", "−")
     return re.sub(r"(?<!\*)\*(?!\*)", "·", text)

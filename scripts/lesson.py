@@ -1,0 +1,214 @@
+"""The lesson on gradient descent, a cell a thought.
+
+Editors and Jupyter open this file as a notebook; `python scripts/lesson.py` runs it through, with
+`--step` a cell at a time, and with `--html FILE` writes it as a page. Its pictures are in
+runs/lesson/. After the lesson "Gradient Descent" of PyTorchZeroToAll.
+"""
+
+import sys
+
+if __name__ == "__main__" and "ipykernel" not in sys.modules:
+    from torchgd.figures.page import show
+
+    show(__file__)  # a cell after the other
+
+# %% The whole lesson in ten lines
+x_data, y_data = [1.0, 2.0, 3.0], [2.0, 4.0, 6.0]  # hours studied, points scored
+w = 1.0  # a guess
+
+
+def gradient(x, y):
+    return 2 * x * (x * w - y)  # ∂loss/∂w of loss = (w·x − y)²
+
+
+path = []
+for epoch in range(50):
+    for x, y in zip(x_data, y_data):
+        path.append(w)
+        w = w - 0.01 * gradient(x, y)
+print(f"It learns that each hour gives two points: ŷ = w·x with w = {w}.")
+print(f"For 4 hours it predicts {w * 4} points. How does it, and is it right?")
+
+# %% A model, a guess, its loss
+import numpy as np
+
+x, y = np.array(x_data), np.array(y_data)
+
+
+def loss(w):
+    """The mean squared error over the samples, (1/N) Σ (w·x − y)²."""
+    return ((w * x - y) ** 2).mean()
+
+
+for xn, yn in zip(x, y):
+    print(f"x = {xn:g}: the guess w = 1 predicts ŷ = {1 * xn:g}, and y is {yn:g}: "
+          f"loss = (ŷ − y)² = {(1 * xn - yn) ** 2:g}")  # fmt: skip
+print(f"The loss of a guess is the mean of these, {loss(1):.4f}. w = 2 has loss {loss(2):g}.")
+
+# %% The loss graph
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+
+def keep(figure, name):
+    """Keep a picture, and say where; a notebook shows it."""
+    file = Path("runs", "lesson", f"{name}.svg")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+    print(f"picture: {file.as_posix()}")
+    if "ipykernel" in sys.modules:
+        display(figure)
+
+
+w_all = np.linspace(0, 4, 41)
+figure = Figure(figsize=(6, 4))
+axes = figure.subplots()
+axes.plot(w_all, [loss(w) for w in w_all], "k")
+axes.plot(1, loss(1), "o", label=f"the guess w = 1, loss {loss(1):.4f}")
+axes.plot(2, loss(2), "*", markersize=14, label="the lowest point, w = 2")
+axes.set(xlabel="w", ylabel="loss(w)")
+axes.legend()
+print("The loss of every w, drawn: a parabola. To learn is to find its lowest point.")
+keep(figure, "1-loss-graph")
+
+# %% The slope, by hand and by a small step
+h = 1e-6
+by_hand = (2 * x * (1 * x - y)).mean()
+small_step = (loss(1 + h) - loss(1 - h)) / (2 * h)
+print("Which way is down? Where the loss rises with w, w is too large; where it falls, too small.")
+print(f"By hand: ∂loss/∂w = (1/N) Σ 2x(w·x − y) = {by_hand:.6f} at w = 1.")
+print(f"By a small step: (loss(1 + h) − loss(1 − h))/2h = {small_step:.6f} for h = {h:g}.")
+
+# %% One step, with all its numbers
+w0, lr = 1.0, 0.01
+g = 2 * x[0] * (w0 * x[0] - y[0])
+w1 = w0 - lr * g
+print("Downhill is against the slope: w ← w − α·∂loss/∂w, with the learning rate α.")
+print(f"For the first sample: ∂loss/∂w = 2·{x[0]:g}·({w0:g}·{x[0]:g} − {y[0]:g}) = {g:g}, so")
+print(f"w ← {w0:g} − {lr:g}·({g:g}) = {w1:g}: closer to 2.")
+
+# %% The loop
+import torch
+
+from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.outcome import run_update
+from torchgd.experiment.report import transcript
+
+experiment = Experiment(Configuration())  # the lesson: α = 0.01, 50 epochs, one sample a step
+manual = run_update(experiment, "manual")
+lines = list(transcript(experiment, manual))
+print("The step again and again, sample after sample; the lesson's program prints each gradient:")
+print(*(f"  {line}" for line in [*lines[:8], "\t ...", *lines[-5:]]), sep="\n")
+
+# %% The same with PyTorch: nn.Module, autograd and torch.optim.SGD
+from torchgd import Batches, Linear, train
+from torchgd.gradients import autograd_gradient
+from torchgd.proof.compare import compare, ulps
+from torchgd.theory.landscape import Landscape
+
+model = Linear(dtype=torch.float64)
+x, y = (torch.tensor(data, dtype=torch.float64) for data in (x_data, y_data))
+optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+autograd = train(model, Batches(x, y), optimizer, autograd_gradient)
+comparison = compare(manual.trajectory, autograd)
+apart = ulps(torch.tensor(path, dtype=torch.float64), autograd.weights["w"][:-1])
+print("PyTorch finds the derivative by itself (loss.backward()) and takes the step for you "
+      "(optimizer.step()).")  # fmt: skip
+print(f"Of {len(autograd.loss)} steps by hand and by PyTorch, all are the same to the last bit: "
+      f"{comparison.identical}. w ends at {model.w.item()}.")  # fmt: skip
+print(
+    "The ten lines round α·g and then w − α·g, PyTorch but once: that may cost a unit in a "
+    f"number's last place (a ULP), and does for {(apart > 0).sum()} of the {len(apart)} weights."
+)
+
+# %% The learning rate: too small, right, best, too large
+rates = {"too small": 0.001, "right": 0.01, "best": 1 / 18, "too large": 0.21}
+figure = Figure(figsize=(6, 4))
+axes = figure.subplots()
+for name, rate in rates.items():
+    path = run_update(Experiment(Configuration(lr=rate)), "manual").trajectory
+    after = abs(path.weights["w"][::3] - 2)
+    axes.semilogy(after.clamp(min=1e-17), label=f"α = {rate:.4g}, {name}")
+    factor = np.prod([1 - 2 * rate * x**2 for x in x_data])
+    print(f"α = {rate:.4g} ({name}): an epoch multiplies w − 2 by {factor:.6g}; "
+          f"after 50 epochs it is {path.weights['w'][-1] - 2:.3g}.")  # fmt: skip
+axes.set(xlabel="epoch", ylabel="|w − 2|")
+axes.legend()
+stable = Landscape(model, experiment.batches, near=torch.empty(0)).largest_stable_learning_rate()
+print(f"A step multiplies w − 2 by 1 − 2αx². For x = 3 that is 0 at α = 1/18 = {1 / 18:.4f}: the "
+      f"step lands on 2. Above, it overshoots; above 1/9 = {1 / 9:.4f} it ends farther off than "
+      f"it began; above {stable:.6f} a whole epoch does.")  # fmt: skip
+keep(figure, "2-learning-rates")
+
+# %% One sample a step against the mean
+from torchgd.figures import draw
+from torchgd.figures.runs import lay_together
+
+
+def descend(label, update="manual", **asked):
+    """A run of these flags: its label, what was asked for, its path."""
+    experiment = Experiment(Configuration(**asked))
+    return label, experiment, run_update(experiment, update).trajectory
+
+
+full = descend("the mean", batch_size="full")
+figures = draw(lay_together([descend("one sample a step"), full]))
+print("The lesson's formula is the mean over the samples, and its program takes one sample a step: "
+      "two descents. The program's steps each go down a parabola of their own.")  # fmt: skip
+print(f"After 50 epochs: {manual.trajectory.weights['w'][-1]:.8f} in 150 steps of one sample, "
+      f"{full[2].weights['w'][-1]:.8f} in {len(full[2].loss)} steps of the mean.")  # fmt: skip
+keep(figures["loss"], "3-batches")
+
+# %% Exercise 3.1, asked
+from torchgd import Quadratic, check_gradient
+from torchgd.proof.steps import PLAIN, steps, typeset
+from torchgd.proof.symbols import derive
+
+derivation = derive(Quadratic())
+print("A parabola, whose ∂loss/∂w1 you are given. What is ∂loss/∂w2? And ∂loss/∂b?")
+print(typeset(steps(derivation, ["w1"], PLAIN), PLAIN))
+print(
+    'Take a pencil; then python scripts/derive.py quadratic --answer "w2=…" tells if it is right.'
+)
+
+# %% Exercise 3.1, answered and proven
+print(typeset(steps(derivation, ["w2", "b"], PLAIN), PLAIN))
+check = check_gradient(Quadratic(dtype=torch.float64), x, y)
+print("Four oracles, none of which knows of the others, say whether they are right:")
+print(check)
+
+# %% Exercise 3.2: descend on the parabola
+label, parabola, path = run = descend("by hand", model="quadratic", batch_size="full", epochs=300)
+other = descend("by autograd", "autograd", model="quadratic", batch_size="full", epochs=300)
+figures = draw(lay_together([run, other]))
+found = ", ".join(f"{name} = {w[-1]:.4f}" for name, w in path.weights.items())
+print(f"The data are y = 3x² + 2x + 1 at {len(parabola.data.x)} points; 300 steps find {found}.")
+print(f"By hand and by autograd the same bits: {compare(path, other[2]).identical}.")
+keep(figures["contour"], "4-parabola")
+keep(figures["fit"], "5-parabola-fit")
+
+# %% Real data
+cars = descend("cars", model="quadratic", data="cars", batch_size="full", standardize=True,
+               lr="auto", epochs=100)  # fmt: skip
+laid = lay_together([cars])
+print(
+    f"{len(cars[1].data.x)} cars of the 1920s: how far they go on while they brake, in feet, "
+    "against their speed in miles an hour. (x − mean)/deviation puts x and x² on one scale, and "
+    f"from the loss's curvature follows the best learning rate, {cars[1].options['lr']:.4g}."
+)
+print(f"After {len(cars[2].loss)} steps the loss is {cars[2].loss[-1]:.6f}; the least that any "
+      f"parabola has is {laid[0].landscape.minimum:.6f}.")  # fmt: skip
+keep(draw(laid)["fit"], "6-cars")
+
+# %% What people get wrong
+from torchgd.experiment.mistaken import with_and_without
+from torchgd.proof.mistakes import MISTAKES
+
+for name in ("half", "sum", "no-zero-grad", "sign"):
+    found = with_and_without(Experiment(Configuration(batch_size="full")), name)
+    ends = [found[which].trajectory.weights["w"][-1].item() for which in ("wrong", "right")]
+    print(f"{MISTAKES[name].explanation} w ends at {ends[0]:.6g} instead of {ends[1]:.6g}.")
+print("All of them, and more: python scripts/compare.py --mistake half")

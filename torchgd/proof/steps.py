@@ -1,0 +1,85 @@
+"""The derivation of ∂loss/∂w, a line a step, in the lesson's notation or as LaTeX."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import sympy
+from sympy import Expr
+
+from torchgd.proof.symbols import YHAT, Derivation, Y, latex, notation
+
+Line = tuple[str, str, str]  # what it is of, its formula, and the reason
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How formulas are written, and what ŷ, the loss, a derivative and a blank look like."""
+
+    write: Callable[[Expr], str]
+    prediction: str
+    loss: str
+    derivative: str
+    blank: str
+
+
+PLAIN = Notation(notation, "ŷ", "loss", "∂{}/∂{}", "." * 40)
+LATEX = Notation(
+    latex,
+    r"\hat{y}",
+    r"\text{loss}",
+    r"\frac{{\partial\,{}}}{{\partial {}}}",
+    r"\underline{\hspace{20em}}",
+)
+
+
+# loss is a function of ŷ, which is a function of w: ∂loss/∂w = ∂loss/∂ŷ · ∂ŷ/∂w, the chain rule.
+def steps(derivation: Derivation, names: Iterable[str], to: Notation) -> list[Line]:
+    """Return the lines that lead from ŷ and the loss to the ∂loss/∂w of these names."""
+    residual = sympy.Add(YHAT, -Y, evaluate=False)
+    outer = to.derivative.format(to.loss, to.prediction)
+    lines = [
+        (to.prediction, to.write(derivation.prediction), "the model"),
+        (to.loss, to.write(residual**2), "of one sample; over N the mean"),
+        (outer, to.write(sympy.Mul(2, residual, evaluate=False)), "the derivative of a square"),
+    ]
+    for name in names:
+        weight, partial = derivation.weights[name], derivation.partials[name]
+        factor = sympy.expand(derivation.prediction.doit()).coeff(weight)
+        inner = to.derivative.format(to.prediction, to.write(weight))
+        reason = "its factor in the model" if factor == partial else "by hand"
+        short = in_terms_of_prediction(partial, derivation)
+        products = [(short, residual, "the product")]
+        if derivation.prediction.is_polynomial():
+            products.append((partial, derivation.residual, "the prediction written out"))
+        lines += [
+            (inner, to.write(short), reason),
+            (to.derivative.format(to.loss, to.write(weight)), f"{outer}·{inner}", "the chain rule"),
+            *(("", to.write(derivation.loss_derivative(p, r)), why) for p, r, why in products),
+        ]
+    return lines
+
+
+def in_terms_of_prediction(partial: Expr, derivation: Derivation) -> Expr:
+    """Return ∂ŷ/∂w with ŷ for what the model computes, where that is shorter."""
+    shorter = partial.subs(derivation.prediction.doit(), YHAT)
+    return shorter if shorter.count_ops() < partial.count_ops() else partial
+
+
+def exercise(derivation: Derivation, to: Notation) -> list[Line]:
+    """Return the lines of `steps` with blanks for what is to be found."""
+    given, asked = steps(derivation, (), to)[:2], [to.prediction, to.loss]
+    weights = [to.write(weight) for weight in derivation.weights.values()]
+    heads = [to.derivative.format(to.loss, to.prediction)]
+    heads += [to.derivative.format(of, weight) for weight in weights for of in asked]
+    return [*given, *((head, to.blank, "") for head in heads)]
+
+
+def typeset(lines: list[Line], to: Notation) -> str:
+    """Return lines below each other, = below =, with their reasons; as LaTeX an align*."""
+    if to is LATEX:
+        rows = [f"{left} &= {right}" + rf" && \text{{{why}}}" * bool(why)
+                for left, right, why in lines]  # fmt: skip
+        joined = " \\\\\n".join(rows).replace("·", r" \cdot ")
+        return f"\\begin{{align*}}\n{joined}\n\\end{{align*}}"
+    left, right = (max(len(line[k]) for line in lines) for k in (0, 1))
+    return "\n".join(f"{a:<{left}} = {b:<{right}}  {why}".rstrip() for a, b, why in lines)
