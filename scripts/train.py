@@ -44,7 +44,7 @@ FIRST = torchrun("RANK", 0) == 0
 def make_parser() -> Parser:
     """Return the parser of the command line; what decides the run has no default here."""
     parser = Parser(prog="train.py", description=__doc__, allow_abbrev=False)
-    add_flags(parser)
+    add_flags(parser, several="lr")
     add = parser.add_argument
     add("--update", choices=[*CHOICES], default=argparse.SUPPRESS, help="default: both; "
         "affine takes all steps of a model linear in its parameters at once")  # fmt: skip
@@ -94,25 +94,29 @@ class Stop:
         return self.signal != 0
 
 
-def make_run(arguments: argparse.Namespace) -> Run:
-    """Return what the command line asks for: a new run, or one to go on with."""
+def make_runs(arguments: argparse.Namespace) -> list[Run]:
+    """Return what the command line asks for: a new run, one to go on with, or a sweep of rates."""
     given = vars(arguments)
     names = [*(field.name for field in fields(Configuration)), "update", "log_dir", "name"]
     asked = {name: given[name] for name in names if name in given}
     if arguments.resume is not None:
-        return Run.resumed(arguments.resume, asked)
+        return [Run.resumed(arguments.resume, asked)]
     update, name = asked.pop("update", "both"), asked.pop("name", None)
     log_dir = asked.pop("log_dir", Path("runs"))
     # torchrun starts all processes again where one was killed; with --name they know their run.
     if torchrun("TORCHELASTIC_RESTART_COUNT", 0) > 0 and name and (log_dir / name).is_dir():
         moved: dict[str, Any] = {k: v for k, v in asked.items() if k in ("model", "data")}
-        return Run.resumed(log_dir / name, moved)
+        return [Run.resumed(log_dir / name, moved)]
     if "initial" in asked:
         asked["initial"] = once(asked["initial"])
-    configuration = Configuration(**asked)
-    if configuration.nesterov and (configuration.momentum == 0 or configuration.dampening != 0):
+    rates = asked.pop("lr", [Configuration.lr])
+    configurations = [Configuration(**asked, lr=rate) for rate in rates]
+    first = configurations[0]
+    if first.nesterov and (first.momentum == 0 or first.dampening != 0):
         raise ValueError("--nesterov needs --momentum above 0 and --dampening 0")
-    return Run.new(configuration, CHOICES[update], log_dir, name, FIRST)
+    if len(rates) > 1:
+        return Run.sweep(configurations, CHOICES[update], log_dir, name)
+    return [Run.new(first, CHOICES[update], log_dir, name, FIRST)]
 
 
 def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -164,6 +168,20 @@ def draw_figures(experiment: Experiment, outcomes: list[Outcome], writers: list[
         writer.events.add_figures(figures, int(outcome.trajectory.step[-1]))
 
 
+def draw_together(found: list[tuple[Run, Outcome]]) -> None:
+    """Draw the runs of a sweep, laid over each other, into the directory that they share."""
+    from torchgd.figures import draw, save
+    from torchgd.figures.runs import lay_together
+
+    by_first = [(run, outcome) for run, outcome in found if outcome.update == found[0][1].update]
+    laid = lay_together([
+        (f"α = {run.experiment.options['lr']:g}", run.experiment, outcome.trajectory)
+        for run, outcome in by_first
+    ])  # fmt: skip
+    for file in save(draw(laid), found[0][0].directory.parent, "png"):
+        print(f"drawn in {file}", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = make_parser()
@@ -171,13 +189,31 @@ def main(argv: list[str] | None = None) -> int:
     if processes() > 1 and torch.cuda.is_available():
         torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
     with refusing(parser, ValueError, OSError):
-        run = make_run(arguments)
-        over = run.over
+        runs = make_runs(arguments)
+        over = runs[0].over
     if over is not None:
         text, status = over
         if FIRST:
             print(text)
         return status
+    found: list[tuple[Run, Outcome]] = []
+    statuses = []
+    for run in runs:
+        outcomes, status = carry_out(run, arguments, parser, alone=len(runs) == 1)
+        statuses.append(status)
+        if outcomes and outcomes[-1].trajectory.stopped == "interrupted":
+            return status
+        found += [(run, outcome) for outcome in outcomes]
+    if len(runs) > 1 and not arguments.no_figures:
+        with refusing(parser, ValueError), mending(parser, runs[0]):
+            draw_together(found)
+    return max(statuses)
+
+
+def carry_out(
+    run: Run, arguments: argparse.Namespace, parser: Parser, alone: bool
+) -> tuple[list[Outcome], int]:
+    """Train with each update; return what they came to, and the exit status."""
     for change in environment_changes(next(iter(run.configs.values()))) if FIRST else ():
         print(f"{parser.prog}: {change}", file=sys.stderr)
     if run.experiment.lacks_numba and "manual" in run.configs:
@@ -185,8 +221,8 @@ def main(argv: list[str] | None = None) -> int:
     with refusing(parser, ValueError, RankError), mending(parser, run), ExitStack() as opened:
         outcomes: list[Outcome] = []
         writers: list[RunWriter] = []
-        alone = processes() == 1
-        with Stop() as stop, nullcontext() if alone else process_group(run.experiment.device):
+        one = processes() == 1
+        with Stop() as stop, nullcontext() if one else process_group(run.experiment.device):
             for update in run.configs:
                 if FIRST:
                     writers.append(opened.enter_context(run.writer(update)))
@@ -195,8 +231,8 @@ def main(argv: list[str] | None = None) -> int:
                 if outcomes[-1].trajectory.stopped == "interrupted":
                     break
         if not FIRST:
-            return 0
-        return conclude(run, outcomes, writers, arguments, stop)
+            return outcomes, 0
+        return outcomes, conclude(run, outcomes, writers, arguments, stop, figures=alone)
 
 
 @contextmanager
@@ -215,6 +251,7 @@ def conclude(
     writers: list[RunWriter],
     arguments: argparse.Namespace,
     stop: Stop,
+    figures: bool,
 ) -> int:
     """Compare, print and draw what came out; return the exit status."""
     last, comparison = outcomes[-1], None
@@ -229,7 +266,7 @@ def conclude(
         where = f"{last.update} at step {int(last.trajectory.step[-1])}"
         print(f"train.py: interrupted, {where}; {run.how_to_go_on}", file=sys.stderr)
         return 128 + stop.signal
-    if not arguments.no_figures:
+    if figures and not arguments.no_figures:
         draw_figures(run.experiment, outcomes, writers)
     return status
 

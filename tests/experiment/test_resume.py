@@ -78,6 +78,12 @@ def test_on_a_device_it_goes_on_to_the_same_files_too(shell: Shell, named_device
     assert left(Path("runs/parts")) == left(Path("runs/whole"))
 
 
+def test_an_interrupted_sweep_ends(shell: Shell) -> None:
+    assert shell.stopped(20, "--lr", "0.01", "0.02", "--name", "sweep") == 143
+    assert [path.name for path in Path("runs/sweep").iterdir()] == ["lr-0.01", "lr-0.02"]
+    assert shell.err.splitlines()[-1].endswith("go on with --resume runs/sweep/lr-0.01")
+
+
 def test_epochs_may_be_raised_after_the_end(shell: Shell) -> None:
     """The row of step 95, recorded for being the last, goes."""
     more = [*SHUFFLED, "--record-every", "7"]

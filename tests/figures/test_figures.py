@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import CERTIFIED, EXPONENTIAL, stacked
-from matplotlib.colors import to_rgba_array
+from matplotlib.colors import to_hex, to_rgba_array
 from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 from torch import Tensor
@@ -22,7 +22,8 @@ from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.outcome import run_update
 from torchgd.figures import animate, draw
 from torchgd.figures.curves import curves, rates
-from torchgd.figures.descent import descent, fit, plane_of
+from torchgd.figures.descent import descent, plane_of
+from torchgd.figures.fit import fit
 from torchgd.figures.runs import FAR, Run, lay_together
 from torchgd.figures.style import COLOURS
 from torchgd.proof.compare import ulps
@@ -74,7 +75,12 @@ def labels(figure: Figure, gid: str) -> list[str]:
 
 def data(figure: Figure, gid: str, number: int = 0) -> tuple[Tensor, Tensor]:
     """The x and y of one line."""
-    x, y = artists(figure, gid)[number].get_data(orig=True)
+    found = artists(figure, gid)[number]
+    if gid == "path":  # in pieces
+        pieces = torch.as_tensor(np.array(found.get_segments()), dtype=F64)
+        x, y = torch.cat([pieces[:, 0], pieces[-1:, 1]]).T
+        return x, y
+    x, y = found.get_data(orig=True)
     return torch.as_tensor(x, dtype=F64), torch.as_tensor(y, dtype=F64)
 
 
@@ -94,7 +100,8 @@ def test_the_loss_graphs_points_are_the_trajectorys() -> None:
         assert equal(loss[-1], ((w[-1] * x - 2 * x) ** 2).mean())  # has no step, so all samples'
         points = artists(figure, "points")[number]
         assert equal(points.get_offsets().data, torch.stack([w, loss], dim=1))
-        assert equal(points.get_array(), run.trajectory.step)
+    steps = artists(alone(descent, runs[:1]), "points")[0].get_array()
+    assert equal(steps, runs[0].trajectory.step)
     assert artists(figure, "minimiser")[0].get_data()[0] == [pytest.approx(2, rel=1e-15)]
     assert data(figure, "end") == (w[-1:], loss[-1:])
     assert len(artists(figure, "tangent")) == 3  # of the recorded slope, about the point
@@ -161,7 +168,7 @@ def test_the_contour_plot(
         v = (ends[1] - ends[0]) / (ends[1] - ends[0]).norm()
         curvature = torch.dot(v, H @ v).item()
         assert_close(H @ v, curvature * v, rtol=1e-12, atol=1e-12)
-        assert label == f"principal axis, λ = {curvature:.3g}"
+        assert label == f"principal axis of the Hessian:\ncurvature λ = {curvature:.3g}"
         directions.append(v)
     assert abs(torch.dot(*directions).item()) < 1e-12
 
@@ -201,12 +208,13 @@ def test_the_fit_shows_early_steps_and_some_of_many_samples(tmp_path: Path) -> N
     for number, step in enumerate(steps):
         x, y = data(figure, "early", number)
         assert_close(y, runs[0].trajectory.weights["w"][step] * x, rtol=1e-15, atol=0)
-    assert labels(figure, "end") == ["manual, step 150", "autograd, step 150"]
+    left = "\nloss − minimum = 3.6e-13"
+    assert labels(figure, "end") == [f"manual, step 150:{left}", f"autograd, step 150:{left}"]
     np.save(tmp_path / "many.npy", np.random.default_rng(0).random((5000, 2)))
     many = trained("manual", data=str(tmp_path / "many.npy"), batch_size="full", epochs=2)
     figure = alone(fit, many)
     assert len(data(figure, "data")[0]) == 2000
-    assert labels(figure, "end") == ["step 2"]
+    assert labels(figure, "end")[0].startswith("step 2:\nloss − minimum = ")
 
 
 def test_the_excess_and_its_predicted_rate() -> None:
@@ -220,7 +228,7 @@ def test_the_excess_and_its_predicted_rate() -> None:
     assert line[0] == excess[0]
     expected = torch.tensor(math.log((0.98 * 0.92 * 0.82) ** 2) / 3, dtype=F64)
     assert_close(line[:-1].log().diff(), expected.expand(149), rtol=1e-12, atol=0)
-    assert labels(figure, "rate") == ["theory:\n×0.817621 a step"]
+    assert labels(figure, "rate") == ["theory, at last:\n×0.817621 a step"]
     # Over whole epochs, the measured decay is the predicted one.
     assert_close(excess[::3].log().diff() / 3, expected.expand(50), rtol=1e-6, atol=0)
 
@@ -338,8 +346,10 @@ def test_a_descent_that_diverges_leaves_the_picture() -> None:
     assert len(artists(graph, "points")[0].get_offsets()) == rows
     assert not artists(graph, "end")
     said = [text.get_text() for text in graph.legends[0].get_texts()]
-    assert f"leaves after step {rows - 1}" in said
-    assert labels(figures["fit"], "end")[0] == f"manual, step {rows - 1}"  # nor does the fit follow
+    assert f"manual: leaves after step {rows - 1}" in said
+    assert labels(figures["fit"], "end")[0].startswith(
+        f"manual, step {rows - 1}:"
+    )  # nor does the fit follow
     _, grows = data(figures["curves"], "rate")
     assert grows[1] / grows[0] == pytest.approx((0.98 - 1.98 + 0) ** 2 * 24.1935, rel=1e-4)
 
@@ -369,7 +379,7 @@ def test_a_users_model(tmp_path: Path) -> None:
     assert_close(y, a * (k * x).exp(), rtol=1e-13, atol=0)
     # No closed form says where other learning rates lead to: their stability alone is drawn.
     (axes,) = figures["rates"].axes
-    assert axes.get_ylabel() == "|ρ| of an epoch"
+    assert axes.get_ylabel() == "an epoch multiplies\nthe error by |ρ|"
     lr, rho = data(figures["rates"], "contraction")
     (stable,) = set(artists(figures["rates"], "largest stable")[0].get_xdata())
     assert (rho[lr < 0.999 * stable] < 1).all()
@@ -398,6 +408,49 @@ def test_manual_and_autograd_differ_in_lightness_too() -> None:
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     darker, lighter = sorted(linear @ [0.2126, 0.7152, 0.0722])
     assert (lighter + 0.05) / (darker + 0.05) > 2
+
+
+def test_runs_are_told_apart_by_colour_in_every_panel() -> None:
+    """By lines, points, start and end; of one run, the colours are those of steps and weights."""
+    found = [trained("manual", lr=lr, epochs=5)[0] for lr in (0.01, 0.02, 0.05)]
+    runs = [(f"{k}", run.experiment, run.trajectory) for k, run in enumerate(found)]
+    figures = draw(lay_together(runs))
+    drawn_colours = {
+        "points": [a.get_facecolor()[0] for a in artists(figures["loss"], "points")],
+        "path": [a.get_color()[0] for a in artists(figures["loss"], "path")],
+        **{gid: [a.get_color() for a in artists(figures["loss"], gid)] for gid in ("start", "end")},
+        "excess": [a.get_color() for a in artists(figures["curves"], "excess")],
+        "w": [a.get_color() for a in artists(figures["curves"], "w")],
+        "a run": [a.get_color() for a in artists(figures["rates"], "a run")[:3]],
+    }
+    for what, colours in drawn_colours.items():
+        assert [to_hex(colour) for colour in colours] == [*COLOURS[:3]], what
+
+
+def test_a_zigzag_fades() -> None:
+    """Each step is at most as strong as the one before, and the last a fifth of the first."""
+    (run,) = trained("manual", bias=True, batch_size="full", lr=0.17, epochs=60)
+    (lines,) = artists(alone(descent, [run]), "path")
+    strengths = torch.as_tensor(lines.get_color()[:, 3])
+    assert strengths[0] == 1
+    assert (strengths.diff() <= 0).all()
+    assert strengths[-1] < 0.2
+
+
+def test_a_frame_has_the_tangent_where_it_stands() -> None:
+    runs = trained("manual")
+    figure = Figure()
+    descent(figure, runs, 7)
+    w, loss = runs[0].trajectory.weights["w"][7], runs[0].trajectory.loss[7]
+    along, height = data(figure, "tangent")
+    assert_close(torch.stack([along.mean(), height.mean()]), torch.stack([w, loss]))
+    slope = (height.diff() / along.diff())[0]
+    assert_close(slope, runs[0].trajectory.gradients["w"][7])
+    mean = 14 / 3 * (w - 2) ** 2
+    assert figure.axes[0].get_title() == f"step 7: w = {w:.6g}, loss = {mean:.4g}"
+    figure.clear()
+    descent(figure, runs, 150)
+    assert not artists(figure, "tangent")  # from the last weights no step starts
 
 
 @pytest.mark.parametrize("asked", [{"epochs": 5}, {**FULL, "epochs": 3}])

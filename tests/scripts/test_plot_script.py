@@ -81,7 +81,7 @@ def test_runs_of_several_rates(shell: Shell) -> None:
     assert pictures(Path("new/folder")) == {f"{name}.svg" for name in NAMES}
     labels = [f"at{lr}/manual" for lr in ("0.01", "0.1")]  # what tells the two apart
     drawn = Path("new/folder/loss.svg").read_text(encoding="utf-8")
-    assert all(f"<!-- {label} -->" in drawn for label in labels)
+    assert all(f"<!-- {label}: end, step 150 -->" in drawn for label in labels)
 
 
 def test_the_plane_is_chosen(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_a_diverged_and_an_interrupted_run(lesson: Shell) -> None:
     result = json.loads((run / "manual/result.json").read_text(encoding="utf-8"))
     assert result["stopped"] == "diverged"
     assert lesson(str(run), "--format", "svg") == 0
-    assert "<!-- manual, step 2 -->" in (run / "fit.svg").read_text(encoding="utf-8")
+    assert "<!-- manual, step 2:" in (run / "fit.svg").read_text(encoding="utf-8")
     edit("config.json", '"device": "cpu"', '"device": "cuda:0"')  # drawn where there is none, too
     edit("result.json", '"finished"', '"interrupted"')
     assert lesson("runs/lesson", "--format", "svg") == 0

@@ -540,7 +540,8 @@ def test_who_follows_the_advice_gets_there(shell: Shell, flags: str) -> None:
         )
     ways = re.findall(r"(--[-a-z ]+?)(?: gets there)? in (\d+)", advice)
     assert more or ways
-    for words, count in ways:
+    for words, count in ways:  # each has a learning rate of its own
+        base = re.sub(r" --lr \S+", "", " ".join(base)).split()
         assert distance(*base, *words.split(), "--epochs", count) < 0.51 * far
 
 
@@ -718,6 +719,44 @@ def test_without_numba_the_gradients_are_compiled(
     assert shell.err.startswith(hint)
     assert shell("--compile", "--update", "autograd") == 0
     assert not shell.err.startswith(hint)
+
+
+def test_several_rates_are_a_run_each_and_one_figure(shell: Shell) -> None:
+    shell.always = ()  # with figures
+    words = "--update manual --lr 0.01 0.05 --lr auto --batch-size full --name sweep --epochs 5"
+    assert shell(*words.split()) == 0
+    sweep = Path("runs/sweep")
+    names = ["lr-0.01", "lr-0.05", "lr-auto"]
+    assert sorted(path.name for path in sweep.iterdir()) == [
+        "curves.png", "fit.png", "loss.png", *names, "rates.png"
+    ]  # fmt: skip
+    assert [read_run(sweep / name / "manual")[0]["lr"] for name in names] == [
+        0.01, 0.05, pytest.approx(3 / 28)
+    ]  # fmt: skip
+    for name in names:  # each as if it had been asked for alone
+        alone = f"--update manual --batch-size full --epochs 5 --name {name} --no-figures --lr"
+        assert shell(*alone.split(), name.removeprefix("lr-")) == 0
+        files = [run / "manual" / "trajectory.csv" for run in (sweep / name, Path("runs", name))]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert shell("--resume", "runs/sweep/lr-0.05", "--epochs", "6") == 0
+
+
+def test_a_sweep_in_which_one_diverges(shell: Shell) -> None:
+    assert shell("--lr", "0.01", "1", "--epochs", "200", "--name", "sweep") == 1
+    files = [Path("runs/sweep", name, "manual", "result.json") for name in ("lr-0.01", "lr-1.0")]
+    assert [read_json(file)["stopped"] for file in files] == ["finished", "diverged"]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("--lr 0.1 0.10", "lr 0.1 is given twice"),
+    ("--lr 0.1 x", "argument --lr: 'x' is not a finite number of at least 0, nor auto"),
+    ("--lr 0.1 0.2 --data synthetic:9 --chunk-size 3", "--lr: several rates need the data in"),
+    ("--lr 0.1 0.2 --update affine --compile", "--compile is of a gradient, and --update affine"),
+])  # fmt: skip
+def test_what_no_sweep_can_be_leaves_nothing(shell: Shell, words: str, message: str) -> None:
+    assert shell(*words.split()) == 2
+    assert shell.err.startswith(f"train.py: {message}")
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(("flags", "faster"), [

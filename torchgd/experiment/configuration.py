@@ -93,7 +93,7 @@ class Configuration:
     lr: float | str = flag(
         0.01,
         "learning rate: 0.01 (default), a number, or auto, from the Hessian: the best, for "
-        "batches a safe one",
+        "batches a safe one; several make a run each, drawn together",
         "α",
         type=number(0, or_word="auto"),
     )
@@ -180,8 +180,12 @@ def _fits(one: "Field[Any]", value: Any) -> bool:
     return value in how.get("choices", [value]) and how["type"](text) == value
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the flags of a `Configuration`; of those not typed nothing is there to see."""
+def add_flags(parser: argparse.ArgumentParser, several: str) -> None:
+    """Give a parser the flags of a `Configuration`, of which one may have several values.
+
+    Of those not typed nothing is there to see.
+    """
     for one in fields(Configuration):
         name = f"--{one.name.replace('_', '-')}"
-        parser.add_argument(name, default=argparse.SUPPRESS, **one.metadata)
+        how: dict[str, Any] = {"nargs": "+", "action": "extend"} if one.name == several else {}
+        parser.add_argument(name, default=argparse.SUPPRESS, **one.metadata, **how)

@@ -63,6 +63,30 @@ class Run:
         return cls(experiment, new_directory(parent, name, experiment.name), configs)
 
     @classmethod
+    def sweep(
+        cls, asked: Sequence[Configuration], updates: Sequence[str], parent: Path, name: str | None
+    ) -> "list[Run]":
+        """Return a new run for each of these, lr-RATE in a directory that they share.
+
+        Raises:
+            ValueError: as `new`, and then no directory is there; or there are several processes.
+            OSError: as `new`.
+        """
+        if processes() > 1:
+            raise ValueError(f"--lr: {len(asked)} rates take one process, not {processes()}")
+        rates = [one.lr for one in asked]
+        for rate in rates:
+            if rates.count(rate) > 1:
+                raise ValueError(f"lr {rate} is given twice")
+        experiments = [Experiment(one) for one in asked]
+        if experiments[0].streams:
+            raise ValueError("--lr: several rates need the data in memory; leave --chunk-size out")
+        for one in asked:
+            refuse_what_does_not_go_together(one, updates)
+        shared = new_directory(parent, name, experiments[0].name)
+        return [cls.new(one, updates, shared, f"lr-{one.lr}") for one in asked]
+
+    @classmethod
     def resumed(cls, directory: Path, asked: Mapping[str, Any]) -> "Run":
         """Return the run in `directory`, ready to go on.
 

@@ -14,7 +14,8 @@ from matplotlib.legend import Legend
 
 from torchgd.experiment.files import replacing
 from torchgd.figures.curves import curves, rates
-from torchgd.figures.descent import descent, fit
+from torchgd.figures.descent import descent
+from torchgd.figures.fit import fit
 from torchgd.figures.runs import Runs
 from torchgd.figures.style import STYLE
 

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from torchgd.figures.runs import Run, Runs, path_of, title_of
-from torchgd.figures.style import BLACK, COLOURS, GREY, RED, Style, line_of
+from torchgd.figures.style import BLACK, COLOURS, GREY, HIGHEST, RED, Style, line_of
 from torchgd.proof.compare import ulps
 from torchgd.theory.affine import affine_trajectory
 
-HIGHEST = 1e100  # of a logarithmic axis
+DASHES = ("-", "--", ":", "-.")
 
 
 def curves(figure: Figure, runs: Runs) -> None:
@@ -49,7 +49,7 @@ def _excess_panel(axes: Axes, runs: Runs) -> None:
         # ρ² of an epoch, spread over its steps.
         rho = run.landscape.contraction(**run.experiment.options)
         rate = rho ** (2 / len(run.experiment.batches))
-        label = f"theory:\n×{rate:.6g} a step"
+        label = f"theory, at last:\n×{rate:.6g} a step"
         if not seen[0] or not 0 < rate < math.inf or label in theories:
             continue
         theories.add(label)
@@ -63,11 +63,15 @@ def _excess_panel(axes: Axes, runs: Runs) -> None:
 
 
 def _weight_panel(axes: Axes, runs: Runs) -> None:
-    """Draw each weight in a colour of its own; if they leave all bounds, on a logarithmic axis."""
+    """Draw the weights, each run in its colour and each weight in its dashes; one run in colours.
+
+    If they leave all bounds, on a logarithmic axis.
+    """
     for number, run in enumerate(runs):
-        over = {"linestyle": "--"} if number else {"alpha": 0.5 if len(runs) > 1 else 1.0}
         for k, (name, w) in enumerate(run.trajectory.weights.items()):
-            line: Style = {**line_of(runs, number), "color": COLOURS[k % len(COLOURS)], **over}
+            line: Style = {**line_of(runs, number), "linestyle": DASHES[k % len(DASHES)]}
+            if len(runs) == 1:
+                line = {**line, "color": COLOURS[k % len(COLOURS)], "linestyle": "-"}
             axes.plot(run.trajectory.step, w, label=f"{name}, {run.label}", gid=name, **line)
     landscape = runs[0].landscape
     if any(run.trajectory.stopped == "diverged" for run in runs):
@@ -90,7 +94,7 @@ def _ulp_panel(axes: Axes, a: Run, b: Run) -> None:
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(-0.3, max(2.0, 2 * largest))
     axes.set_yticks(sorted({0.0, 1.0, 10.0 ** (outer // 2), 10.0**outer}))
-    axes.set_ylabel("ULPs apart")
+    axes.set_ylabel("ULPs apart\n(units in the last place)")
     said = f"at most {largest:g} ULPs apart" if largest else "the same bits at every step"
     axes.set_title(f"{a.label} against {b.label}: {said}", fontsize=11)
 
@@ -119,8 +123,13 @@ def rates(figure: Figure, runs: Runs, stable: float) -> None:
     lower.axhline(1, color=GREY, linewidth=1)
     lower.plot(own, landscape.contraction(own, **options), "o", color=BLACK, gid="own")
     lower.set(xlim=(0, end), ylim=(0, max(1.2, min(2.0, max(rhos)))))
-    lower.set(xlabel="learning rate α", ylabel="|ρ| of an epoch")
-    marks = ("largest stable", stable, RED, "--"), ("this run", own, BLACK, ":")
+    lower.set(xlabel="learning rate α", ylabel="an epoch multiplies\nthe error by |ρ|")
+    marks = [("largest stable", stable, RED, "--")]
+    taken = [other.experiment.options["lr"] for other in runs]
+    for lr in dict.fromkeys(taken):
+        alone = len(set(taken)) == 1
+        colour = BLACK if alone else COLOURS[taken.index(lr) % len(COLOURS)]
+        marks.append(("this run" if alone else "a run", lr, colour, ":"))
     for what, lr, colour, dashes in marks:
         for axes in panels:
             label = f"{what},\nα = {lr:.6g}" if axes is lower else None

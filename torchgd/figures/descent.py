@@ -1,4 +1,4 @@
-"""The descent on its loss graph or contour plot, and the fit that it leads to.
+"""The descent on its loss graph or contour plot.
 
 Each draws on what it is given; in an animation `upto` is the last row that is shown yet.
 """
@@ -11,13 +11,13 @@ from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from torchgd.figures.paths import draw_paths, rows_shown
 from torchgd.figures.runs import Run, Runs, title_of
-from torchgd.figures.style import BLACK, GREEN, GREY, RED, STEPS, Style, line_of, scale_of
+from torchgd.figures.style import BLACK, GREEN, GREY, RED, STEPS, Style, scale_of
 from torchgd.theory.landscape import Landscape
 
 F64 = torch.float64
 STAR: Style = {"color": RED, "markersize": 15, "zorder": 8, "gid": "minimiser"}
-RING: Style = {"color": BLACK, "fillstyle": "none", "zorder": 9}
 
 
 def descent(
@@ -36,12 +36,23 @@ def descent(
     else:
         contour(axes, runs, upto, plane)
     if upto is not None:
-        axes.set_title(f"step {first.trajectory.step[_rows(first, upto) - 1]}")
+        axes.set_title(_where(first, rows_shown(first, upto) - 1))
         return
     axes.set_title(title_of(runs))
-    scale, ticks = ScalarMappable(scale_of(first), STEPS), MaxNLocator(integer=True)
-    figure.colorbar(scale, ax=axes, label="step", pad=0.02, aspect=30, ticks=ticks)
+    if len(runs) == 1:
+        scale, ticks = ScalarMappable(scale_of(first), STEPS), MaxNLocator(integer=True)
+        figure.colorbar(scale, ax=axes, label="step", pad=0.02, aspect=30, ticks=ticks)
     figure.legend(loc="outside right upper")
+
+
+def _where(run: Run, row: int) -> str:
+    """Write a row's step, weights and loss over all data."""
+    weights = ", ".join(
+        f"{name} = {w:.6g}"
+        for name, w in zip(run.landscape.names, run.path[row].tolist(), strict=True)
+    )
+    loss = run.landscape.minimum + run.excess[row].item()
+    return f"step {run.trajectory.step[row]}: {weights}, loss = {loss:.4g}"
 
 
 def loss_graph(axes: Axes, runs: Runs, upto: int | None) -> None:
@@ -60,12 +71,15 @@ def loss_graph(axes: Axes, runs: Runs, upto: int | None) -> None:
     mean = lowest + landscape.excess(w[:, None])
     axes.plot(w, mean, color=BLACK, label="loss(w) over all samples", gid="loss")
     points = [torch.stack([run.path[:, 0], _losses(run)]) for run in runs]
-    _tangents(axes, first, half / 8)
-    _paths(axes, runs, points, upto)
     axes.plot(middle, lowest, "*", label=f"minimiser w* = {middle:.6g}", **STAR)
     seen = torch.cat([loss[: run.inside] for run, (_, loss) in zip(runs, points, strict=True)])
     room = seen[seen.isfinite()].max().item() - lowest or mean.max().item()
     axes.set(xlim=(middle - half, middle + half), ylim=(lowest - 0.06 * room, lowest + 1.08 * room))
+    draw_paths(axes, runs, points, upto)
+    if upto is None:
+        _tangents(axes, first, half / 8)
+    else:
+        _tangent(axes, first, upto)
     axes.set_xlabel(f"w  {first.weight_unit(landscape.names[0])}")
     axes.set_ylabel(f"loss = (1/N) Σ (ŷ − y)²  {first.loss_unit}")
 
@@ -118,10 +132,15 @@ def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None) -
     axes.contour(u, v, height.clamp(max=top), levels=levels, colors=GREY, linewidths=0.8)
     axes.plot([], [], color=GREY, linewidth=0.8, label="level lines of the loss")
     _principal_axes(axes, landscape, ij, 2 * max(x1 - x0, y1 - y0))
-    _paths(axes, runs, [run.path[:, ij].T for run in runs], upto)
     axes.plot(*landscape.minimiser[ij], "*", label="minimiser", **STAR)
-    axes.set_xlim(x0, x1, auto=None)  # None leaves an equal aspect free to widen it
-    axes.set_ylim(y0, y1, auto=None)
+
+    def look() -> None:
+        axes.set_xlim(x0, x1, auto=None)  # None leaves an equal aspect free to widen it
+        axes.set_ylim(y0, y1, auto=None)
+
+    look()
+    draw_paths(axes, runs, [run.path[:, ij].T for run in runs], upto)
+    look()  # again, for the paths may reach out
     if 1 / 6 < (x1 - x0) / (y1 - y0) < 6:  # right angles look right
         axes.set_aspect("equal", adjustable="datalim")
     x, y = (f"{name}  {runs[0].weight_unit(name)}" for name in (landscape.names[k] for k in ij))
@@ -173,85 +192,30 @@ def _principal_axes(axes: Axes, landscape: Landscape, ij: list[int], length: flo
     for curvature, vector, dashes in zip(curvatures, vectors.T, ((1, 2), (5, 3)), strict=True):
         ends = landscape.minimiser[ij] + length * vector * torch.tensor([[-1.0], [1.0]])
         line: Style = {"color": GREEN, "linewidth": 1.4, "dashes": dashes, "gid": "axis"}
-        label = f"principal axis, λ = {curvature:.3g}"
+        label = f"principal axis of the Hessian:\ncurvature λ = {curvature:.3g}"
         axes.plot(*ends.T, scalex=False, scaley=False, label=label, **line)
 
 
-def _paths(axes: Axes, runs: Runs, points: list[Tensor], upto: int | None) -> None:
-    """Draw each run's points (2, K+1), x and y of each row, joined and coloured by step."""
-    for number, (run, (x, y)) in enumerate(zip(runs, points, strict=True)):
-        rows, line = _rows(run, upto), line_of(runs, number, alone=1.2)
-        joined = rows if upto is not None else rows + 1  # the step that leaves the picture, too
-        label = run.label if len(runs) > 1 else "descent"
-        axes.plot(x[:joined], y[:joined], alpha=0.6, label=label, gid="path", **line)
-        colours: Style = {"c": run.trajectory.step[:rows], "norm": scale_of(run), "cmap": STEPS}
-        size: Style = {"s": 30 / (1 + number), "linewidths": 0.3, "edgecolors": line["color"]}
-        axes.scatter(x[:rows], y[:rows], zorder=3 + number, gid="points", **colours, **size)
-    run, (x, y) = runs[0], points[0]
-    end = _rows(run, upto) - 1
-    step = run.trajectory.step[end]
-    axes.plot(x[0], y[0], "s", markersize=11, label="start", **RING)
-    if run.inside == len(x) or upto is not None:
-        axes.plot(x[end], y[end], "o", markersize=13, label=f"end, step {step}", gid="end", **RING)
-    else:
-        axes.plot([], [], " ", label=f"leaves after step {step}")
+# A zigzag of many steps would fill the picture with ink, so a step is the fainter the longer the
+# path before it is, in widths of the picture: 1/(1 + length/2).
+def _faint(points: Tensor, axes: Axes) -> Tensor:
+    """How strongly each line between a path's points (K, 2) is drawn, (K − 1,), at most 1."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    window = torch.tensor([right - left, top - bottom], dtype=F64)
+    length = (points.diff(dim=0) / window).norm(dim=1)
+    before = (length.cumsum(0) - length).nan_to_num(torch.inf)
+    return (1 / (1 + before / 2)).clamp(min=0.12)
 
 
-def _rows(run: Run, upto: int | None) -> int:
-    """How many rows of a run are drawn."""
-    return run.inside if upto is None else min(run.inside, upto + 1)
-
-
-def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
-    """The data, ŷ at several steps and at the end, and least squares' ŷ; in original units."""
-    axes, first = figure.add_subplot(), runs[0]
-    landscape, data = first.landscape, first.experiment.data
-    some = torch.linspace(0, len(data.x) - 1, min(len(data.x), 2000)).long()
-    dots: Style = {"color": BLACK, "markersize": 4, "zorder": 4, "label": "data", "gid": "data"}
-    axes.plot(data.x[some], data.y[some], "o", **dots)
-    low, high = data.x.min().item(), data.x.max().item()
-    margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
-    x = torch.linspace(low - margin, high + margin, 201, dtype=F64)
-    z = first.experiment.standardized(x)
-    if upto is None:
-        _early(axes, first, x, z)
-    for number, run in enumerate(runs):
-        end = _fitted(run, upto) - 1
-        which = f"{run.label}, " if len(runs) > 1 else ""
-        label = f"{which}step {run.trajectory.step[end]}"
-        prediction = landscape.predict(run.path[end], z)
-        axes.plot(x, prediction, label=label, gid="end", **line_of(runs, number, 2.5))
-    best = landscape.predict(landscape.minimiser, z)
-    axes.plot(x, best, "--", color=RED, label="least squares", zorder=5, gid="best")
-    axes.set(xlim=(x[0].item(), x[-1].item()), ylim=_heights(first, best, z))
-    axes.set_xlabel(data.x_name + f"  [{data.x_unit}]" * bool(data.x_unit))
-    axes.set_ylabel(data.y_name + f"  [{data.y_unit}]" * bool(data.y_unit))
-    if upto is None:
-        axes.set_title(title_of(runs))
-        figure.legend(loc="outside right upper")
-
-
-def _fitted(run: Run, upto: int | None) -> int:
-    """How many rows have their ŷ shown: if the descent diverged, those inside of the picture."""
-    whole = upto is None and run.trajectory.stopped != "diverged"
-    return len(run.path) if whole else _rows(run, upto)
-
-
-def _early(axes: Axes, run: Run, x: Tensor, z: Tensor) -> None:
-    """Draw ŷ at up to six rows before the last, spaced by powers: most happens at first."""
-    norm = scale_of(run)
-    for row in np.unique(np.geomspace(1, _fitted(run, None), 7).round()).astype(int)[:-1] - 1:
-        step = int(run.trajectory.step[row])
-        style: Style = {"color": STEPS(norm(step)), "linewidth": 1.2, "label": f"step {step}"}
-        axes.plot(x, run.landscape.predict(run.path[row], z), gid="early", **style)
-
-
-def _heights(run: Run, best: Tensor, z: Tensor) -> tuple[float, float]:
-    """From where to where the fit is shown: all data, and of the first curve what is near."""
-    heights = torch.cat([run.experiment.data.y, best])
-    bottom, top = heights.min().item(), heights.max().item()
-    room = top - bottom or 0.5 * abs(top) or 1.0
-    start = run.landscape.predict(run.path[0], z)
-    near = start.clamp(bottom - room, top + room)
-    low, high = torch.cat([heights, near]).aminmax()
-    return low.item() - 0.05 * room, high.item() + 0.05 * room
+def _tangent(axes: Axes, run: Run, upto: int) -> None:
+    """Draw the tangent down which the step after row `upto` goes, and write where that is."""
+    row = rows_shown(run, upto) - 1
+    if row >= len(run.trajectory.loss):  # from the last weights no step starts
+        return
+    left, right = axes.get_xlim()
+    ((name, slopes),) = run.trajectory.gradients.items()
+    w, loss, slope = (column[row].item() for column in (
+        run.trajectory.weights[name], run.trajectory.loss, slopes
+    ))  # fmt: skip
+    along = np.array([-1, 1]) * (right - left) / 8
+    axes.plot(w + along, loss + slope * along, color=RED, linewidth=2, zorder=6, gid="tangent")

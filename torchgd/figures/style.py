@@ -14,6 +14,7 @@ Style = dict[str, Any]
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 RED, GREEN, GREY, BLACK = COLOURS[5], COLOURS[2], "#999999", "#000000"
 STEPS = matplotlib.colormaps["cividis"]
+HIGHEST = 1e100  # that is drawn, for matplotlib squares
 STYLE: Any = {
     "font.size": 12,
     "figure.figsize": (10.5, 5.6),
@@ -32,7 +33,7 @@ STYLE: Any = {
 
 def line_of(runs: Runs, number: int, alone: float = 1.8) -> Style:
     """A run's colour and width: the first lies, wide, under the others; one is `alone` wide."""
-    width = (4.5, 1.6, 1.0)[min(number, 2)] if len(runs) > 1 else alone
+    width = (5.0, 2.2, 1.6)[min(number, 2)] if len(runs) > 1 else alone
     return {"color": COLOURS[number % len(COLOURS)], "linewidth": width}
 
 
