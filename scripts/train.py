@@ -164,8 +164,7 @@ def draw_figures(experiment: Experiment, outcomes: list[Outcome], writers: list[
     except (ValueError, RuntimeError) as error:  # a user's model may have no second derivative
         print(f"no figures: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         return
-    for writer, outcome in zip(writers, outcomes, strict=True):
-        writer.events.add_figures(figures, int(outcome.trajectory.step[-1]))
+    writers[0].events.add_figures(figures, int(outcomes[0].trajectory.step[-1]))
 
 
 def draw_together(found: list[tuple[Run, Outcome]]) -> None:

@@ -78,20 +78,34 @@ def test_custom_scalars_lay_both_updates_in_one_chart(
 
 
 def test_hparams_show_options_and_results(browser: Chrome, server: tuple[str, Path]) -> None:
-    wait_for(browser, server[0], "hparams", *RUNS, "batch_size", "lr", "result/loss", "3.5627e-13")
+    """The learning rate and the final loss without a box to tick, and no hashes."""
+    shown = wait_for(browser, server[0], "hparams", *RUNS, "batch_size", "lr", "3.5627e-13")
+    first = shown.index("lr")
+    assert shown[first + 1 :].index("batch_size") >= 0
+    assert not any("sha256" in text for text in shown)
+    columns = [text for text in shown if text in ("lr", "batch_size", "result/loss", "0.010000")]
+    assert columns.index("lr") < columns.index("batch_size")
+    assert "0.010000" in columns
 
 
-def test_images_show_every_figure_of_both(browser: Chrome, server: tuple[str, Path]) -> None:
-    names = [f"figure/{name}" for name in ("loss", "fit", "curves", "rates")]
-    wait_for(browser, server[0], "images", *RUNS, *names)
-    # The page loads what is in view: the first tag's two images at least.
-    for run in RUNS:
-        key = blob_key(run, "curves")
-        found = [text for text in wait_for(browser, server[0], "images", key) if key in text]
-        assert all("/data/plugin/images/individualImage?" in source for source in found)
+def test_images_show_every_figure_once(browser: Chrome, server: tuple[str, Path]) -> None:
+    names = [f"whole descent/{name}" for name in ("loss", "fit", "curves", "rates")]
+    wait_for(browser, server[0], "images", *names)
+    # The page loads what is in view: the first tag's image at least.
+    key = blob_key(RUNS[0], "curves")
+    found = [text for text in wait_for(browser, server[0], "images", key) if key in text]
+    assert all("/data/plugin/images/individualImage?" in source for source in found)
+    assert not any(blob_key(RUNS[1], "curves") in source for source in found)
+
+
+def test_figures_come_after_the_curves(browser: Chrome, server: tuple[str, Path]) -> None:
+    groups = ("gradient", "loss", "result", "weight", "whole descent")
+    shown = wait_for(browser, server[0], "timeseries", *RUNS, *groups)
+    found = [text for text in shown if text in groups]
+    assert sorted(groups, key=found.index) == [*groups]
 
 
 def blob_key(run: str, figure: str) -> str:
     """The beginning of TensorBoard's name for an image, base64 of ["", RUN, TAG, …."""
-    key = f'["","{run}","figure/{figure}"'.encode()
+    key = f'["","{run}","whole descent/{figure}"'.encode()
     return base64.urlsafe_b64encode(key[: len(key) // 3 * 3]).decode()

@@ -2,11 +2,12 @@
 
 Each recorded step is one event with all of its values, whose tags are trajectory.csv's columns:
 loss, weight/NAME, gradient/NAME; result/loss and result/NAME are result.json's numbers. TensorBoard
-keeps single precision.
+keeps single precision; a number beyond that is left out, and a text says so.
 """
 
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -15,10 +16,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import custom_scalars, hparams, text
+
+# What runs are compared by, and HParams shows, unless it is off; config.json tells of the rest.
+HPARAMS = (
+    "lr", "batch_size", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "epochs",
+    "update", "dtype", "device", "data", "model", "shuffle", "standardize", "bias", "compile",
+    "mistake",
+)  # fmt: skip
+SINGLE = float(np.finfo(np.float32).max)
 
 
 class Events:
@@ -37,6 +48,7 @@ class Events:
         name = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}"
         self.file = (directory / name).open("xb")
         self.records, self.purge_step = RecordWriter(self.file), purge_step
+        self.said_beyond = False
         self._write(Event(file_version="brain.Event:2"))
         # TensorBoard takes the first session's start for no restart, so that one is written, too.
         self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
@@ -54,9 +66,15 @@ class Events:
         curves = [tag for tag in tags if not tag.startswith("gradient/")]
         charts = {tag: ["Multiline", [f"^{re.escape(tag)}$"]] for tag in curves}
         # add_hparams would open a run directory of its own; its summaries fit into this one.
-        scalars = {k: v for k, v in config.items() if isinstance(v, (bool, int, float, str))}
+        scalars = {name: config[name] for name in HPARAMS if name == "lr" or config.get(name)}
         finals = {f"result/{tag.removeprefix('weight/')}": 0.0 for tag in curves}
         experiment, start, self.session_end = hparams(scalars, finals)
+        # HParams shows five, of which those come first that are said to differ, then by name.
+        plugin = experiment.value[0].metadata.plugin_data
+        described = HParamsPluginData.FromString(plugin.content)
+        for info in described.experiment.hparam_infos:
+            info.differs = info.name == "lr"
+        plugin.content = described.SerializeToString()
         if not again:
             shown = f"```json\n{json.dumps(config, indent=1)}\n```"
             self._add(text("config", shown), self.purge_step)
@@ -67,9 +85,17 @@ class Events:
     def record(self, tags: Sequence[str], rows: Iterable[tuple[int, Sequence[Any]]]) -> None:
         """Add each step's values, those that are there."""
         for step, values in rows:
-            pairs = zip(tags, values, strict=True)
-            event = [Summary.Value(tag=t, simple_value=v) for t, v in pairs if v is not None]
+            there = [(t, v) for t, v in zip(tags, values, strict=True) if v is not None]
+            beyond = [t for t, v in there if SINGLE < abs(v) < math.inf]
+            event = [Summary.Value(tag=t, simple_value=v) for t, v in there if t not in beyond]
             self._add(Summary(value=event), step)
+            if beyond and not self.said_beyond:
+                self.said_beyond = True
+                said = (
+                    f"From step {step} on {', '.join(beyond)} is beyond single precision, which is "
+                    "all that TensorBoard keeps; trajectory.csv has it."
+                )
+                self._add(text("beyond", said), step)
         self.file.flush()
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -88,7 +114,8 @@ class Events:
             image = Summary.Image(
                 width=width, height=height, colorspace=4, encoded_image_string=png.getvalue()
             )
-            value = Summary.Value(tag=f"figure/{name}", image=image)
+            # TensorBoard sorts by the tag, and what one came for, up to weight/…, is to come first.
+            value = Summary.Value(tag=f"whole descent/{name}", image=image)
             self._add(Summary(value=[value]), step)
         self.file.flush()
 
