@@ -143,7 +143,7 @@ def test_the_readmes_python_runs() -> None:
 
 def test_the_readmes_pictures_are_there() -> None:
     shown = re.findall(r"^!\[.*\]\((.*)\)$", README, re.MULTILINE)
-    assert shown[0] == "runs/reference/loss.svg"
+    assert shown[0] == "runs/reference/full-batch.svg"
     assert README.index(shown[0]) < README.index("python3 -m venv")
     assert all((ROOT / path).is_file() for path in shown)
 
