@@ -50,8 +50,7 @@ def test_it_is_small_and_whole_and_speaks_of_no_machine() -> None:
     files = [path for path in REFERENCE.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 1_000_000
     drawn = {path.name for path in REFERENCE.glob("*.svg")}
-    names = {"full-batch.svg", "loss.svg", "fit.svg", "curves.svg", "rates.svg"}
-    assert drawn == names
+    assert drawn == {"full-batch.svg", "loss.svg", "fit.svg", "curves.svg", "rates.svg"}
     for update in UPDATES:
         names = sorted(path.name for path in (REFERENCE / update).iterdir())
         assert names == [

@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+
+from torchgd.figures import page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -63,6 +66,20 @@ def wait_for(browser: Chrome, address: str, page: str, *wanted: str) -> list[str
 
 
 RUNS = ("lesson/manual", "lesson/autograd")
+
+
+def test_the_lessons_page(browser: Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its pictures are in it, and nothing is asked for elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    assert page.main(str(ROOT / "scripts" / "lesson.py"), ["--html", "page.html"]) == 0
+    browser.get((tmp_path / "page.html").as_uri())
+    widths = "return [...document.images].map((image) => image.complete && image.naturalWidth)"
+    assert len(found := browser.execute_script(widths)) == 6  # type: ignore[no-untyped-call]
+    assert all(found)
+    asked = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+    others: list[str] = browser.execute_script(asked)  # type: ignore[no-untyped-call]
+    assert all(name.startswith("data:") for name in others)
+    assert "Exercise 3.1, answered and proven" in browser.page_source
 
 
 def test_scalars(browser: Chrome, server: tuple[str, Path]) -> None:
