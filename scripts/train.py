@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,15 @@ from torchgd.experiment.files import write_json
 from torchgd.experiment.folder import RunWriter
 from torchgd.experiment.goal import least_squares, what_would_help
 from torchgd.experiment.outcome import Hooks, Outcome, ignore, run_update
-from torchgd.experiment.parallel import RankError, process_group, processes, torchrun
 from torchgd.experiment.parting import by_rounding
 from torchgd.experiment.progress import Progress
+from torchgd.experiment.ranks import (
+    RankError,
+    process_group,
+    processes,
+    refuse_broken_environment,
+    torchrun,
+)
 from torchgd.experiment.report import (
     environment_changes,
     headline,
@@ -62,10 +68,7 @@ def make_parser() -> Parser:
 
 
 class Stop:
-    """Whether SIGINT or SIGTERM came: the first asks the run to end, the second ends it.
-
-    Of several processes, each ends at once: one that waits for the others in C++ could not hear.
-    """
+    """Whether SIGINT or SIGTERM came: the first asks the run to end, the second ends it."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -74,8 +77,8 @@ class Stop:
         heard = (signal.SIGINT, signal.SIGTERM)
         self.previous = {s: signal.getsignal(s) for s in heard}
         for which, handler in self.previous.items():
-            if handler is not signal.SIG_IGN:  # as under nohup
-                signal.signal(which, self._note if processes() == 1 else signal.SIG_DFL)
+            if handler is not signal.SIG_IGN and processes() == 1:  # else as nohup, or the group
+                signal.signal(which, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,8 +188,18 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    if processes() > 1 and torch.cuda.is_available():
-        torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
+    with ExitStack() as group:
+        with refusing(parser, ValueError, RankError):
+            refuse_broken_environment()
+            if processes() > 1:
+                if torch.cuda.is_available():
+                    torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
+                group.enter_context(process_group())  # before anything is written
+        return train_all(parser, arguments)
+
+
+def train_all(parser: Parser, arguments: argparse.Namespace) -> int:
+    """Train what the command line asks for; return the exit status."""
     with refusing(parser, ValueError, OSError):
         runs = make_runs(arguments)
         over = runs[0].over
@@ -220,8 +233,7 @@ def carry_out(
     with refusing(parser, ValueError, RankError), mending(parser, run), ExitStack() as opened:
         outcomes: list[Outcome] = []
         writers: list[RunWriter] = []
-        one = processes() == 1
-        with Stop() as stop, nullcontext() if one else process_group(run.experiment.device):
+        with Stop() as stop:
             for update in run.configs:
                 if FIRST:
                     writers.append(opened.enter_context(run.writer(update)))

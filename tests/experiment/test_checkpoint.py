@@ -40,7 +40,7 @@ def written(
     start, left = find_start(experiment, update, folder), iter(range(at or 0))
     config, names = config_json(experiment, update), list(experiment.configuration.initial)
     stop = never if at is None else lambda: next(left, None) is None
-    with RunWriter(folder, config, names, start, again=folder.exists()) as writer:
+    with RunWriter(folder, config, names, start) as writer:
         hooks = Hooks(writer.record, stop=stop, saver=Saver(writer.save, **every))
         return run_update(experiment, update, hooks=hooks, start=start)
 

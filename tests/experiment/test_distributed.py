@@ -42,7 +42,8 @@ from torchgd.experiment.checkpoint import Checkpoint, Saver
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.outcome import Hooks, ignore, run_update
-from torchgd.experiment.parallel import in_chunks, process_group, share
+from torchgd.experiment.parallel import in_chunks
+from torchgd.experiment.ranks import process_group, share
 from torchgd.experiment.sources import load
 
 pytestmark = [
@@ -86,7 +87,7 @@ def rank(index: int, ports: dict[int, int], folder: str) -> None:
         if index < size:
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(index),
                               WORLD_SIZE=str(size), TORCHELASTIC_RUN_ID="here")  # fmt: skip
-            with process_group(torch.device("cpu")):
+            with process_group():
                 torch.save(everything(folder), Path(folder, f"{index} of {size}.pt"))
             assert "pt_gloo_runloop" not in threads(), "it would outlive Python's end, and abort"
 
@@ -284,3 +285,59 @@ def test_a_rank_that_torchrun_did_not_give_is_none(
         monkeypatch.setenv(name, value)
     assert shell("--no-figures", "--name", "alone") == 0
     assert Path("runs/alone/comparison.json").exists()
+
+
+ALONE: dict[str, Any] = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+         "TORCHELASTIC_RUN_ID": "here", "TORCHELASTIC_RESTART_COUNT": "0"}  # fmt: skip
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_rank_that_waits_for_the_others_hears_a_signal(tmp_path: Path, sent: int) -> None:
+    """And leaves nothing. It waits from when it listens, at the port where they were to meet."""
+    port = free_port()
+    process = script(tmp_path, **ALONE, MASTER_PORT=str(port))
+    wait_for(process, lambda: listens(port))
+    process.send_signal(sent)
+    assert ended(process)[0] == -sent
+    assert not (tmp_path / "runs").exists()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"RANK": "a"}, "RANK is 'a', not an integer of at least 0; start the script by torchrun, or"),
+    ({"RANK": "-1"}, "RANK is '-1', not an integer of at least 0"),
+    ({"RANK": "2"}, "RANK is 2 of 2 processes; start the script by torchrun"),
+    ({"WORLD_SIZE": None}, "WORLD_SIZE is None, not an integer of at least 1"),
+    ({"WORLD_SIZE": "-1"}, "WORLD_SIZE is '-1', not an integer of at least 1"),
+    ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http', not an integer of at least 1"),
+    ({"TORCHELASTIC_RESTART_COUNT": None, "RANK": None}, "RANK is None, not"),
+])  # fmt: skip
+def test_a_broken_environment_is_one_line(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str | None], message: str
+) -> None:
+    for name, value in {**ALONE, "MASTER_PORT": "1", **changed}.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert shell() == 2
+    assert shell.err.startswith(f"train.py: {message}")
+    assert shell.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        status, out, err = ended(script(tmp_path, **ALONE, MASTER_PORT=str(port)))
+    assert (status, out) == (2, "")
+    said = err.splitlines()[-1]  # torch's own C++ warns before
+    assert said.startswith(f"train.py: rank 0 cannot meet the others at 127.0.0.1:{port} (")
+    assert said.endswith("; take a free port, and start all of them")
+    assert not (tmp_path / "runs").exists()

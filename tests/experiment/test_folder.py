@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torchgd import Trajectory
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import UPDATES, Experiment
-from torchgd.experiment.files import new_directory, write_json
+from torchgd.experiment.files import new_directory, read_json, write_json
 from torchgd.experiment.folder import RunWriter
 from torchgd.experiment.outcome import Hooks, run_update
 from torchgd.experiment.report import config_json, result_json
@@ -197,23 +197,29 @@ def test_values_beyond_single_precision_are_left_out_of_tensorboard_and_a_text_s
     ]
 
 
+FILES = {"manual/config.json": {"lr": 0.01}}
+
+
 def test_a_directory_is_never_used_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "strftime", lambda _: "20300101-000000")
     parent = tmp_path / "some" / "runs"
-    names = [new_directory(parent, None, "linear-lesson").name for _ in range(3)]
+    names = [new_directory(parent, None, "linear-lesson", FILES).name for _ in range(3)]
     stem = "linear-lesson-20300101-000000"
     assert names == [stem, f"{stem}-2", f"{stem}-3"]
-    assert new_directory(parent, "mine", "linear-lesson") == parent / "mine"
+    assert new_directory(parent, "mine", "linear-lesson", FILES) == parent / "mine"
     with pytest.raises(ValueError, match="mine exists, and no run is overwritten; name another$"):
-        new_directory(parent, "mine", "linear-lesson")
-    with pytest.raises(FileExistsError):
-        RunWriter(parent / "mine", {"dtype": "float64"}, ["w"])
+        new_directory(parent, "mine", "linear-lesson", FILES)
+    (parent / "empty").mkdir()  # holds nothing that could be lost
+    assert new_directory(parent, "empty", "linear-lesson", FILES) == parent / "empty"
+    for name in [*names, "mine", "empty"]:
+        assert read_json(parent / name / "manual" / "config.json") == {"lr": 0.01}
+    assert sorted(path.name for path in parent.iterdir()) == sorted([*names, "mine", "empty"])
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", ".", "/"])
 def test_a_name_is_a_directorys_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"^name '.*': give a directory's name alone"):
-        new_directory(tmp_path / "runs", name, "x")
+        new_directory(tmp_path / "runs", name, "x", FILES)
     assert not any(tmp_path.iterdir())
 
 

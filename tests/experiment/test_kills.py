@@ -82,6 +82,24 @@ def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(shell: Shell
     same_bits_though_killed(shell, [*LONG, "--epochs", "10"], stops)
 
 
+@pytest.mark.parametrize("what", [
+    "os.rename:config.json", "os.rename:parts", "open:trajectory.csv", "open:.checkpoint.tmp.pt",
+])  # fmt: skip
+def test_a_run_that_is_killed_as_it_begins(shell: Shell, what: str) -> None:
+    """It is not there, or it goes on: nothing is there by its name before all of it is."""
+    flags = [*LONG, "--epochs", "2"]
+    status, _, err = ended(killed(shell.folder, signal.SIGKILL, what, 1, *flags, "--name", "parts",
+                                  *QUIET))  # fmt: skip
+    assert (status, err) == (-signal.SIGKILL, "")
+    parts = shell.folder / "runs" / "parts"
+    assert parts.exists() == (what.startswith("open"))
+    assert (
+        shell(*(["--resume", "runs/parts"] if parts.exists() else [*flags, "--name", "parts"])) == 0
+    )
+    assert shell(*flags, "--name", "whole") == 0
+    assert left(parts) == left(shell.folder / "runs" / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_killed_25_times(shell: Shell, dtype: str) -> None:
@@ -172,7 +190,7 @@ def test_a_read_only_disk_is_one_line(shell: Shell, disk: Path) -> None:
     assert shell("--log-dir", str(disk), "--name", "a") == 0
     remount(disk, "ro")
     for words, where in (
-        (["--log-dir", str(disk)], f"{disk}/linear-lesson-"),
+        (["--log-dir", str(disk)], f"{disk}/.linear-lesson-"),
         (["--resume", str(disk / "a"), "--epochs", "60"], f"{disk}/a/"),
     ):
         assert shell(*words) == 2

@@ -330,7 +330,7 @@ def test_a_run_has_one_writer(shell: Shell) -> None:
     before, directory = left(Path("runs/a")), Path("runs/a/manual")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     start = Start.read(directory, Checkpoint.load(directory / "checkpoint.pt"), lambda step: True)
-    with RunWriter(directory, config, ["w2", "w1", "b"], start, again=True):
+    with RunWriter(directory, config, ["w2", "w1", "b"], start):
         there = left(Path("runs/a"))
         assert shell("--resume", "runs/a", "--epochs", "20") == 2
         assert shell.err == (

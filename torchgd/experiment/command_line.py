@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from torchgd.experiment.configuration import integer, not_negative
-from torchgd.experiment.parallel import processes, torchrun
+from torchgd.experiment.ranks import processes, torchrun
 
 
 class Parser(argparse.ArgumentParser):

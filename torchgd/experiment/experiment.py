@@ -26,10 +26,10 @@ from torchgd.experiment.parallel import (
     fits_machine_code,
     in_chunks,
     numba_is_there,
-    processes,
     refuse_in_chunks,
     refuse_no_compiler,
 )
+from torchgd.experiment.ranks import processes
 from torchgd.experiment.sources import NAMES, Column, Slices, load, sha256
 from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
 from torchgd.models import DTYPES, Linear, Model

@@ -5,8 +5,9 @@ import json
 import math
 import os
 import re
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def new_directory(parent: Path, name: str | None, default: str) -> Path:
-    """Create and return parent/name, or parent/default-TIME: never one that exists.
+def new_directory(
+    parent: Path, name: str | None, default: str, files: Mapping[str, dict[str, Any]]
+) -> Path:
+    """Create and return parent/name, or parent/default-TIME: never one that holds anything.
 
-    Where two runs take the same time, the second becomes default-TIME-2, and so on.
+    It comes into being with these JSON files in it, by their paths, made beside and renamed: who is
+    killed on the way leaves nothing by that name. Where two runs take the same time, the second
+    becomes default-TIME-2, and so on.
 
     Raises:
         ValueError: `name` exists, or is no directory's name, or the path is not UTF-8.
@@ -102,13 +107,18 @@ def new_directory(parent: Path, name: str | None, default: str) -> Path:
     if name is not None:
         _refuse_no_name(name)
     parent.mkdir(parents=True, exist_ok=True)
-    if name is None:
-        stem = f"{UNPORTABLE.sub('_', default)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = name or f"{UNPORTABLE.sub('_', default)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    beside = parent / f".{stem}.{os.getpid()}"
+    try:
+        for inside, content in files.items():
+            (beside / inside).parent.mkdir(parents=True, exist_ok=True)
+            write_json(beside / inside, content)
+        if name is not None and not _renamed(beside, parent / name):
+            raise ValueError(f"{parent / name} exists, and no run is overwritten; name another")
         candidates = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
-        return next(filter(_created, (parent / candidate for candidate in candidates)))
-    if not _created(parent / name):
-        raise ValueError(f"{parent / name} exists, and no run is overwritten; name another")
-    return parent / name
+        return parent / (name or next(c for c in candidates if _renamed(beside, parent / c)))
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _refuse_no_name(name: str) -> None:
@@ -122,10 +132,13 @@ def _refuse_no_name(name: str) -> None:
         )
 
 
-def _created(directory: Path) -> bool:
-    """Create a directory; return False if there is one."""
+def _renamed(directory: Path, to: Path) -> bool:
+    """Rename a directory; return False if something is there, but for an empty directory."""
     try:
-        directory.mkdir()
-    except FileExistsError:
-        return False
+        os.rename(directory, to)
+    except OSError:
+        if os.path.lexists(to):
+            return False
+        raise
+    _synchronize(to.parent)
     return True

@@ -31,7 +31,7 @@ DIGITS = {torch.float32: ".9g", torch.float64: ".17g"}
 
 def runs_in(path: Path) -> list[Path]:
     """Return the runs in runs/NAME, such as manual and autograd; else the path itself."""
-    inside = [file.parent for file in path.glob("*/config.json")]
+    inside = [file.parent for file in path.glob(f"*/{TABLE}")]
     order = {"manual": 0, "right": 0}  # the first, by whatever name the other comes
     return sorted(inside, key=lambda run: (order.get(run.name, 1), run.name)) or [path]
 
@@ -155,12 +155,12 @@ class RunWriter:
     `config` is everything needed to run it again. Each recorded step becomes a row of
     trajectory.csv, which keeps every bit, and one event for TensorBoard (see `Events`).
 
-    A run that is there `again` goes on from its `start` or, without one, starts again. What it
-    wrote of later steps goes: trajectory.csv is cut off, and TensorBoard told to forget.
+    A run that is there goes on from its `start` or, without one, starts again. What it wrote of
+    later steps goes: trajectory.csv is cut off, and TensorBoard told to forget.
 
     Raises:
         ValueError: another process is writing there.
-        OSError: the directory is there, but not `again`, or it or a file in it cannot be written.
+        OSError: the directory or a file in it cannot be written.
     """
 
     def __init__(
@@ -169,7 +169,6 @@ class RunWriter:
         config: dict[str, Any],
         names: Sequence[str],
         start: Start | None = None,
-        again: bool = False,
     ) -> None:
         self.directory = directory
         self.digits = DIGITS[DTYPES[config["dtype"]]]
@@ -177,7 +176,7 @@ class RunWriter:
         settled = directory / "config.json"
         recorded = start is not None and len(start.trajectory.step) > 0
         known = recorded and read_json(settled) == config  # and so TensorBoard knows it too
-        directory.mkdir(exist_ok=again)
+        directory.mkdir(exist_ok=True)
         with ExitStack() as opened:
             opened.enter_context(_only_writer(directory))
             write_json(settled, config)

@@ -33,11 +33,15 @@ def leave(experiment: Experiment, name: str, found: dict[str, Outcome], parent: 
         ValueError: the path is not UTF-8.
         OSError: it cannot be written.
     """
-    directory = new_directory(parent, None, f"{name}-{experiment.name}")
+    configs = {
+        which: {**config_json(experiment, "manual"), "mistake": name * (which == "wrong")}
+        for which in found
+    }
+    files = {f"{which}/config.json": config for which, config in configs.items()}
+    directory = new_directory(parent, None, f"{name}-{experiment.name}", files)
     for which, outcome in found.items():
-        config = {**config_json(experiment, "manual"), "mistake": name * (which == "wrong")}
         names = list(outcome.parameters)
-        with RunWriter(directory / which, config, names) as writer:
+        with RunWriter(directory / which, configs[which], names) as writer:
             writer.record(outcome.trajectory)
             writer.finish(result_json(experiment, replace(outcome, update="manual")))
     return directory

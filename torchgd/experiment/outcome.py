@@ -16,7 +16,7 @@ from torchgd.experiment.checkpoint import Saver
 from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
 from torchgd.experiment.folder import Start
 from torchgd.experiment.own_model import call_user_code
-from torchgd.experiment.parallel import processes
+from torchgd.experiment.ranks import processes
 from torchgd.experiment.stability import climbed, loss_over_all
 from torchgd.models import Model
 from torchgd.training import descend

@@ -1,29 +1,22 @@
 """How a gradient is computed: on which device, compiled, in chunks, by several processes."""
 
 import importlib.util
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from torchgd.compiled import why_not_compiled
 from torchgd.data import Batches
 from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.ranks import add_over_ranks, processes, share
 from torchgd.experiment.sources import Rows
 from torchgd.gradients import GradientSource, is_linear_in_parameters
 from torchgd.models import Model
 
 # Rows at a time of data that are not in memory: what fits into a CPU's cache, or fills a GPU.
 CHUNK = {"cpu": 2**16, "cuda": 2**22}
-
-
-class RankError(RuntimeError):
-    """Another of the processes that share the work is gone."""
 
 
 def find_device(name: str) -> torch.device:
@@ -43,38 +36,6 @@ def find_device(name: str) -> torch.device:
             "devices on this machine; use cpu or auto"
         )
     return torch.device(name)
-
-
-def torchrun(name: str, alone: int) -> int:
-    """Return what torchrun tells this process, by name, as RANK; without torchrun, `alone`."""
-    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
-
-
-def processes() -> int:
-    """Return how many processes torchrun started; 1 without it."""
-    return torchrun("WORLD_SIZE", 1)
-
-
-@contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started: through gloo, on CUDA through NCCL.
-
-    All must take the same steps, and so stop at the same one: a `Recorder` that hands over by the
-    clock finds a divergence earlier on one than on another.
-    """
-    # torch.optim imports it later, and imported within a group it holds that for good: the group's
-    # threads would outlive Python's end, and abort a process that is done.
-    importlib.import_module("torch._dynamo")
-    store, rank, size = next(rendezvous("env://"))
-    # Where torchrun starts all again, what the processes before wrote there is not for these.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def compiled(gradient: GradientSource, x: Tensor) -> GradientSource:
@@ -164,24 +125,3 @@ def in_chunks(
         return loss
 
     return gradient_in_chunks
-
-
-def share(count: int) -> tuple[int, int]:
-    """Return where this rank's part of so many rows begins and ends: ⌊rn/K⌋, ⌊(r + 1)n/K⌋."""
-    if not dist.is_initialized():
-        return 0, count
-    rank, size = dist.get_rank(), dist.get_world_size()
-    return count * rank // size, count * (rank + 1) // size
-
-
-def add_over_ranks(sums: Tensor) -> Tensor:
-    """Return the sum over all processes, the same bits on each."""
-    if dist.is_initialized():
-        try:
-            dist.all_reduce(sums)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise RankError(
-                f"rank {dist.get_rank()}: another process is gone ({reason})"
-            ) from error
-    return sums

@@ -8,7 +8,8 @@ from types import TracebackType
 from tqdm import tqdm
 
 from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.parallel import fits_machine_code, numba_is_there, processes
+from torchgd.experiment.parallel import fits_machine_code, numba_is_there
+from torchgd.experiment.ranks import processes
 from torchgd.gradients import is_linear_in_parameters
 from torchgd.trajectory import Trajectory
 

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.goal import Goal
 from torchgd.experiment.outcome import Outcome
-from torchgd.experiment.parallel import processes
+from torchgd.experiment.ranks import processes
 from torchgd.experiment.stability import divergence
 from torchgd.loss import mean_squared_error
 from torchgd.proof.compare import Comparison, difference, differs, ulps

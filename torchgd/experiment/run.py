@@ -14,7 +14,7 @@ from torchgd.experiment.experiment import AFFINE, UPDATES, Experiment
 from torchgd.experiment.files import new_directory, read_json
 from torchgd.experiment.folder import RunWriter, Start, read_result
 from torchgd.experiment.own_model import MODELS
-from torchgd.experiment.parallel import processes
+from torchgd.experiment.ranks import processes
 from torchgd.experiment.report import config_json
 from torchgd.gradients import require_linear
 
@@ -51,16 +51,11 @@ class Run:
             ValueError: something in it cannot be had (see `Experiment`), or `name` is taken.
             OSError: a file cannot be read, or the directory not be made.
         """
-        refuse_what_does_not_go_together(asked, updates)
-        experiment = Experiment(asked)
-        if AFFINE in updates:
-            if experiment.streams:
-                raise ValueError("--update affine needs the data in memory; leave --chunk-size out")
-            require_linear(experiment.new_model(), experiment.batches.x)
-        configs = {update: config_json(experiment, update, updates) for update in updates}
+        experiment, configs = prepare(asked, updates)
         if not writes:
             return cls(experiment, parent, configs)
-        return cls(experiment, new_directory(parent, name, experiment.name), configs)
+        files = {f"{update}/config.json": config for update, config in configs.items()}
+        return cls(experiment, new_directory(parent, name, experiment.name, files), configs)
 
     @classmethod
     def sweep(
@@ -78,13 +73,19 @@ class Run:
         for rate in rates:
             if rates.count(rate) > 1:
                 raise ValueError(f"lr {rate} is given twice")
-        experiments = [Experiment(one) for one in asked]
-        if experiments[0].streams:
+        made = {f"lr-{one.lr}": prepare(one, updates) for one in asked}
+        first, _ = made[f"lr-{rates[0]}"]
+        if first.streams:
             raise ValueError("--lr: several rates need the data in memory; leave --chunk-size out")
-        for one in asked:
-            refuse_what_does_not_go_together(one, updates)
-        shared = new_directory(parent, name, experiments[0].name)
-        return [cls.new(one, updates, shared, f"lr-{one.lr}") for one in asked]
+        files = {
+            f"{run}/{update}/config.json": config
+            for run, (_, configs) in made.items()
+            for update, config in configs.items()
+        }
+        shared = new_directory(parent, name, first.name, files)
+        return [
+            cls(experiment, shared / run, configs) for run, (experiment, configs) in made.items()
+        ]
 
     @classmethod
     def resumed(cls, directory: Path, asked: Mapping[str, Any]) -> "Run":
@@ -136,7 +137,7 @@ class Run:
         """Return what writes the run of `update`, after the rows that it has already."""
         config, names = self.configs[update], list(self.experiment.configuration.initial)
         start = self.starts.get(update)
-        writer = RunWriter(self.directory / update, config, names, start, self.again)
+        writer = RunWriter(self.directory / update, config, names, start)
         (self.directory / "comparison.json").unlink(missing_ok=True)  # of updates that have ended
         return writer
 
@@ -147,6 +148,19 @@ class Run:
         again = [] if model in MODELS else ["--model", model]
         quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
         return f"go on with {quoted(['--resume', str(self.directory), *again])}"
+
+
+def prepare(
+    asked: Configuration, updates: Sequence[str]
+) -> tuple[Experiment, dict[str, dict[str, Any]]]:
+    """Return what is asked for, ready to run, and each update's config.json."""
+    refuse_what_does_not_go_together(asked, updates)
+    experiment = Experiment(asked)
+    if AFFINE in updates:
+        if experiment.streams:
+            raise ValueError("--update affine needs the data in memory; leave --chunk-size out")
+        require_linear(experiment.new_model(), experiment.batches.x)
+    return experiment, {update: config_json(experiment, update, updates) for update in updates}
 
 
 def read_config(directory: Path) -> tuple[Path, dict[str, Any]]:
