@@ -4,6 +4,9 @@ The two sides take turns. Their final weights are compared before a time counts.
 over theirs, the median and the range over the turns: below 1 torchgd is the faster.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import argparse
 import gc
 import math

@@ -4,6 +4,9 @@ Given two runs, compare these instead; with --mistake, a classic error and the r
 --optimizer, an optimizer of your own and torch.optim.SGD.
 """
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import itertools
 import sys
 from collections.abc import Iterable, Iterator

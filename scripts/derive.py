@@ -1,5 +1,8 @@
 """Derive ∂loss/∂w of a model by hand, and prove it; or check your own derivative."""
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 from textwrap import indent
 
 import torch

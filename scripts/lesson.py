@@ -8,6 +8,8 @@ runs/lesson/. After the lesson "Gradient Descent" of PyTorchZeroToAll.
 import sys
 
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
+    import interrupt  # noqa: F401
+
     from torchgd.figures.page import show
 
     show(__file__)  # a cell after the other

@@ -1,5 +1,8 @@
 """Draw what one run, or several laid over each other, left on disk."""
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 from collections.abc import Sequence
 from pathlib import Path
 

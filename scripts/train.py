@@ -1,5 +1,8 @@
 """Train a model by hand and by autograd, and compare the two, step by step."""
 
+if __name__ == "__main__":
+    import interrupt  # noqa: F401
+
 import argparse
 import os
 import signal

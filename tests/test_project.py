@@ -4,13 +4,14 @@ import ast
 import doctest
 import graphlib
 import importlib
+import os
 import re
 import shlex
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from helpers import CERTIFIED, ROOT, Shell, shell_of
+from helpers import CERTIFIED, ENVIRONMENT, ROOT, Shell, ended, script, shell_of
 
 import torchgd
 from torchgd.experiment.sources import FILES, load
@@ -151,3 +152,18 @@ def test_the_readmes_pictures_are_there() -> None:
 def test_the_readme_quotes_the_certified_answer() -> None:
     answer = CERTIFIED["norris"]["certified"]
     assert f"w = {answer['w']}, b = {answer['b'].replace('-', '−')}." in README
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to a process alone")
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "scripts").glob("*.py")
+                                  if path.stem != "interrupt"])  # fmt: skip
+def test_ctrl_c_while_a_script_imports(tmp_path: Path, name: str) -> None:
+    """It comes as torch, which stands in for all that takes long, is imported."""
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n",
+        encoding="utf-8",
+    )
+    paths = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
+    file = ROOT / "scripts" / f"{name}.py"
+    assert ended(script(tmp_path, file=file, PYTHONPATH=paths)) == (130, "", "")

@@ -287,8 +287,10 @@ def test_a_rank_that_torchrun_did_not_give_is_none(
     assert Path("runs/alone/comparison.json").exists()
 
 
-ALONE: dict[str, Any] = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-         "TORCHELASTIC_RUN_ID": "here", "TORCHELASTIC_RESTART_COUNT": "0"}  # fmt: skip
+ALONE: dict[str, Any] = {
+    "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+    "TORCHELASTIC_RUN_ID": "here", "TORCHELASTIC_RESTART_COUNT": "0",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])

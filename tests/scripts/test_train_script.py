@@ -855,7 +855,7 @@ def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: i
     assert float(rows[-1][3]) == result["parameters"]["w"]
     assert [int(row[0]) for row in rows[:-1]] == list(range(0, result["steps"], 100))
     assert events(csv.parent)["weight/w"][-1][0] == result["steps"]
-    assert os.listdir(csv.parents[1]) == ["manual"]
+    assert os.listdir(csv.parents[1] / "autograd") == ["config.json"]  # it has not begun
 
 
 SLOW = """

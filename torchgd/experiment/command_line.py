@@ -51,6 +51,8 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal's encoding has ŷ and α
     if hasattr(signal, "SIGPIPE") and processes() == 1:  # a peer that is gone is no such reader
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:
