@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 # The dtypes on offer; every proof is given in both.
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -69,7 +70,8 @@ def scalars(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the model's parameters by name.
 
     Raises:
-        ValueError: the model has no parameter, or one that is frozen or not of shape ().
+        ValueError: the model has no parameter, or one that is frozen, not of shape () or lazy, or
+            whose name cannot be printed.
     """
     parameters = dict(model.named_parameters())
     if not parameters:
@@ -78,6 +80,10 @@ def scalars(model: nn.Module) -> dict[str, nn.Parameter]:
             "make them nn.Parameters"
         )
     for name, w in parameters.items():
+        if not name.isprintable():
+            raise ValueError(f"parameter {name!r}: give it a name that can be printed")
+        if is_lazy(w):
+            raise ValueError(f"parameter {name!r} is not initialized: give it shape () and a value")
         if w.shape != ():
             raise ValueError(
                 f"parameter {name!r} has shape {tuple(w.shape)}: a trajectory records "

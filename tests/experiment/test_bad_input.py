@@ -49,8 +49,32 @@ WRONG = {
     "Returnless": "forward(self, x): return None",
     "Column": "forward(self, x): return (self.w * x)[:, None]",
     "Endless": "forward(self, x): return self.forward(x)",
-}
-MODELS = [RIGHT, *(f"class {name}(W):\n    def {method}\n" for name, method in WRONG.items())]
+    "OnMeta": 'partials(self, x): return {"w": torch.empty_like(x, device="meta")}',
+    "Sparse": "forward(self, x): return (self.w * x).to_sparse()",
+    "Logical": 'partials(self, x): return {"w": x > 0}',
+    "Mute": "forward(self, x): raise Unspeakable",
+    "Base": "forward(self, x): raise GeneratorExit('no')",
+    "Lazy": "__init__(self, **options): Model.__init__(self); "
+            "self.w = torch.nn.UninitializedParameter()",
+    "Surrogate": "__init__(self, **options): Model.__init__(self); "
+                 "self.register_parameter('w\\ud800', torch.nn.Parameter(torch.tensor(1.0)))",
+}  # fmt: skip
+UNSPEAKABLE = """
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+class Property(W):
+    @property
+    def partials(self):
+        return {"w": 1.0}
+
+"""
+MODELS = [
+    RIGHT,
+    UNSPEAKABLE,
+    *(f"class {name}(W):\n    def {method}\n" for name, method in WRONG.items()),
+]
 
 
 def npy(shape: str) -> bytes:

@@ -7,6 +7,7 @@ that were recorded before it are in trajectory.csv, of which it has the length a
 
 import hashlib
 import io
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -77,6 +78,8 @@ class Checkpoint:
                 kind = getattr(field.type, "__origin__", field.type)
                 if type(value := getattr(found, field.name)) is not kind:
                     raise ValueError(f"{field.name} is of type {type(value).__name__}")
+            if not 0 <= found.seconds < math.inf:
+                raise ValueError(f"seconds is {found.seconds}")
             return found
         except Exception as error:  # whatever else can bear a checksum
             reason = str(error).strip().partition("\n")[0]
@@ -96,6 +99,7 @@ class Checkpoint:
             _alike(self.model, dict(model.state_dict()))
             and any(_alike(self.optimizer, {**fresh, "state": s}) for s in ({}, velocities))
             and repr(self.optimizer["param_groups"]) == repr(fresh["param_groups"])
+            and (self.diverged or all(bool(t.isfinite().all()) for t in self.model.values()))
         )
         if not fits:
             raise ValueError(f"the checkpoint is not of this model and optimizer; {WAY_OUT}")
@@ -106,7 +110,7 @@ class Checkpoint:
 def _alike(found: object, expected: object) -> bool:
     """Whether two are of the same kinds, all the way down: types, keys, dtypes, shapes."""
     if isinstance(found, Tensor) and isinstance(expected, Tensor):
-        kinds = ((t.dtype, t.shape, t.layout) for t in (found, expected))
+        kinds = ((t.dtype, t.shape, t.layout, t.is_meta) for t in (found, expected))
         return len(set(kinds)) == 1
     if isinstance(found, dict) and isinstance(expected, dict):
         return found.keys() == expected.keys() and all(_alike(found[k], expected[k]) for k in found)

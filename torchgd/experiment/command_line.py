@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from torchgd.experiment.configuration import integer, not_negative
+from torchgd.experiment.files import printable
 from torchgd.experiment.ranks import processes, torchrun
 
 
@@ -18,9 +19,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print `message`, of which a user's words may be a part, and exit."""
-        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
         first = torchrun("LOCAL_RANK", 0) == 0  # of the processes on this machine
-        self.exit(2, f"{self.prog}: {shown}\n" if first else None)
+        self.exit(2, f"{self.prog}: {printable(message)}\n" if first else None)
 
 
 def cadence(text: str) -> dict[str, Any]:

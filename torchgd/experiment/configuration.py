@@ -36,7 +36,8 @@ def number(
         else:
             return value
         nor = "" if or_word is None else f", nor {or_word}"
-        raise argparse.ArgumentTypeError(f"{text!r} {reason}{nor}")
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        raise argparse.ArgumentTypeError(f"{shown!r} {reason}{nor}")
 
     return parse
 

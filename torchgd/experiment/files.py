@@ -16,6 +16,11 @@ from typing import Any
 UNPORTABLE = re.compile(r'[\\/:*?"<>|]|[. ]$|^(CON|PRN|AUX|NUL|COM\d|LPT\d)(?=\.|$)', re.I)
 
 
+def printable(text: str) -> str:
+    """Return a text as one line that no terminal takes for more than a text."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def regular(path: Path) -> Path:
     """Return `path`, of a file that can be read to its end.
 

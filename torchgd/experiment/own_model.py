@@ -99,9 +99,14 @@ def call_user_code(name: str, call: Callable[..., Any], *arguments: Any, **optio
 def _call(whose: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     try:
         return call(*arguments, **options)
-    except (Exception, SystemExit) as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{whose} fails with {text}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit among them
+        try:
+            text = f"{type(error).__name__}: {error}"
+        except Exception:
+            text = f"{type(error).__name__}, whose message fails in its turn"
+        raise ValueError(f"{whose} fails with {' '.join(text.split())}") from error
 
 
 def refuse_model(name: str, model: Model, x: Tensor) -> None:
@@ -120,7 +125,15 @@ def refuse_model(name: str, model: Model, x: Tensor) -> None:
             )
         partials = call_user_code(name, partial_derivatives, model, x, prediction)
         derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
-        return {"forward(x)": prediction, **derivatives}
+        found = {"forward(x)": prediction, **derivatives}
+        for what, value in found.items():
+            plain = value.layout is torch.strided and value.device == x.device
+            if not (plain and value.is_floating_point()):
+                raise ValueError(
+                    f"model {name!r}: {what} is of {value.layout} and {value.dtype} on "
+                    f"{value.device}; give a dense tensor of floating-point numbers on x's device"
+                )
+        return found
 
     before = x.clone()
     again = returned()

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.files import printable
 from torchgd.experiment.goal import Goal
 from torchgd.experiment.outcome import Outcome
 from torchgd.experiment.ranks import processes
@@ -47,7 +48,7 @@ def environment() -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "processes": processes(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "torchgd": __version__,
@@ -58,6 +59,7 @@ def environment_changes(config: dict[str, Any]) -> Iterator[str]:
     """Yield in what the environment differs from the one in which this run's config.json began."""
     for name, now in environment().items():
         if (was := config.get(name)) != now:
+            was = printable(f"{was}")
             yield f"{name} {now}, and the run began with {was}: bits may differ from then on"
 
 

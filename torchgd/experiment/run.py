@@ -1,6 +1,7 @@
 """A new run, or one to go on with: its directory, and where each of its updates is."""
 
 import os
+import reprlib
 import shlex
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from torchgd.experiment.files import new_directory, read_json
 from torchgd.experiment.folder import RunWriter, Start, read_result
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.ranks import processes
-from torchgd.experiment.report import config_json
+from torchgd.experiment.report import config_json, environment
 from torchgd.gradients import require_linear
 
 # What --update can be: each alone, or both by hand and by autograd.
@@ -109,8 +110,9 @@ class Run:
         refuse_other_files(experiment, config, directory)
         now, updates = experiment.configuration, config["updates"]
         refuse_what_does_not_go_together(now, updates)
-        changes = {"epochs": now.epochs, "steps": experiment.steps}
-        configs = {update: {**config, "update": update, **changes} for update in updates}
+        configs = {update: config_json(experiment, update, updates) for update in updates}
+        for each in configs.values():  # they go on saying where it began
+            each.update(where_it_began(config, directory))
         found = {update: find_start(experiment, update, directory / update) for update in updates}
         starts = {update: start for update, start in found.items() if start is not None}
         refuse_epochs(own.epochs, now.epochs, starts, directory)
@@ -184,6 +186,19 @@ def read_config(directory: Path) -> tuple[Path, dict[str, Any]]:
     raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
 
 
+def where_it_began(config: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Return what config.json says of the environment; refuse what cannot be of one."""
+    here = {**environment(), "device_name": "", "working_directory": None}
+    for name, now in here.items():
+        kinds = [type(now)] if now is not None else [str, type(None)]
+        if type(config.get(name)) not in kinds:
+            raise ValueError(
+                f"{directory / config['update']}: config.json is damaged: {name} "
+                f"{reprlib.repr(config.get(name))} is of no environment; mend it, or run it again"
+            )
+    return {name: config[name] for name in here}
+
+
 def refuse_other_files(experiment: Experiment, config: dict[str, Any], directory: Path) -> None:
     """Refuse a model or data that are not what this run's config.json says."""
     identity = experiment.identity(config["update"])
@@ -243,6 +258,7 @@ def refuse_other_run(experiment: Experiment, update: str, found: Checkpoint, pat
     for name, value in experiment.identity(update).items():
         theirs, ours = repr(found.identity.get(name)), repr(value)
         if name not in free and theirs != ours:
+            theirs = reprlib.repr(found.identity.get(name))
             raise ValueError(
                 f"{path} is of another run: {name} is {theirs} there, and {ours} here; give this "
                 f"run its own, {way_out}"

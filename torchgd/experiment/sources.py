@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchgd.data import Batches, DataSet, lesson, parabola
 from torchgd.experiment.csv_file import named, read_csv
+from torchgd.experiment.files import printable
 
 
 class Column:
@@ -142,8 +143,9 @@ def load(
     if path.suffix == ".npy":
         return _map_npy(path)
     x, y, names = read_csv(path, columns)
-    (x_name, x_unit), (y_name, y_unit) = map(named, names or ("x", "y"))
-    return DataSet(path.stem, x, y, x_unit, y_unit, x_name or "x", y_name or "y")
+    heads = [map(printable, named(name)) for name in names or ("x", "y")]
+    (x_name, x_unit), (y_name, y_unit) = heads
+    return DataSet(printable(path.stem), x, y, x_unit, y_unit, x_name or "x", y_name or "y")
 
 
 def _map_npy(path: Path) -> DataSet:
@@ -175,7 +177,7 @@ def _map_npy(path: Path) -> DataSet:
             raise ValueError(f"{path}, row {row}: {array[row].tolist()} {fault}")
         return torch.from_numpy(values)
 
-    return held(path.stem, len(array), read)
+    return held(printable(path.stem), len(array), read)
 
 
 class Slices(Batches):
