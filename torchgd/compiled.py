@@ -105,7 +105,7 @@ def descend_compiled(
     options |= {"undamped": number(1 - group["dampening"])}
     options |= {name: group[name] for name in ("nesterov", "maximize")}
     w = torch.stack(list(parameters.values())).numpy()
-    velocities = [optimizer.state[p].get("momentum_buffer") for p in parameters.values()]
+    velocities = [optimizer.state.get(p, {}).get("momentum_buffer") for p in parameters.values()]
     fresh = any(velocity is None for velocity in velocities)
     v = np.zeros_like(w) if fresh else torch.stack(velocities).numpy()  # type: ignore[arg-type]
     size = batches.batch_size

@@ -102,7 +102,7 @@ def recorded_steps(first: int, end: int, every: int, steps: int) -> Tensor:
 
     The last is that of the whole descent, of so many `steps`.
     """
-    row = torch.arange(first + -first % every, end, every)
+    row = torch.arange(min(first + -first % every, end), end, every)
     missing = end == steps > first and (steps - 1) % every != 0
     return torch.cat([row, torch.tensor([steps - 1])]) if missing else row
 

@@ -59,10 +59,13 @@ def test_an_interrupted_run_goes_on_to_the_same_files(shell: Shell, after: int) 
 
 
 @pytest.mark.parametrize("after", [0, 2, 7, 20])
-def test_a_compiled_loop_goes_on_to_the_same_files(shell: Shell, after: int) -> None:
+@pytest.mark.parametrize("more", [[], ["--momentum", "0"], ["--record-every", "77"]], ids=str)
+def test_a_compiled_loop_goes_on_to_the_same_files(
+    shell: Shell, after: int, more: list[str]
+) -> None:
     """100 samples an epoch in blocks of 40 steps; asked after each whether to stop."""
     pytest.importorskip("numba")
-    flags = [*SHUFFLED, "--batch-size", "1", "--compile", "--checkpoint-every", "40steps"]
+    flags = [*SHUFFLED, "--batch-size", "1", "--compile", "--checkpoint-every", "40steps", *more]
     assert shell(*flags, "--name", "whole") == 0
     assert shell.stopped(after, *flags, "--name", "parts") == 143
     words = "--resume runs/parts --no-figures --checkpoint-every 40steps"

@@ -91,16 +91,18 @@ def test_larger_batches_too(size: int, dtype: torch.dtype) -> None:
     assert alike(a, b)
 
 
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize(("size", "every"), [(1, 1), (4, 1), (1, 3), (4, 20), (1, 1000)])
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_it_goes_on_from_any_step(options: dict[str, Any], shuffle: bool, size: int) -> None:
+def test_it_goes_on_from_any_step(
+    options: dict[str, Any], shuffle: bool, size: int, every: int
+) -> None:
     """In blocks of 7 steps, each by a new optimizer with the old one's state, from where it was."""
     x = torch.linspace(-1, 2, 44 // 4 * size - size // 2, dtype=F64)
     batches = Batches(x, 3 * x**2 + 1, size, shuffle, seed=2)
     model, whole = Quadratic(dtype=F64), Quadratic(dtype=F64)
     expected = train(
-        whole, batches, ManualSGD(whole.parameters(), 0.01, **options), epochs=4, record_every=1
+        whole, batches, ManualSGD(whole.parameters(), 0.01, **options), epochs=4, record_every=every
     )
     reached, state = 0, None
     steps: list[int] = []
@@ -109,13 +111,14 @@ def test_it_goes_on_from_any_step(options: dict[str, Any], shuffle: bool, size: 
         optimizer = ManualSGD(model.parameters(), 0.01, **options)
         if state is not None:
             optimizer.load_state_dict(state)
-        blocks = descend_compiled(model, batches, optimizer, 4, 1, start=reached, block=7)
+        blocks = descend_compiled(model, batches, optimizer, 4, every, start=reached, block=7)
         some = list(itertools.islice(blocks, 2))
         reached = some[-1][0]
         for _, recorded, table in some:
             steps += recorded.tolist()
             rows.append(torch.from_numpy(table))
         state = optimizer.state_dict()
+        assert (state["state"] == {}) == ("momentum" not in options)
     assert steps == expected.step[:-1].tolist()
     assert torch.equal(torch.cat(rows), expected.table[:-1])
     assert all(

@@ -193,8 +193,9 @@ class _Descent:
         for step, recorded, rows in descend_compiled(
             self.model, batches, self.optimizer, c.epochs, every, start=self.first, block=block
         ):
-            epochs = recorded // len(batches)
-            recorder.take(Trajectory(names, recorded, epochs, torch.from_numpy(rows), stopped=""))
+            if len(rows):
+                epoch, table = recorded // len(batches), torch.from_numpy(rows)
+                recorder.take(Trajectory(names, recorded, epoch, table, stopped=""))
             if recorder.diverged:
                 return step, step // len(batches), "diverged"
             if saver is not None and (saver.steps is not None or saver.due(step)):
