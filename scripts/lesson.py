@@ -137,7 +137,7 @@ for name, rate in rates.items():
     factor = np.prod([1 - 2 * rate * x**2 for x in x_data])
     print(f"α = {rate:.4g} ({name}): an epoch multiplies w − 2 by {factor:.6g}; "
           f"after 50 epochs it is {path.weights['w'][-1] - 2:.3g}.")  # fmt: skip
-axes.set(xlabel="epoch", ylabel="|w − 2|")
+axes.set(xlabel="epoch", ylabel="|w − 2|  (0 is drawn as 10⁻¹⁷)")
 axes.legend()
 stable = Landscape(model, experiment.batches, near=torch.empty(0)).largest_stable_learning_rate()
 print(f"A step multiplies w − 2 by 1 − 2αx². For x = 3 that is 0 at α = 1/18 = {1 / 18:.4f}: the "
@@ -213,4 +213,5 @@ for name in ("half", "sum", "no-zero-grad", "sign"):
     found = with_and_without(Experiment(Configuration(batch_size="full")), name)
     ends = [found[which].trajectory.weights["w"][-1].item() for which in ("wrong", "right")]
     print(f"{MISTAKES[name].explanation} w ends at {ends[0]:.6g} instead of {ends[1]:.6g}.")
-print("All of them, and more: python scripts/compare.py --mistake half")
+print("python scripts/compare.py --mistake NAME shows each step; the names are "
+      f"{', '.join(MISTAKES)}.")  # fmt: skip

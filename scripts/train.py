@@ -19,7 +19,7 @@ from torchgd.experiment.checkpoint import Saver
 from torchgd.experiment.command_line import Parser, cadence, refusing, run_script
 from torchgd.experiment.configuration import Configuration, add_flags, finite
 from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.files import write_json
+from torchgd.experiment.files import printable, write_json
 from torchgd.experiment.folder import RunWriter
 from torchgd.experiment.goal import least_squares, what_would_help
 from torchgd.experiment.outcome import Hooks, Outcome, ignore, run_update
@@ -217,6 +217,8 @@ def train_all(parser: Parser, arguments: argparse.Namespace) -> int:
         outcomes, status = carry_out(run, arguments, parser, alone=len(runs) == 1)
         statuses.append(status)
         if outcomes and outcomes[-1].trajectory.stopped == "interrupted":
+            for left in runs[len(statuses) :]:
+                print(f"train.py: not begun; {left.how_to_go_on}", file=sys.stderr)
             return status
         found += [(run, outcome) for outcome in outcomes]
     if len(runs) > 1 and not arguments.no_figures:
@@ -274,14 +276,19 @@ def conclude(
         comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)
         write_json(run.directory / "comparison.json", comparison.as_dict())
     log_dir = run.directory.parent
-    print(f"written to {run.directory}; tensorboard --logdir {log_dir}", file=sys.stderr)
+    said = f"written to {run.directory}; tensorboard --logdir {log_dir}"
+    print(printable(said), file=sys.stderr)
     status = report(run.experiment, outcomes, comparison, arguments.show_steps)
     if interrupted:
         where = f"{last.update} at step {int(last.trajectory.step[-1])}"
         print(f"train.py: interrupted, {where}; {run.how_to_go_on}", file=sys.stderr)
         return 128 + stop.signal
     if figures and not arguments.no_figures:
-        draw_figures(run.experiment, outcomes, writers)
+        try:
+            draw_figures(run.experiment, outcomes, writers)
+        except KeyboardInterrupt:
+            print("train.py: interrupted; the run is complete, but for figures", file=sys.stderr)
+            return 128 + signal.SIGINT
     return status
 
 

@@ -84,7 +84,16 @@ def test_on_a_device_it_goes_on_to_the_same_files_too(shell: Shell, named_device
 def test_an_interrupted_sweep_ends(shell: Shell) -> None:
     assert shell.stopped(20, "--lr", "0.01", "0.02", "--name", "sweep") == 143
     assert [path.name for path in Path("runs/sweep").iterdir()] == ["lr-0.01", "lr-0.02"]
-    assert shell.err.splitlines()[-1].endswith("go on with --resume runs/sweep/lr-0.01")
+    *_, first, second = shell.err.splitlines()
+    assert first.endswith("go on with --resume runs/sweep/lr-0.01")
+    assert second == "train.py: not begun; go on with --resume runs/sweep/lr-0.02"
+    assert shell("--resume", "runs/sweep") == 2
+    said = "train.py: runs/sweep holds several runs: give one, such as runs/sweep/lr-0.01\n"
+    assert shell.err == said
+    for rate in ("0.01", "0.02"):
+        assert shell("--resume", f"runs/sweep/lr-{rate}") == 0
+        assert shell("--lr", rate, "--name", rate) == 0
+        assert left(Path("runs/sweep", f"lr-{rate}")) == left(Path("runs", rate))
 
 
 def test_epochs_may_be_raised_after_the_end(shell: Shell) -> None:
@@ -259,7 +268,7 @@ def test_a_damaged_checkpoint_is_named_and_a_removed_one_is_a_start(shell: Shell
 
 REFUSED = {
     "--resume nowhere": "nowhere holds no run: give its directory, such as runs/NAME",
-    "--resume runs": "runs holds no run: give its directory, such as runs/NAME",
+    "--resume runs": "runs holds several runs: give one, such as runs/parts",
     "--resume runs/parts/manual/config.json": "runs/parts/manual/config.json holds no run: give",
     "--resume runs/parts --epochs 11": "--epochs 11: the run has 12, and can only get more; leave",
     "--resume runs/parts --model linear": "runs/parts/manual: initial w2=1.0: model 'linear' has",

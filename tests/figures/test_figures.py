@@ -204,7 +204,7 @@ def test_the_fit_is_in_original_units(name: str) -> None:
 def test_the_fit_shows_early_steps_and_some_of_many_samples(tmp_path: Path) -> None:
     runs, figures = drawn()
     figure, steps = figures["fit"], (0, 1, 4, 11, 27, 64)
-    assert labels(figure, "early") == [f"step {k}" for k in steps]
+    assert labels(figure, "early") == [f"manual, step {k}" for k in steps]
     for number, step in enumerate(steps):
         x, y = data(figure, "early", number)
         assert_close(y, runs[0].trajectory.weights["w"][step] * x, rtol=1e-15, atol=0)

@@ -133,7 +133,8 @@ def test_the_rest_says_what_the_scripts_say(lesson: tuple[dict[str, str], Any]) 
     assert "By hand and by autograd the same bits: True" in "".join(said.values())
 
 
-def test_a_cell_at_a_time(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [EOFError(), RuntimeError("input(): lost sys.stdin")])
+def test_a_cell_at_a_time(shell: Shell, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Enter three times, and then the end of what is typed."""
     answers, shown = iter(["", "", ""]), []
 
@@ -141,11 +142,13 @@ def test_a_cell_at_a_time(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None
         shown.append(prompt)
         for answer in answers:
             return answer
-        raise EOFError("no more Enter: the lesson ends here")
+        raise error
 
     monkeypatch.setattr("builtins.input", typed)
     assert shell("--step") == 2
-    assert shell.err == "lesson.py: no more Enter: the lesson ends here\n"
+    assert shell.err == (
+        "lesson.py: no more Enter to wait for: leave --step out, and all cells run\n"
+    )
     assert shown == [f"\n{k}. {title}  [Enter]" for k, title in enumerate(TITLES[:4], start=1)]
     assert Path("runs/lesson/1-loss-graph.svg").is_file()
 
@@ -160,7 +163,10 @@ def test_as_a_page(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ("--html none/page.html", "none/.page.tmp.html: No such file or directory"),
+    ("--html none/page.html", "--html none/page.html: give a file's name, in a directory that is "
+     "there"),
+    ("--html .", "--html .: give a file's name, in a directory that is there"),
+    ("--html=", "--html .: give a file's name, in a directory that is there"),
     ("--htm page.html", "unrecognized arguments: --htm page.html"),
     ("--step --html page.html", "argument --html: not allowed with argument --step"),
 ])  # fmt: skip

@@ -153,7 +153,8 @@ def table(
     prediction = f"ŷ({_predicted(experiment, outcomes[0])})"
     columns = [["", *outcomes[0].parameters, "loss", prediction]]
     columns += [[outcome.update, *map(digits, outcome.column)] for outcome in outcomes]
-    if len(outcomes) == 2:
+    ends = {int(outcome.trajectory.step[-1]) for outcome in outcomes}
+    if len(outcomes) == 2 and len(ends) == 1:
         a, b = (outcome.column for outcome in outcomes)
         columns.append(["difference", *map(digits, difference(a, b))])
         columns.append(["ULPs", *map(str, ulps(a, b))])

@@ -183,6 +183,9 @@ def read_config(directory: Path) -> tuple[Path, dict[str, Any]]:
                     f"{path.parent}: updates {config.get('updates')!r} is damaged; run it again"
                 )
             return directory, {**config, "update": update}
+    of_a_sweep = sorted(path.parents[1] for path in directory.glob("*/*/config.json"))
+    if of_a_sweep:
+        raise ValueError(f"{directory} holds several runs: give one, such as {of_a_sweep[0]}")
     raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
 
 

@@ -55,7 +55,8 @@ def _excess_panel(axes: Axes, runs: Runs) -> None:
         theories.add(label)
         expected = excess[0] * rate ** step.double()
         near = (expected > excess[seen].min() / 10) & (expected < 10 * excess[seen].max())
-        style: Style = {"color": BLACK, "linewidth": 1.4, "zorder": 5, "gid": "rate"}
+        colour = BLACK if len(runs) == 1 else line["color"]
+        style: Style = {"color": colour, "linewidth": 1.4, "zorder": 5, "gid": "rate"}
         axes.plot(step, expected.where(near, torch.nan), "--", label=label, **style)
     if any((run.excess > 0).any() for run in runs):
         axes.set_yscale("log")
@@ -80,7 +81,8 @@ def _weight_panel(axes: Axes, runs: Runs) -> None:
         ticks = [10.0**outer, 10.0 ** (outer // 2)]
         axes.set_yticks([*ticks, 0, *(-tick for tick in ticks)])
     units = dict.fromkeys(runs[0].weight_unit(name) for name in landscape.names)
-    axes.set_ylabel(f"weights\n{', '.join(filter(None, units))}")
+    scale = ", logarithmic" * (axes.get_yscale() == "symlog")
+    axes.set_ylabel(f"weights{scale}\n{', '.join(filter(None, units))}")
 
 
 def _ulp_panel(axes: Axes, a: Run, b: Run) -> None:
@@ -110,7 +112,8 @@ def rates(figure: Figure, runs: Runs, stable: float) -> None:
     landscape = run.landscape
     options = dict(run.experiment.options)
     own = options.pop("lr")
-    end = max(1.25 * stable, 1.1 * own if own < 3 * stable else 0.0)
+    taken = [other.experiment.options["lr"] for other in runs]
+    end = max([1.25 * stable, *(1.1 * lr for lr in taken if lr < 3 * stable)])
     sweep = torch.linspace(0, end, 81, dtype=torch.float64)[1:].tolist()
     panels = figure.subplots(1 + landscape.linear, 1, sharex=True, squeeze=False)[:, 0]
     order = ", the first epoch's order" if run.experiment.configuration.shuffle else ""
@@ -121,15 +124,16 @@ def rates(figure: Figure, runs: Runs, stable: float) -> None:
     rhos = [landscape.contraction(lr, **options) for lr in sweep]
     lower.plot(sweep, rhos, gid="contraction")
     lower.axhline(1, color=GREY, linewidth=1)
-    lower.plot(own, landscape.contraction(own, **options), "o", color=BLACK, gid="own")
+    lower.plot(own, landscape.contraction(own, **options), "o", color=BLACK, gid="own",
+               label=f"its |ρ| at α = {own:.6g}")  # fmt: skip
     lower.set(xlim=(0, end), ylim=(0, max(1.2, min(2.0, max(rhos)))))
     lower.set(xlabel="learning rate α", ylabel="an epoch multiplies\nthe error by |ρ|")
     marks = [("largest stable", stable, RED, "--")]
-    taken = [other.experiment.options["lr"] for other in runs]
     for lr in dict.fromkeys(taken):
         alone = len(set(taken)) == 1
         colour = BLACK if alone else COLOURS[taken.index(lr) % len(COLOURS)]
-        marks.append(("this run" if alone else "a run", lr, colour, ":"))
+        beyond = " (to the right)" * (lr > end)
+        marks.append((f"{'this' if alone else 'a'} run{beyond}", lr, colour, ":"))
     for what, lr, colour, dashes in marks:
         for axes in panels:
             label = f"{what},\nα = {lr:.6g}" if axes is lower else None

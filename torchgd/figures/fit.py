@@ -30,7 +30,7 @@ def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
     x = torch.linspace(low - margin, high + margin, 201, dtype=F64)
     z = first.experiment.standardized(x)
     if upto is None:
-        _early(axes, first, x, z)
+        _early(axes, first, x, z, many=len(runs) > 1)
     for number, run in enumerate(runs):
         end = _fitted(run, upto) - 1
         which = f"{run.label}, " if len(runs) > 1 else ""
@@ -55,12 +55,14 @@ def _fitted(run: Run, upto: int | None) -> int:
     return len(run.path) if whole else rows_shown(run, upto)
 
 
-def _early(axes: Axes, run: Run, x: Tensor, z: Tensor) -> None:
+def _early(axes: Axes, run: Run, x: Tensor, z: Tensor, many: bool) -> None:
     """Draw ŷ at up to six rows before the last, spaced by powers: most happens at first."""
     norm = scale_of(run)
     for row in np.unique(np.geomspace(1, _fitted(run, None), 7).round()).astype(int)[:-1] - 1:
         step = int(run.trajectory.step[row])
-        style: Style = {"color": STEPS(norm(step)), "linewidth": 1.2, "label": f"step {step}"}
+        which = f"{run.label}, " * many
+        label = f"{which}step {step}"
+        style: Style = {"color": STEPS(norm(step)), "linewidth": 1.2, "label": label}
         axes.plot(x, run.landscape.predict(run.path[row], z), gid="early", **style)
 
 

@@ -26,6 +26,7 @@ h2, details { flex: 1 0 100%; }
 pre { overflow-x: auto; font-size: 0.85rem; line-height: 1.35; }
 img { width: 100%; background: #fff; }
 summary { color: #888; }
+code { white-space: nowrap; }
 """
 
 
@@ -62,7 +63,7 @@ def page(path: str) -> str:
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>"
         f'<meta name=viewport content="width=device-width"><style>{STYLE}</style>'
-        f"<h1>{escape(title)}</h1><p>{escape(about.strip())}</p>"
+        f"<h1>{escape(title)}</h1><p>{with_code(about.strip())}</p>"
     ]
     for cell in cells(source):
         said = io.StringIO()
@@ -74,6 +75,11 @@ def page(path: str) -> str:
         code = f"<summary>Python</summary><pre>{escape(cell.code.strip())}</pre>"
         parts.append(f"<details{is_open}>{code}</details></section>")
     return "\n".join(parts)
+
+
+def with_code(text: str) -> str:
+    """Return a text with `code` as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def sides(said: str) -> tuple[list[str], list[str]]:
@@ -108,23 +114,29 @@ def blocks(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 def main(path: str, argv: list[str] | None = None) -> int:
     """Run the command line of a program in cells; return the exit status."""
-    parser = Parser(prog=Path(path).name, description=f"{path}, a program in cells: run it.",
+    parser = Parser(prog=Path(path).name, description="Run the program, cell by cell.",
                     allow_abbrev=False)  # fmt: skip
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--step", action="store_true", help="wait for Enter before each cell")
-    how.add_argument("--html", type=Path, metavar="FILE", help="write it as a page, too")
+    how.add_argument("--html", type=Path, metavar="FILE", help="write it as a page instead")
     arguments = parser.parse_args(argv)
-    with refusing(parser, OSError, EOFError):
-        if arguments.html is not None:
-            with replacing(arguments.html) as temporary:
+    page_file = arguments.html
+    if page_file is not None and (not page_file.parent.is_dir() or page_file.is_dir()):
+        parser.error(f"--html {page_file}: give a file's name, in a directory that is there")
+    with refusing(parser, OSError):
+        if page_file is not None:
+            with replacing(page_file) as temporary:
                 temporary.write_text(page(path), encoding="utf-8")
-            print(arguments.html)
+            print(page_file)
             return 0
         namespace: dict[str, Any] = {"__name__": "page"}
         for number, cell in enumerate(cells(Path(path).read_text(encoding="utf-8")), start=1):
             heading = f"\n{number}. {cell.title}"
             if arguments.step:
-                input(f"{heading}  [Enter]")
+                try:
+                    input(f"{heading}  [Enter]")
+                except (EOFError, RuntimeError):  # the second where there is no standard input
+                    parser.error("no more Enter to wait for: leave --step out, and all cells run")
             else:
                 print(heading)
             run(cell, path, namespace)

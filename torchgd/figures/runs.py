@@ -14,7 +14,8 @@ from torchgd.models import Linear, Quadratic
 from torchgd.theory.landscape import Landscape
 from torchgd.trajectory import Trajectory
 
-FAR = 100.0  # times the first excess: a path that climbs higher leaves the picture
+FAR = 100.0  # times the first excess: a path that climbs higher leaves the picture,
+NEAR = 2.0  # beside those of runs that do not climb
 
 Recorded = tuple[str, Experiment, Trajectory]  # its label, what was asked for, and the path it took
 
@@ -25,8 +26,8 @@ class Run:
 
     `path` holds the weights at each row, (K+1, P), and `excess` loss − minimum over all data
     there, (K+1,), both in float64. `inside` is how many of the rows come before the path leaves
-    the picture: before the excess passes FAR times the largest one at a start. Where all start at
-    the minimum, every finite row is inside.
+    the picture: before the excess passes FAR times, or NEAR times, the largest one at a start.
+    Where all start at the minimum, every finite row is inside.
     """
 
     label: str
@@ -85,9 +86,11 @@ def lay_together(runs: Sequence[Recorded]) -> list[Run]:
     experiment.batches.set_epoch(0)
     landscape = Landscape(experiment.new_model(), experiment.batches, near)
     excesses = [landscape.excess(path) for path in paths]
-    limit = FAR * max(excess[0].item() for excess in excesses) or torch.inf
+    highest = max(excess[0].item() for excess in excesses)
+    stay = [excess[-1] <= highest for excess in excesses]
     laid = []
     for run, path, excess in zip(runs, paths, excesses, strict=True):
+        limit = (NEAR if any(stay) and not all(stay) else FAR) * highest or torch.inf
         seen = excess.isfinite() & (excess <= limit)
         inside = max(1, int(seen.cumprod(0).sum()))  # the start is always one of them
         laid.append(Run(*run, landscape, path, excess, inside))
@@ -97,7 +100,10 @@ def lay_together(runs: Sequence[Recorded]) -> list[Run]:
 def title_of(runs: Runs) -> str:
     """The title, with each run's learning rate."""
     rates = dict.fromkeys(f"{run.experiment.options['lr']:g}" for run in runs)
-    return f"{runs[0].title}, α = {', '.join(rates)}"
+    alike = len({run.title for run in runs}) == 1
+    title = runs[0].title if alike else runs[0].experiment.name
+    scaled = ", standardized" * (runs[0].experiment.standardization is not None)
+    return f"{title}{scaled}, α = {', '.join(rates)}"
 
 
 def path_of(trajectory: Trajectory) -> Tensor:

@@ -5,6 +5,7 @@ in the place of tensors.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -201,7 +202,20 @@ def is_identity(difference: Expr) -> bool:
 
 def latex(expression: Expr) -> str:
     """Write an expression as LaTeX, in its own order."""
-    return str(sympy.latex(expression, order="none", symbol_names={YHAT: r"\hat{y}"}))
+    names = {s: sympy.latex(sympy.Symbol(spelled(s.name))) for s in expression.free_symbols}
+    return str(sympy.latex(expression, order="none", symbol_names={**names, YHAT: r"\hat{y}"}))
+
+
+def spelled(name: str) -> str:
+    """Return a name with alpha for α, and so on, which sympy knows how to write."""
+
+    def word(letter: str) -> str:
+        known = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(letter, ""))
+        if known is None:
+            return letter
+        return known[2].lower() if known[1] == "SMALL" else known[2].capitalize()
+
+    return "".join(map(word, name))
 
 
 def notation(expression: Expr) -> str:
