@@ -42,10 +42,20 @@ def lanes(dtype: torch.dtype) -> int:
     return 0
 
 
+@functools.cache
+def fuses(dtype: torch.dtype) -> bool:
+    """Whether torch rounds w − α·g once on this machine: (1 + 2ε) − (1 + ε)² is −ε², or else 0."""
+    e = torch.finfo(dtype).eps
+    w, g = torch.tensor([1 + 2 * e, 1 + e], dtype=dtype)
+    return bool(w.sub(g, alpha=1 + e) != 0)
+
+
 def why_not_compiled(batches: Batches) -> str:
     """Return what keeps these batches from being gone through as machine code; "" if nothing."""
     if batches.x.device.type != "cpu":
         return f"the data are on {batches.x.device}: the compiled loop runs on a CPU"
+    if not fuses(batches.y.dtype):
+        return "torch rounds w − α·g twice on this machine: the compiled loop rounds it once"
     if batches.batch_size > MOST or (batches.batch_size > 1 and not lanes(batches.y.dtype)):
         most = MOST if lanes(batches.y.dtype) else 1
         return f"batch size {batches.batch_size}: the compiled loop takes at most {most}"
@@ -88,7 +98,8 @@ def descend_compiled(
 
     Raises:
         ModuleNotFoundError: numba is not installed.
-        ValueError: a batch above 256 samples, not on a CPU, or not linear in the parameters.
+        ValueError: a batch above 256 samples, not on a CPU, or not linear in the parameters; or
+            torch does not round as machine code does.
     """
     parameters, length = scalars(model), len(batches)
     total = count_steps(epochs, length, every)

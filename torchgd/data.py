@@ -53,6 +53,13 @@ def require_floats(name: str, t: Tensor) -> None:
         raise TypeError(f"{name} is {kind}: give a tensor of floating-point numbers")
 
 
+def require_finite(name: str, t: Tensor) -> None:
+    """Refuse numbers (N,) of which one is infinite or NaN."""
+    if not torch.stack(t.aminmax()).isfinite().all():  # both are NaN if one of t is
+        where = int((~t.isfinite()).nonzero()[0])
+        raise ValueError(f"{name}[{where}] is {t[where].item()}: remove the sample")
+
+
 class Batches:
     """The data in batches of (x, y): iterable again each epoch, in order or shuffled.
 
@@ -78,10 +85,8 @@ class Batches:
                 f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: "
                 "give both as (N,) with the same N of at least 1"
             )
-        for name, t in (("x", x), ("y", y)):
-            if not torch.stack(t.aminmax()).isfinite().all():  # both are NaN if one of t is
-                where = int((~t.isfinite()).nonzero()[0])
-                raise ValueError(f"{name}[{where}] is {t[where].item()}: remove the sample")
+        require_finite("x", x)
+        require_finite("y", y)
         for name, value in (("batch size", batch_size), ("seed", seed)):
             if type(value) is not int:
                 raise TypeError(f"{name} {value!r}: give an integer")

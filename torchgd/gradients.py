@@ -91,9 +91,13 @@ def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     Shapes: x and y alike, any; every gradient and the returned loss ().
 
     Raises:
-        ValueError: prediction and target differ in shape, parameters and loss in dtype, or a
-            parameter has no part in ŷ.
+        ValueError: prediction and target differ in shape, parameters and loss in dtype, x or y is
+            part of a graph, or a parameter has no part in ŷ.
     """
+    if x.grad_fn is not None or y.grad_fn is not None:
+        raise ValueError(
+            "x or y is part of a graph, through which autograd would go: give it detached"
+        )
     parameters = dict(model.named_parameters())
     for w in parameters.values():
         w.grad = None

@@ -77,9 +77,11 @@ class ManualSGD(Optimizer):
         """Add a group of parameters, with options of its own where it names them."""
         options = {**self.defaults, **param_group}
         for name in ("lr", "momentum", "dampening", "weight_decay"):
-            value = float(options[name])
+            value = options[name]
+            if isinstance(value, int) and abs(value) >= 2**63:  # which torch refuses at the step
+                raise ValueError(f"{name} is an integer beyond 2⁶³: give a float")
             if not math.isfinite(value):
-                raise ValueError(f"{name} is {value}: it must be finite; give a number")
+                raise ValueError(f"{name} is {float(value)}: it must be finite; give a number")
         # torch wraps this method to hide it from its compiler, and so imports that (1.4 s).
         inspect.unwrap(Optimizer.add_param_group)(self, param_group)
 

@@ -3,11 +3,12 @@
 import itertools
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import MODELS, Exponential, same_trajectory
+from helpers import MODELS, Exponential, ended, same_trajectory, script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from torchgd.compiled import compiled_trajectory, descend_compiled
 from torchgd.machine_code import machine_code
 
 pytest.importorskip("numba", reason="numba is not installed")
+if not all(map(module.fuses, (torch.float32, torch.float64))):
+    pytest.skip("torch rounds w − α·g twice on this machine", allow_module_level=True)
 F64 = torch.float64
 OPTIONS = [
     {}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.3}, {"weight_decay": 0.1},
@@ -182,6 +185,35 @@ def test_where_torch_adds_in_another_order(monkeypatch: pytest.MonkeyPatch) -> N
         compiled_trajectory(Linear(), Batches(ones, ones, 2), 0.1)
     compiled_trajectory(Linear(), Batches(ones, ones), 0.1)
     module.lanes.cache_clear()
+
+
+def test_where_torch_rounds_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its code for old processors does, of which ATEN_CPU_CAPABILITY=default asks."""
+    monkeypatch.setattr(module, "fuses", lambda dtype: False)
+    with pytest.raises(ValueError, match=r"^torch rounds w − α·g twice on this machine: the"):
+        compiled_trajectory(Linear(), Batches(torch.ones(4), torch.ones(4)), 0.1)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("capability", ["default", "avx2"])
+def test_it_is_known_whether_torch_fuses(tmp_path: Path, capability: str) -> None:
+    """By two elements' results, of a tensor of many, which is not computed as one number is."""
+    program = tmp_path / "fuses.py"
+    program.write_text(FUSES, encoding="utf-8")
+    process = script(tmp_path, file=program, ATEN_CPU_CAPABILITY=capability)
+    assert ended(process) == (0, "as it is known\n", "")
+
+
+FUSES = """
+import torch
+from torchgd.compiled import fuses
+for dtype in (torch.float32, torch.float64):
+    e = torch.finfo(dtype).eps
+    for count in (1, 100):
+        w, g = (torch.full((count,), value, dtype=dtype) for value in (1 + 2 * e, 1 + e))
+        assert bool((w.sub_(g, alpha=1 + e) != 0).all()) == fuses(dtype)
+print("as it is known")
+"""
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,3 +136,12 @@ def test_a_parameter_without_a_part_in_the_prediction_is_named() -> None:
     model.v = nn.Parameter(torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"^parameter 'v' has no part in forward\(x\)"):
         autograd_gradient(model, torch.ones(3), torch.ones(3))
+
+
+def test_data_with_a_graph_are_refused_by_autograd_alone() -> None:
+    """It would go through their graph, and at the second time there is none any more."""
+    x = torch.ones(3) * torch.tensor(2.0, requires_grad=True)
+    for data in ((x, torch.ones(3)), (torch.ones(3), x)):
+        manual_gradient(Linear(), *data)
+        with pytest.raises(ValueError, match="^x or y is part of a graph, through which autograd"):
+            autograd_gradient(Linear(), *data)

@@ -209,3 +209,13 @@ def test_refuses_what_is_not_finite(name: str, value: float) -> None:
     if name == "lr":
         with pytest.raises(ValueError, match=message):
             ManualSGD(W, lr=torch.tensor(value))
+
+
+@pytest.mark.parametrize("value", [10**30, 10**400])
+def test_refuses_integers_that_torch_refuses_at_the_step(value: int) -> None:
+    w = torch.nn.Parameter(torch.tensor(1.0))
+    w.grad = torch.tensor(1.0)
+    with pytest.raises(OverflowError):
+        torch.optim.SGD([w], lr=value).step()
+    with pytest.raises(ValueError, match=r"^lr is an integer beyond 2⁶³: give a float$"):
+        ManualSGD([w], lr=value)

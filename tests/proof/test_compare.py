@@ -138,3 +138,7 @@ def test_steps_that_both_recorded_are_compared(every: tuple[int, int]) -> None:
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match=r"^parameters \['w'\] and \['w', 'b'\]: compare runs of"):
         compare(run(), run(bias=True))
+    with pytest.raises(ValueError, match=r"^steps 1 to 1 and 3 to 3: no step is in both; record"):
+        compare(run()[1:2], run()[3:4])
+    with pytest.raises(ValueError, match=r"^steps none and 3 to 3: no step is in both"):
+        compare(run()[:0], run()[3:4])

@@ -195,3 +195,9 @@ def test_one_that_takes_nothing_is_not_confirmed() -> None:
         raise TypeError("no")
 
     assert not check_optimizer(refuses)
+
+
+def test_what_is_no_optimizer() -> None:
+    kind: Any = 5
+    with pytest.raises(TypeError, match=r"^the optimizer is 5: give its class$"):
+        check_optimizer(kind)

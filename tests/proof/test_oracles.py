@@ -278,3 +278,29 @@ def test_what_it_refuses() -> None:
         check_gradient(Linear(), X, Y[:2])
     with pytest.raises(ValueError, match=r"^prediction has shape \(0,\)"):
         check_gradient(Linear(), X[:0], Y[:0])
+
+
+@pytest.mark.parametrize(("x", "y", "error", "message"), [
+    ([1.0], Y[:1], TypeError, "x is list: give a tensor of real numbers"),
+    (X, Y + 0j, TypeError, "y is torch.complex64: give a tensor of real numbers"),
+    (X > 1, Y, TypeError, "x is torch.bool: give a tensor of real numbers"),
+    (X, Y.where(X != 2, torch.nan), ValueError, r"y\[1\] is nan: remove the sample"),
+    (X.where(X != 3, torch.inf), Y, ValueError, r"x\[2\] is inf: remove the sample"),
+])  # fmt: skip
+def test_what_are_no_data(x: Any, y: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}$"):
+        check_gradient(Linear(), x, y)
+
+
+def test_integers_and_data_with_a_graph_are_data() -> None:
+    w = torch.tensor(2.0, requires_grad=True)
+    for x, y in ((X.long(), Y.long()), (X * w, (Y * w).requires_grad_())):
+        assert check_gradient(Linear(), x, y).passed
+
+
+def test_a_class_is_no_model() -> None:
+    kind: Any = Linear
+    with pytest.raises(
+        TypeError, match=r"^the model is <class .*Linear'>: give a torch\.nn\.Module"
+    ):
+        check_gradient(kind, X, Y)

@@ -87,12 +87,16 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
     cause what follows.
 
     Raises:
-        ValueError: they are not of the same parameters and dtype.
+        ValueError: they are not of the same parameters and dtype, or have no step in common.
     """
     if a.names != b.names:
         given = f"{list(a.names)} and {list(b.names)}"
         raise ValueError(f"parameters {given}: compare runs of one model")
     in_a, in_b = torch.isin(a.step, b.step), torch.isin(b.step, a.step)
+    if not in_a.any():
+        raise ValueError(
+            f"steps {_span(a)} and {_span(b)}: no step is in both; record the same ones"
+        )
     step, p, q = a.step[in_a], a.table[in_a], b.table[in_b]
     weights = slice(1, 1 + len(a.names))
     columns = [*a.names, *a.names, "loss"]
@@ -112,6 +116,10 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
         max_ulp=int(ulps(p[:, weights], q[:, weights]).max()),
         first_difference=first,
     )
+
+
+def _span(t: Trajectory) -> str:
+    return f"{int(t.step[0])} to {int(t.step[-1])}" if len(t.step) else "none"
 
 
 def which_half_differs(descend: Callable[[Update], Trajectory], a: Update, b: Update) -> str:

@@ -109,7 +109,12 @@ def check_optimizer(
 
     `kind` is called as torch.optim.SGD is, kind(params, lr=…, momentum=…, …). Options that it
     refuses with TypeError or ValueError are not held against it.
+
+    Raises:
+        TypeError: `kind` cannot be called.
     """
+    if not callable(kind):
+        raise TypeError(f"the optimizer is {kind!r}: give its class")
     checked = _Checked(kind, device)
     return OptimizerCheck([checked.finding(options) for options in option_sets()])
 

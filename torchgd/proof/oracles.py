@@ -9,7 +9,7 @@ from itertools import islice
 
 import mpmath
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import DTYPES, Model, scalars
@@ -21,6 +21,7 @@ from torchgd.proof.places import (
     Place,
     is_rounding,
     numbers_to_look_at,
+    real_numbers,
     weights_to_look_at,
 )
 from torchgd.proof.symbols import Derivation, Precise, derive, is_identity, notation
@@ -57,10 +58,15 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
     Shapes: x and y alike, any, with at least one sample.
 
     Raises:
-        ValueError: x and y differ in shape, or what `scalars` or the two gradients refuse.
+        TypeError: x or y is no tensor of real numbers, or the model is a class.
+        ValueError: x and y differ in shape, or hold what is not finite, or what `scalars` or the
+            two gradients refuse.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model is {model!r}: give a torch.nn.Module, made")
     scalars(model)
-    exact, x, y = deepcopy(model).to(torch.float64), x.flatten().double(), y.flatten().double()
+    x, y = (real_numbers(name, t) for name, t in (("x", x), ("y", y)))
+    exact = deepcopy(model).to(torch.float64)
     hearing = _Hearing(exact, x)
     manual_gradient(exact, x, y)  # which refuse what is no derivative
     autograd_gradient(exact, x, y)

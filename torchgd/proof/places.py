@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from torchgd.data import require_finite
 from torchgd.gradients import partial_derivatives
 from torchgd.models import Model, scalars
 from torchgd.proof.findings import Point
@@ -15,6 +16,17 @@ from torchgd.proof.findings import Point
 DECADES = [digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5)]
 BEYOND = [1e-12, 1e-6, 1e4, 1e6, 1e12]
 GENERIC = 7  # rows of weights: the model's own and random ones
+
+
+def real_numbers(name: str, t: Tensor) -> Tensor:
+    """Return real numbers of any kind and shape in float64, (N,)."""
+    if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool:
+        kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
+        raise TypeError(f"{name} is {kind}: give a tensor of real numbers")
+    numbers = t.detach().flatten().double()
+    if len(numbers):
+        require_finite(name, numbers)
+    return numbers
 
 
 def numbers_to_look_at(dtype: torch.dtype, device: torch.types.Device = None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils import vector_to_parameters
 
-from torchgd.data import Batches
+from torchgd.data import Batches, require_floats
 from torchgd.gradients import partial_derivatives, require_linear, same_dtype
 from torchgd.models import Model, scalars
 from torchgd.training import BatchesLike
@@ -116,6 +116,8 @@ def batch_rows(model: Model, batches: BatchesLike, epochs: int) -> Iterator[Tens
     vector_to_parameters(zeros, at_zero.parameters())
     for epoch in range(epochs):
         x, y, size = samples(batches, epoch)
+        require_floats("x", x)
+        require_floats("y", y)
         for name, w in parameters.items():
             same_dtype(name, w, y)
         require_linear(at_zero, x[:: 1 + len(x) // 4096].double())  # enough samples to tell
