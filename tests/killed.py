@@ -3,6 +3,7 @@
     python tests/killed.py SIGNAL WHAT COUNT [words of train.py]
 
 The signal comes when WHAT happens for the COUNT-th time: `step`, an optimizer begins a step;
+`figure`, one is about to be shown in TensorBoard;
 `open:NAME`, a file of that name is opened; `os.rename:NAME`, one is about to take that name;
 `os.truncate:NAME`, one is about to be cut off. A point of the work is the same on every machine,
 fast or slow, busy or idle; a moment is not.
@@ -21,6 +22,7 @@ import train
 
 from torchgd import ManualSGD
 from torchgd.experiment.command_line import run_script
+from torchgd.experiment.events import Events
 
 
 def main() -> int:
@@ -47,6 +49,12 @@ def main() -> int:
             return plain(self, closure)
 
         optimizer.step = step  # type: ignore[method-assign, assignment]
+
+    def add_figures(self: Any, *arguments: Any, plain: Any = Events.add_figures) -> Any:
+        happens("figure")
+        return plain(self, *arguments)
+
+    Events.add_figures = add_figures  # type: ignore[method-assign, assignment]
     sys.addaudithook(audit)
     return train.main(words)
 

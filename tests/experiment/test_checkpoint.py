@@ -309,6 +309,21 @@ def test_rows_that_are_not_the_checkpoints_are_refused(saved: Path, change: Any)
         find_start(Experiment(SHUFFLED), "manual", saved.parent)
 
 
+def test_one_flipped_bit_or_a_missing_end_of_the_rows_is_refused(saved: Path) -> None:
+    """500 random flips and 100 truncations of the part that the checkpoint is of."""
+    chance, experiment = random.Random(5), Experiment(SHUFFLED)
+    table, length = saved.with_name("trajectory.csv"), Checkpoint.load(saved).rows_length
+    rows = table.read_bytes()[:length]
+    damaged = [rows[: chance.randrange(length)] for _ in range(100)]
+    for _ in range(500):
+        place, bit = chance.randrange(length), 1 << chance.randrange(8)
+        damaged.append(rows[:place] + bytes([rows[place] ^ bit]) + rows[place + 1 :])
+    for content in damaged:
+        table.write_bytes(content)
+        with pytest.raises(ValueError, match=f"its first {length} bytes are not those that check"):
+            find_start(experiment, "manual", saved.parent)
+
+
 def test_rows_after_the_checkpoint_are_cut_off(saved: Path) -> None:
     experiment, table = Experiment(SHUFFLED), saved.with_name("trajectory.csv")
     with table.open("a", encoding="utf-8") as file:

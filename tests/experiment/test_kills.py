@@ -44,6 +44,7 @@ POINTS = (
     "open:.checkpoint.tmp.pt",
     "os.rename:checkpoint.pt",
     "os.truncate:trajectory.csv",
+    "os.rename:result.json",  # between the two updates
 )
 
 Stop = tuple[int, str, int]
@@ -100,6 +101,23 @@ def test_a_run_that_is_killed_as_it_begins(shell: Shell, what: str) -> None:
     assert left(parts) == left(shell.folder / "runs" / "whole")
 
 
+def test_a_run_that_is_killed_as_its_figures_are_drawn(shell: Shell) -> None:
+    """All else is there: it is finished, and plot.py draws them."""
+    process = killed(shell.folder, signal.SIGKILL, "figure", 1, "--name", "parts")
+    status, _, err = ended(process)
+    assert status == -signal.SIGKILL
+    assert err == "written to runs/parts; tensorboard --logdir runs\n"
+    assert shell("--resume", "runs/parts") == 0
+    assert shell.out == "runs/parts is finished, after 150 steps; --epochs can be raised\n"
+    assert shell("--name", "whole") == 0
+    assert left(shell.folder / "runs" / "parts") == left(shell.folder / "runs" / "whole")
+
+
+def test_between_the_two_updates(shell: Shell) -> None:
+    stops = [(signal.SIGKILL, "os.rename:result.json", 1)]
+    same_bits_though_killed(shell, [*LONG, "--epochs", "2"], stops)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_killed_25_times(shell: Shell, dtype: str) -> None:
@@ -107,7 +125,8 @@ def test_killed_25_times(shell: Shell, dtype: str) -> None:
     chance = random.Random(2)
     stops = [(signal.SIGKILL, "step", 1200)]  # there are checkpoints then
     for what in chance.choices(POINTS, k=24):
-        highest = {"step": 1200, "os.truncate:trajectory.csv": 1}.get(what, 12)
+        once = {"os.truncate:trajectory.csv": 1, "os.rename:result.json": 1}
+        highest = {"step": 1200, **once}.get(what, 12)
         stops.append((signal.SIGKILL, what, chance.randint(1, highest)))
     same_bits_though_killed(shell, [*LONG, "--epochs", "200", "--dtype", dtype], stops)
 
@@ -184,6 +203,22 @@ def test_a_full_disk_and_then_a_larger_one(shell: Shell, disk: Path) -> None:
         assert not list(disk.rglob(".*.tmp*"))
     remount(disk, "size=100m")
     goes_on(shell, disk / "parts")
+
+
+@pytest.mark.parametrize("words", [[], ["--lr", "0.01", "0.02"]])
+def test_a_disk_that_is_full_of_figures(shell: Shell, disk: Path, words: list[str]) -> None:
+    """The run is whole, and they can be drawn elsewhere."""
+    remount(disk, "size=160k")
+    shell.always = ()
+    assert shell("--log-dir", str(disk), "--name", "a", *words) == 2
+    assert shell.err.splitlines()[-1].startswith("train.py: ")
+    assert "No space left on device" in shell.err.splitlines()[-1]
+    assert "Traceback" not in shell.err
+    run = disk / "a" / ("lr-0.01" if words else "")
+    assert shell("--name", "whole", "--no-figures") == 0
+    assert left(run) == left(shell.folder / "runs" / "whole")
+    assert shell("--resume", str(run)) == 0
+    assert "is finished, after 150 steps" in shell.out
 
 
 def test_a_read_only_disk_is_one_line(shell: Shell, disk: Path) -> None:

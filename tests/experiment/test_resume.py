@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from helpers import EXPONENTIAL, left, read_csv, shown
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from torchgd.experiment.checkpoint import Checkpoint
+from torchgd.experiment.files import read_json
 from torchgd.experiment.folder import RunWriter, Start
 
 SHUFFLED = (
@@ -94,6 +96,19 @@ def test_an_interrupted_sweep_ends(shell: Shell) -> None:
         assert shell("--resume", f"runs/sweep/lr-{rate}") == 0
         assert shell("--lr", rate, "--name", rate) == 0
         assert left(Path("runs/sweep", f"lr-{rate}")) == left(Path("runs", rate))
+
+
+def test_a_clock_that_goes_backwards(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a day, between a run's start and its end: TensorBoard shows the same steps, once each."""
+    assert shell(*SHUFFLED, "--name", "whole") == 0
+    assert shell.stopped(50, *SHUFFLED, "--name", "parts") == 143
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 86400)
+    assert shell("--resume", "runs/parts", "--no-figures") == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+    for update in ("manual", "autograd"):
+        assert shown(Path("runs/parts", update)) == shown(Path("runs/whole", update))
+        assert read_json(Path("runs/parts", update, "result.json"))["seconds"] > 0
 
 
 def test_epochs_may_be_raised_after_the_end(shell: Shell) -> None:

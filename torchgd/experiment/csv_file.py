@@ -78,7 +78,7 @@ def _is_header(row: list[str]) -> bool:
 
 def _picked(where: str, row: list[str], header: list[str], columns: str | None) -> tuple[int, int]:
     """Return which columns are x and y."""
-    known = ", ".join(map(printable, header)) or f"1 to {len(row)}"
+    known = ", ".join(map(in_short, header)) or f"1 to {len(row)}"
     if columns is None:
         if len(row) == 2:
             return 0, 1
@@ -119,7 +119,7 @@ def _with_comma(cell: str, where: str) -> float:
     return _number(cell if both else cell.replace(",", ".", 1), where)
 
 
-def printable(text: str) -> str:
+def in_short(text: str) -> str:
     """Return a name as it may be shown anywhere, on a terminal, too."""
     shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
@@ -128,4 +128,4 @@ def printable(text: str) -> str:
 def named(heading: str) -> tuple[str, str]:
     """Split a column's heading into its name and, in brackets, its unit: speed (mph)."""
     name, unit = re.fullmatch(r"(.*?)(?:\s*[(\[]([^()\[\]]*)[)\]])?", heading).groups()  # type: ignore[union-attr]
-    return printable(name), printable(unit or "")
+    return in_short(name), in_short(unit or "")

@@ -143,8 +143,7 @@ def load(
     if path.suffix == ".npy":
         return _map_npy(path)
     x, y, names = read_csv(path, columns)
-    heads = [map(printable, named(name)) for name in names or ("x", "y")]
-    (x_name, x_unit), (y_name, y_unit) = heads
+    (x_name, x_unit), (y_name, y_unit) = map(named, names or ("x", "y"))
     return DataSet(printable(path.stem), x, y, x_unit, y_unit, x_name or "x", y_name or "y")
 
 
