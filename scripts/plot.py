@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchgd.experiment.command_line import Parser, refusing, run_script
+from torchgd.experiment.files import replacing
 from torchgd.figures import animate, draw, save
+from torchgd.figures.play import playable
 from torchgd.figures.runs import lay_together, read_runs
 
 
@@ -19,7 +21,8 @@ def make_parser() -> Parser:
         "updates, or runs/NAME/manual")  # fmt: skip
     add("--plane", type=lambda text: text.split(","), metavar="W,W", help="the parameters of the "
         "contour plot, such as w2,w1; default: the two that matter most")  # fmt: skip
-    add("--format", choices=["png", "svg", "pdf"], default="png", help="default: png")
+    add("--format", choices=["png", "svg", "pdf", "html"], default="png", help="default: png; "
+        "html is a page to play with, lesson.html")  # fmt: skip
     add("--animate", action="store_true", help="write descent.gif, too")
     add("--output", type=Path, metavar="DIR", help="where to write; default: the run's directory, "
         "of several the one that they are in")  # fmt: skip
@@ -49,8 +52,16 @@ def main(argv: list[str] | None = None) -> int:
     with refusing(parser, ValueError, OSError):
         output = arguments.output or folder(arguments.runs)
         descents = lay_together(read_runs(arguments.runs, arguments.model))
-        figures = draw(descents, arguments.plane)
+        if arguments.format == "html":
+            page = playable(descents, arguments.plane)
+        else:
+            figures = draw(descents, arguments.plane)
         output.mkdir(parents=True, exist_ok=True)
+        if arguments.format == "html":
+            with replacing(output / "lesson.html") as temporary:
+                temporary.write_text(page, encoding="utf-8")
+            print(output / "lesson.html")
+            return 0
         for file in save(figures, output, arguments.format):
             print(file)
         if arguments.animate:

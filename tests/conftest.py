@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import torch
 from helpers import ACCELERATORS, may_wait, wait_for
 from hypothesis import settings
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
 
 collect_ignore = ["compare_oracles.py"]  # a program, which needs jax
 
@@ -69,6 +72,25 @@ def named_device(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
     if device == pretend.NAME:  # which no script knows
         monkeypatch.setattr("torchgd.experiment.experiment.find_device", torch.device)
     return device
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Chrome]:
+    """A real browser, without a window."""
+    program, driver = next(filter(None, map(shutil.which, BROWSERS)), None), "chromedriver"
+    if program is None or shutil.which(driver) is None:
+        pytest.skip(f"no chromedriver with one of {', '.join(BROWSERS)}")
+    options = ChromeOptions()
+    options.binary_location = program
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1600,1400"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = Chrome(options=options, service=Service(shutil.which(driver)))
+    yield chrome
+    chrome.quit()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import plot
 import pytest
 import torch
 import train
@@ -35,6 +36,13 @@ def test_the_comparison_is_the_committed_one(again: Path) -> None:
     texts = [(run / "comparison.json").read_text(encoding="utf-8") for run in (REFERENCE, again)]
     assert texts[0] == texts[1]
     assert read_json(REFERENCE / "comparison.json")["identical"]
+
+
+def test_the_page_to_play_with_is_that_of_today(tmp_path: Path) -> None:
+    words = [str(REFERENCE), "--format", "html", "--output", str(tmp_path)]
+    assert plot.main(words) == 0
+    made = (tmp_path / "lesson.html").read_text(encoding="utf-8")
+    assert made == (REFERENCE / "lesson.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("update", UPDATES)

@@ -122,8 +122,10 @@ def test_any_csv_is_read_to_the_bit_or_refused_in_one_line(
     path.write_bytes(content)
     if data := read(path):
         cells = content.decode("utf-8-sig").replace("\r", "\n").replace('"', "").split("\n")
-        rows = [row.split(",") for row in cells if row]
-        pairs = [[float(cell) for cell in row] for row in rows[len(rows) - len(data.x) :]]
+        mark = next((mark for mark in ";\t" if mark in cells[0]), ",")
+        rows = [row.split(mark) for row in cells if row]
+        numbers = rows[len(rows) - len(data.x) :]
+        pairs = [[float(cell.replace(",", ".")) for cell in row] for row in numbers]
         assert torch.stack([data.x, data.y], dim=1).tolist() == pairs
 
 

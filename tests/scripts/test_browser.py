@@ -1,27 +1,16 @@
 """TensorBoard's pages in a real browser, as a user sees them."""
 
 import base64
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 
 from torchgd.figures import page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.processes,
-    pytest.mark.skipif(
-        not (BROWSER and DRIVER), reason=f"no chromedriver with one of {', '.join(BROWSERS)}"
-    ),
-]
+pytestmark = pytest.mark.processes
 
 # The texts and the loaded images' addresses. TensorBoard's pages are made of web components, whose
 # text innerText does not reach.
@@ -38,17 +27,6 @@ const walk = (node) => {
 walk(document.body);
 return found.filter((text) => text);
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chrome]:
-    options = ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1600,1400"):
-        options.add_argument(f"--{argument}")
-    driver = Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
 
 
 def wait_for(browser: Chrome, address: str, page: str, *wanted: str) -> list[str]:

@@ -1,0 +1,264 @@
+"""The page to play with, in a real browser: its bits, and each control as a person uses it."""
+
+import json
+import math
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import plot
+import pytest
+import torch
+import train
+from helpers import ROOT, Shell, shell_of
+from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.select import Select
+
+from torchgd.experiment.folder import read_run
+
+pytestmark = pytest.mark.processes
+shell = shell_of(plot.main)
+trained = shell_of(train.main, "--update", "manual", "--no-figures", "--name", "a")
+
+
+def opened(browser: Chrome, run: str = str(ROOT / "runs" / "reference" / "manual")) -> Chrome:
+    """Write the page of a run and open it."""
+    assert plot.main([run, "--format", "html", "--output", "."]) == 0
+    browser.get(Path("lesson.html").absolute().as_uri())
+    return browser
+
+
+def of(browser: Chrome, name: str) -> Any:
+    return browser.find_element(By.ID, name)
+
+
+def state(browser: Chrome, what: str) -> Any:
+    return browser.execute_script(f"return {what}")  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def page(browser: Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chrome:
+    """The lesson's."""
+    monkeypatch.chdir(tmp_path)
+    return opened(browser)
+
+
+CASES = {
+    "": 150,
+    "--momentum 0.9": 150,
+    "--model quadratic --epochs 5": 100,
+    "--model quadratic --batch-size full --epochs 100": 100,
+    "--model quadratic --batch-size 4 --epochs 20": 100,
+    "--model quadratic --data cars --standardize --epochs 2": 100,
+    "--model quadratic --data cars --standardize --batch-size full --epochs 100 --lr auto": 100,
+    "--data hubble --bias --lr 0.05 --batch-size full --epochs 100 --momentum 0.5": 100,
+    "--lr 1 --epochs 40": 120,
+}
+
+
+@pytest.mark.parametrize("flags", CASES)
+def test_its_steps_have_the_bits_of_the_runs(trained: Shell, browser: Chrome, flags: str) -> None:
+    """Loss, weights and gradients at each step, and the last weights."""
+    count = CASES[flags]
+    trained(*flags.split())
+    opened(browser, "runs/a/manual")
+    *steps, last = state(browser, f"pathOf({count})")
+    _, path = read_run(Path("runs/a/manual"))
+    expected = path.table[:count]
+    assert torch.equal(torch.tensor(steps, dtype=torch.float64), expected)
+    weights = path.table[count, 1 : 1 + len(path.names)]
+    assert torch.equal(torch.tensor(last, dtype=torch.float64), weights)
+
+
+def test_a_product_and_a_sum_are_rounded_once(page: Chrome) -> None:
+    """Against Python's fractions: cancellation, ties, subnormal numbers, overflow."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    scales = torch.randint(-1060, 1000, (400, 3), generator=generator).double()
+    wild = torch.ldexp(drawn, (scales * torch.tensor([0.5, 0.5, 1.0])).int())
+    near = torch.stack([drawn[:, 0], drawn[:, 1], -drawn[:, 0] * drawn[:, 1]], dim=1)
+    tie, tiny = [1 + 2**-52, 1 + 2**-52, 0.0], [2.0**-537, 2.0**-538, 5e-324]
+    ends = [tie, tiny, [2.0**-600, 2.0**-474, 0.0], [1e200, 1e200, 0.0], [1e200, -1e200, 1e300]]
+    some = [*wild.tolist(), *near.tolist(), *ends]
+    found = state(page, f"{json.dumps(some)}.map(([a, b, c]) => String(fma(a, b, c)))")
+    for (a, b, c), text in zip(some, found, strict=True):
+        exact = Fraction(a) * Fraction(b) + Fraction(c)
+        try:
+            expected = float(exact)
+        except OverflowError:
+            expected = math.inf if exact > 0 else -math.inf
+        assert float(text.replace("Infinity", "inf")) == expected
+
+
+def test_step_back_run_and_reset(page: Chrome) -> None:
+    assert of(page, "said").text == "Press Step."
+    assert not of(page, "back").is_enabled()
+    of(page, "step").click()
+    of(page, "step").click()
+    assert of(page, "said").text.splitlines() == [
+        "∂loss/∂w = 2x(w·x − y) = 2·2·(1.02·2 − 4) = −7.84",
+        "w ← w − α·∂loss/∂w = 1.02 − 0.01·(−7.84) = 1.0984",
+        "the loss of sample 2 was 3.8415999999999997",
+    ]
+    of(page, "back").click()
+    assert "2·1·(1·1 − 2) = −2" in of(page, "said").text
+    page.find_element(By.TAG_NAME, "body").send_keys("s")  # keys do the same
+    assert of(page, "number").text == "2"
+    page.find_element(By.TAG_NAME, "body").send_keys("b")
+    assert of(page, "number").text == "1"
+    of(page, "run").click()
+    while int(of(page, "number").text) < 5:
+        pass
+    of(page, "run").click()
+    assert of(page, "run").text == "Run"
+    of(page, "reset").click()
+    assert of(page, "number").text == "0"
+
+
+def test_the_weight_is_dragged_and_moved_by_keys(page: Chrome) -> None:
+    before = state(page, "now().w[0]")
+    ActionChains(page).drag_and_drop_by_offset(of(page, "weight"), 60, 0).perform()
+    dragged = state(page, "now().w[0]")
+    assert dragged > before + 0.2
+    of(page, "weight").send_keys(Keys.ARROW_LEFT)
+    of(page, "weight").send_keys(Keys.ARROW_LEFT)
+    assert before < state(page, "now().w[0]") < dragged
+    assert state(page, "document.activeElement.id") == "weight"
+
+
+def test_a_sample_is_dragged_and_moved_by_keys(page: Chrome) -> None:
+    """And least squares follow, and the largest stable rate."""
+
+    def sample() -> Any:
+        return page.find_element(By.CSS_SELECTOR, "[data-sample='2']")
+
+    before = state(page, "[run.x[2], run.y[2], state.known.stable]")
+    ActionChains(page).drag_and_drop_by_offset(sample(), -30, 40).perform()
+    after = state(page, "[run.x[2], run.y[2], state.known.stable]")
+    assert after[0] < before[0]
+    assert after[1] < before[1]
+    assert after[2] > before[2]
+    sample().send_keys(Keys.ARROW_UP)
+    assert state(page, "run.y[2]") > after[1]
+    of(page, "reset").click()
+    assert state(page, "[run.x[2], run.y[2], state.known.stable]") == before
+
+
+def test_rates_are_named(page: Chrome) -> None:
+    known = state(page, "state.known")
+    assert known["stable"] == pytest.approx(0.204018, rel=1e-5)
+    assert known["best"] == pytest.approx(1 / 18)
+    typed = of(page, "rate-number")
+    typed.clear()
+    typed.send_keys("0.21")
+    assert of(page, "rate-said").text == (
+        "α = 0.21. α is above 0.204018, the largest stable rate: the descent climbs."
+    )
+    for _ in range(60):
+        of(page, "step").click()
+    assert abs(state(page, "now().w[0]") - 2) > 1
+    of(page, "rate").send_keys(Keys.ARROW_LEFT)
+    assert "0.21." not in of(page, "rate-said").text
+    Select(of(page, "batch")).select_by_visible_text("all 3")
+    assert state(page, "state.known.stable") == pytest.approx(3 / 14)
+    assert state(page, "state.known.best") == pytest.approx(3 / 28)
+    of(page, "step").click()
+    assert of(page, "said").text.startswith("∂loss/∂w = (2/3) Σ x(w·x − y) = −9.333333333333332")
+    momentum = of(page, "momentum")
+    momentum.clear()
+    momentum.send_keys("0.5", Keys.TAB)
+    assert state(page, "state.known.stable") == pytest.approx(1.5 * 3 / 14, rel=1e-6)
+
+
+def test_ones_own_derivative(page: Chrome) -> None:
+    box = of(page, "own")
+    box.send_keys("2x(wx - y)")
+    assert of(page, "own-said").text == "✓ right at 20 random points"
+    box.clear()
+    box.send_keys("2(w·x − y)")
+    assert of(page, "own-said").text.startswith("✗ wrong: at x = ")
+    of(page, "use-own").click()
+    of(page, "step").click()
+    assert of(page, "said").text.splitlines()[0] == "∂loss/∂w = 2(w·x − y) = −2   (yours)"
+    faults = {
+        "2q": "q is not understood", "2*(x": "a bracket is not closed",
+        "2*": "something is missing at the end", "2)": ") stands at a wrong place",
+    }  # fmt: skip
+    for text, message in faults.items():
+        box.clear()
+        box.send_keys(text)
+        assert message in of(page, "own-said").text
+
+
+@pytest.mark.parametrize(("mistake", "w"), [
+    ("half", 1 + 0.005 * 28 / 3), ("sum", 1 + 0.03 * 28 / 3), ("no zero_grad", 1 + 0.01 * 28 / 3),
+    ("sign", 1 - 0.01 * 28 / 3),
+])  # fmt: skip
+def test_a_mistake_beside_the_right_descent(page: Chrome, mistake: str, w: float) -> None:
+    Select(of(page, "batch")).select_by_visible_text("all 3")
+    page.find_element(By.CSS_SELECTOR, f"input[value='{mistake}']").click()
+    assert of(page, "mistake-said").text
+    of(page, "step").click()
+    right, wrong = state(page, "[now().w[0], wrongNow().w[0]]")
+    assert right == pytest.approx(1 + 0.01 * 28 / 3)
+    assert wrong == pytest.approx(w)
+    assert page.find_elements(By.CSS_SELECTOR, "#loss path.wrong")
+
+
+def test_it_is_one_small_file_that_asks_for_nothing(page: Chrome) -> None:
+    assert Path("lesson.html").stat().st_size < 150_000
+    assert state(page, "performance.getEntriesByType('resource').length") == 0
+    assert page.get_log("browser") == []  # type: ignore[no-untyped-call]
+    text = Path("lesson.html").read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)=", text)
+
+
+@pytest.mark.parametrize("width", [360, 1600])
+def test_it_fits_a_phone_and_a_screen(page: Chrome, width: int) -> None:
+    page.set_window_size(max(width, 500), 900)
+    page.execute_script(f"document.body.style.width = '{width - 40}px'")  # type: ignore[no-untyped-call]
+    wide = state(page, "Math.max(...[...document.querySelectorAll('svg, button, pre')]"
+                       ".map((node) => node.getBoundingClientRect().right))")  # fmt: skip
+    assert wide <= max(width, 500)
+    page.set_window_size(1600, 1400)
+
+
+def test_names_that_are_html_are_texts(trained: Shell, browser: Chrome) -> None:
+    """Of a file's columns and their units, and of the file."""
+    hostile = "</script><img src=x onerror=alert(1)>"
+    name = "a<b>&amp;.csv"
+    Path(name).write_text(f"x ({hostile}),y <i>\n1,2\n2,4\n", encoding="utf-8")
+    assert trained("--data", name) == 0
+    opened(browser, "runs/a/manual")
+    assert state(browser, "document.images.length + document.querySelectorAll('i').length") == 0
+    assert "onerror" in state(browser, "document.querySelector('#fit').textContent")
+    assert "a<b>&amp;" in of(browser, "about").text
+    of(browser, "step").click()
+    assert of(browser, "number").text == "1"
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ("--weight-decay 0.1", "weight_decay 0.1: the page knows momentum alone"),
+    ("--momentum 0.9 --nesterov", "nesterov True: the page knows momentum alone"),
+    ("--data synthetic:1001 --epochs 1", "1001 samples: the page draws 1000 at most"),
+])  # fmt: skip
+def test_what_it_does_not_know_is_refused(
+    trained: Shell, shell: Shell, flags: str, message: str
+) -> None:
+    assert trained(*flags.split()) == 0
+    assert shell("runs/a/manual", "--format", "html") == 2
+    assert shell.err == f"plot.py: {message}\n"
+    assert not Path("runs/a/manual/lesson.html").exists()
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    ("--dtype float32", "the run was in float32"), ("--shuffle", "its batches were shuffled"),
+])  # fmt: skip
+def test_where_bits_may_differ_it_says_so(
+    trained: Shell, browser: Chrome, flags: str, said: str
+) -> None:
+    assert trained(*flags.split()) == 0
+    opened(browser, "runs/a/manual")
+    assert f"(here they may differ: {said})" in of(browser, "about").text
