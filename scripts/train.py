@@ -18,11 +18,13 @@ import torch
 from torchgd.experiment.checkpoint import Saver
 from torchgd.experiment.command_line import Parser, cadence, refusing, run_script
 from torchgd.experiment.configuration import Configuration, add_flags, finite
+from torchgd.experiment.earlier import CHOICES
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import printable, write_json
 from torchgd.experiment.folder import RunWriter
 from torchgd.experiment.goal import least_squares, what_would_help
 from torchgd.experiment.outcome import Hooks, Outcome, ignore, run_update
+from torchgd.experiment.parallel import fits_machine_code, numba_is_there
 from torchgd.experiment.parting import by_rounding
 from torchgd.experiment.progress import Progress
 from torchgd.experiment.ranks import (
@@ -42,7 +44,7 @@ from torchgd.experiment.report import (
     verdict,
     who_diverged,
 )
-from torchgd.experiment.run import CHOICES, Run
+from torchgd.experiment.run import Run
 from torchgd.proof.compare import Comparison, compare
 from torchgd.trajectory import Trajectory
 
@@ -233,7 +235,9 @@ def carry_out(
     """Train with each update; return what they came to, and the exit status."""
     for change in environment_changes(next(iter(run.configs.values()))) if FIRST else ():
         print(f"{parser.prog}: {change}", file=sys.stderr)
-    if run.experiment.lacks_numba and "manual" in run.configs:
+    of = run.experiment
+    wanted = of.configuration.compile and "manual" in run.configs and not numba_is_there()
+    if wanted and fits_machine_code(of.new_model(), of.batches):
         print("train.py: for a loop of machine code: pip install 'torchgd[fast]'", file=sys.stderr)
     with refusing(parser, ValueError, RankError), mending(parser, run), ExitStack() as opened:
         outcomes: list[Outcome] = []

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from torchgd import Linear, Quadratic
 from torchgd.experiment.checkpoint import DIGEST, Checkpoint, Saver
 from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.earlier import find_start
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.folder import RunWriter, Start, read_run
 from torchgd.experiment.outcome import Hooks, Outcome, ignore, never, run_update
 from torchgd.experiment.report import config_json
-from torchgd.experiment.run import find_start
 
 SHUFFLED = Configuration(
     model="quadratic", data="cars", standardize=True, lr=0.01, momentum=0.9, epochs=3,

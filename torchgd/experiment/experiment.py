@@ -219,10 +219,9 @@ class Experiment:
             model = self.new_model()
             call_user_code(self.configuration.model, gradient, model, x, y)
         compiles = self.configuration.compile  # the loop by hand, or else the gradients
-        loop = compiles and fits_machine_code(model, self.batches)
-        self.machine_code = loop and numba_is_there()
-        self.lacks_numba = loop and not self.machine_code
-        if compiles and not self.machine_code:
+        loop = compiles and numba_is_there() and fits_machine_code(model, self.batches)
+        self.machine_code = loop
+        if compiles and not loop:
             refuse_no_compiler(lambda: compiled(manual_gradient, x)(model, x, y))
 
     def descend(self, update: Update, options: Mapping[str, Any]) -> Trajectory:

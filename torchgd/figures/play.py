@@ -6,6 +6,7 @@ from importlib.resources import files
 from torchgd.experiment.experiment import Experiment
 from torchgd.figures.descent import plane_of
 from torchgd.figures.runs import Run, Runs
+from torchgd.machine_code import MOST as TERMS
 from torchgd.models import Linear, Quadratic
 
 MOST = 1000  # samples, of which each is drawn
@@ -45,13 +46,12 @@ def described(run: Run, plane: list[str] | None) -> dict[str, object]:
     experiment, c = run.experiment, run.experiment.configuration
     data, names = experiment.data, run.landscape.names
     i, *rest = plane_of([run], plane) if len(names) > 1 else [0]
-    batches = experiment.batches
+    batches, size = experiment.batches, experiment.batches.batch_size
     formula = {"w2": "x²·w2", "w1": "x·w1", "w": "w·x", "b": "b"}
     unlike = [
         "the run was in float32" * (c.dtype == "float32"),
         "its batches were shuffled" * c.shuffle,
-        "of more than 256 samples torch adds in another order"
-        * (experiment.batches.batch_size > 256),
+        "n > 256 terms torch adds in another order, by at most n·ε·Σ|terms|" * (size > TERMS),
     ]
     return {
         "title": run.title,
@@ -65,7 +65,7 @@ def described(run: Run, plane: list[str] | None) -> dict[str, object]:
         "plane": [i, rest[0] if rest else None],
         "lr": c.lr,
         "momentum": c.momentum,
-        "batch_size": batches.batch_size,
+        "batch_size": size,
         "exact": f" (here they may differ: {', '.join(filter(None, unlike))})" * any(unlike),
     }
 
