@@ -6,6 +6,7 @@ What is refused leaves every file as it was, and nothing that is printed is more
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,22 @@ from helpers import Shell, shell_of
 from torch import Tensor
 
 shell = shell_of(train.main, "--no-figures")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lesson's run, of which each test spoils a copy."""
+    folder = tmp_path_factory.mktemp("made")
+    assert train.main(["--no-figures", "--log-dir", str(folder), "--name", "a"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def runs(shell: Shell, made: Path) -> None:
+    """It is runs/a in the folder of the test."""
+    shutil.copytree(made, shell.folder / "runs")
+
+
 ESCAPE = "\x1b[2J\nforged"
 F64 = torch.float64
 
@@ -48,7 +65,6 @@ def nested(depth: int) -> Any:
     {"dtype": nested(500)},
 ], ids=lambda values: str(values)[:40])  # fmt: skip
 def test_what_no_config_says_is_refused(shell: Shell, values: dict[str, Any]) -> None:
-    assert shell("--name", "a") == 0
     changed(values)
     before = contents(Path("runs"))
     assert shell("--resume", "runs/a", "--epochs", "60") == 2
@@ -65,7 +81,6 @@ def test_what_no_config_says_is_refused(shell: Shell, values: dict[str, Any]) ->
 ], ids=lambda values: str(values)[:40])  # fmt: skip
 def test_what_decides_nothing_is_no_harm(shell: Shell, values: dict[str, Any]) -> None:
     """And config.json, written again, says what is so, but for where the run began."""
-    assert shell("--name", "a") == 0
     before = json.loads(Path("runs/a/manual/config.json").read_text(encoding="utf-8"))
     changed(values)
     assert shell("--resume", "runs/a", "--epochs", "60") == 0
@@ -112,7 +127,6 @@ FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
 @pytest.mark.parametrize("name", FORGED)
 def test_a_checkpoint_with_a_right_checksum_is_refused(shell: Shell, name: str) -> None:
     """In bounded memory: a tensor of 10⁸ numbers would be 0.8 GB if it were made."""
-    assert shell("--name", "a", "--update", "manual") == 0
     path = Path("runs/a/manual/checkpoint.pt")
     content = torch.load(io.BytesIO(path.read_bytes()[:-32]), weights_only=True)
     FORGED[name](content)

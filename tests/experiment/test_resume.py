@@ -93,8 +93,8 @@ def test_an_interrupted_sweep_ends(shell: Shell) -> None:
     said = "train.py: runs/sweep holds several runs: give one, such as runs/sweep/lr-0.01\n"
     assert shell.err == said
     for rate in ("0.01", "0.02"):
-        assert shell("--resume", f"runs/sweep/lr-{rate}") == 0
-        assert shell("--lr", rate, "--name", rate) == 0
+        assert shell("--resume", f"runs/sweep/lr-{rate}", "--no-figures") == 0
+        assert shell("--lr", rate, "--name", rate, "--no-figures") == 0
         assert left(Path("runs/sweep", f"lr-{rate}")) == left(Path("runs", rate))
 
 

@@ -195,12 +195,11 @@ def test_where_torch_rounds_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("capability", ["default", "avx2"])
-def test_it_is_known_whether_torch_fuses(tmp_path: Path, capability: str) -> None:
-    """By two elements' results, of a tensor of many, which is not computed as one number is."""
+def test_it_is_known_whether_torch_fuses(tmp_path: Path) -> None:
+    """Where it does not, by the results of one element and of many."""
     program = tmp_path / "fuses.py"
     program.write_text(FUSES, encoding="utf-8")
-    process = script(tmp_path, file=program, ATEN_CPU_CAPABILITY=capability)
+    process = script(tmp_path, file=program, ATEN_CPU_CAPABILITY="default")
     assert ended(process) == (0, "as it is known\n", "")
 
 

@@ -5,10 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, ended, script
 from selenium.webdriver import Chrome
-
-from torchgd.figures import page
 
 pytestmark = pytest.mark.processes
 
@@ -46,10 +44,10 @@ def wait_for(browser: Chrome, address: str, page: str, *wanted: str) -> list[str
 RUNS = ("lesson/manual", "lesson/autograd")
 
 
-def test_the_lessons_page(browser: Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lessons_page(browser: Chrome, tmp_path: Path) -> None:
     """All of its pictures are in it, and nothing is asked for elsewhere."""
-    monkeypatch.chdir(tmp_path)
-    assert page.main(str(ROOT / "scripts" / "lesson.py"), ["--html", "page.html"]) == 0
+    process = script(tmp_path, "--html", "page.html", file=ROOT / "scripts" / "lesson.py")
+    assert ended(process) == (0, "page.html\n", "")
     browser.get((tmp_path / "page.html").as_uri())
     widths = "return [...document.images].map((image) => image.complete && image.naturalWidth)"
     assert len(found := browser.execute_script(widths)) == 6  # type: ignore[no-untyped-call]

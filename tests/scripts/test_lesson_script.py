@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ROOT, Shell, ended, same_trajectory, script, shell_of
+from helpers import ROOT, Shell, same_trajectory, shell_of
 
 from torchgd import Batches, Linear, ManualSGD, Quadratic, affine_trajectory, train
 from torchgd.experiment.sources import load
@@ -176,12 +176,3 @@ def test_bad_requests_end_in_one_line(
     monkeypatch.setattr(page, "page", lambda path: "")
     assert shell(*words.split()) == 2
     assert shell.err == f"lesson.py: {message}\n"
-
-
-@pytest.mark.processes
-def test_as_a_process(tmp_path: Path) -> None:
-    status, out, err = ended(script(tmp_path, file=LESSON))
-    assert (status, err) == (0, "")
-    assert [line for line in out.splitlines() if re.match(r"\d+\. ", line)] == [
-        f"{k}. {title}" for k, title in enumerate(TITLES, start=1)
-    ]
