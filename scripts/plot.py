@@ -52,16 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     with refusing(parser, ValueError, OSError):
         output = arguments.output or folder(arguments.runs)
         descents = lay_together(read_runs(arguments.runs, arguments.model))
-        if arguments.format == "html":
-            page = playable(descents, arguments.plane)
-        else:
-            figures = draw(descents, arguments.plane)
+        as_page = arguments.format == "html"
+        page = playable(descents, arguments.plane) if as_page else ""
+        figures = {} if as_page else draw(descents, arguments.plane)
         output.mkdir(parents=True, exist_ok=True)
-        if arguments.format == "html":
+        if page:
             with replacing(output / "lesson.html") as temporary:
                 temporary.write_text(page, encoding="utf-8")
             print(output / "lesson.html")
-            return 0
         for file in save(figures, output, arguments.format):
             print(file)
         if arguments.animate:
