@@ -69,6 +69,8 @@ def process_group() -> Iterator[None]:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        # All have met before one goes on, and perhaps away: else the others would wait for it.
+        dist.all_reduce(torch.zeros(1))
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
         reason = str(error).partition("\n")[0]
