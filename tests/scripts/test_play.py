@@ -142,6 +142,9 @@ def test_a_sample_is_dragged_and_moved_by_keys(page: Chrome) -> None:
     assert after[2] > before[2]
     sample().send_keys(Keys.ARROW_UP)
     assert state(page, "run.y[2]") > after[1]
+    assert state(page, "document.activeElement.getAttribute('aria-label')") == "sample 3"
+    x, y = (torch.tensor(state(page, f"run.{name}"), dtype=torch.float64) for name in "xy")
+    assert state(page, "view.best[0]") == pytest.approx((x @ y / (x @ x)).item())
     of(page, "reset").click()
     assert state(page, "[run.x[2], run.y[2], state.known.stable]") == before
 
@@ -190,6 +193,65 @@ def test_ones_own_derivative(page: Chrome) -> None:
         box.clear()
         box.send_keys(text)
         assert message in of(page, "own-said").text
+
+
+def test_what_is_written_is_of_the_step_that_was_taken(page: Chrome) -> None:
+    """Whatever is changed after it."""
+    of(page, "step").click()
+    before = of(page, "said").text
+    of(page, "rate-number").send_keys(Keys.CONTROL, "a", Keys.NULL, "0.1")
+    assert of(page, "said").text == before
+    of(page, "own").send_keys("x(w*x - y)")
+    of(page, "use-own").click()
+    of(page, "step").click()
+    before = of(page, "said").text
+    assert "= x(w*x - y) = −3.92" in before
+    of(page, "use-own").click()
+    assert of(page, "said").text == before
+
+
+@pytest.mark.parametrize(("text", "right"), [
+    ("x^-1*x^2*2*(w*x-y)", True), ("-2x(y - w x)", True), ("6/-2*x*(y-w*x)*2/-3*-1", True),
+    ("2x(y - w·x)", False), ("0/0", False), ("(" * 201, None),
+])  # fmt: skip
+def test_how_a_derivative_is_read(page: Chrome, text: str, right: bool | None) -> None:
+    of(page, "own").send_keys(text)
+    said = {True: "✓ right", False: "✗ wrong", None: "✗ that is longer than 200 characters"}[right]
+    assert of(page, "own-said").text.startswith(said)
+
+
+def test_a_descent_that_diverges_says_so_and_stops(page: Chrome) -> None:
+    page.get_log("browser")  # type: ignore[no-untyped-call]
+    of(page, "rate-number").send_keys(Keys.CONTROL, "a", Keys.NULL, "1e150")
+    of(page, "run").click()
+    while of(page, "run").text != "Run":
+        pass
+    assert of(page, "said").text.endswith("The descent has diverged: press Back, or Reset.")
+    count = of(page, "number").text
+    of(page, "step").click()
+    assert of(page, "number").text == count
+    assert page.get_log("browser") == []  # type: ignore[no-untyped-call]
+    of(page, "reset").click()
+    assert of(page, "rate-said").text.startswith(
+        "α = 0.01. Stable up to 0.204018; an epoch shrinks"
+    )
+
+
+def test_what_is_no_rate_is_said(page: Chrome) -> None:
+    box = of(page, "rate-number")
+    for text, last in {"-1": "0.01", "1e": "1"}.items():  # 1 is one, on the way
+        box.send_keys(Keys.CONTROL, "a", Keys.NULL, text)
+        assert of(page, "rate-said").text == f"Type a number, 0 or more; α stays {last}."
+    box.send_keys(Keys.CONTROL, "a", Keys.NULL, "0")
+    assert of(page, "rate-said").text == "α = 0. It stands still."
+
+
+def test_data_that_do_not_determine_the_weights(trained: Shell, browser: Chrome) -> None:
+    Path("two.csv").write_text("x,y\n1,2\n1,2\n", encoding="utf-8")
+    assert trained("--data", "two.csv", "--bias") == 0
+    opened(browser, "runs/a/manual")
+    said = "The data do not determine the weights: there is no one minimum."
+    assert of(browser, "rate-said").text.endswith(said)
 
 
 @pytest.mark.parametrize(("mistake", "w"), [
@@ -255,7 +317,8 @@ def test_what_it_does_not_know_is_refused(
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    ("--dtype float32", "the run was in float32"), ("--shuffle", "its batches were shuffled"),
+    ("--dtype float32", "the run was in float32"),
+    ("--shuffle", "its batches were shuffled, and here they come in order"),
     ("--data synthetic:257 --batch-size full --epochs 1",
      "n > 256 terms torch adds in another order, by at most n·ε·Σ|terms|"),
 ])  # fmt: skip
@@ -264,4 +327,4 @@ def test_where_bits_may_differ_it_says_so(
 ) -> None:
     assert trained(*flags.split()) == 0
     opened(browser, "runs/a/manual")
-    assert f"(here they may differ: {said})" in of(browser, "about").text
+    assert f"Its numbers are not the run's: {said}." in of(browser, "about").text

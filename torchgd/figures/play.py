@@ -50,7 +50,7 @@ def described(run: Run, plane: list[str] | None) -> dict[str, object]:
     formula = {"w2": "x²·w2", "w1": "x·w1", "w": "w·x", "b": "b"}
     unlike = [
         "the run was in float32" * (c.dtype == "float32"),
-        "its batches were shuffled" * c.shuffle,
+        "its batches were shuffled, and here they come in order" * c.shuffle,
         "n > 256 terms torch adds in another order, by at most n·ε·Σ|terms|" * (size > TERMS),
     ]
     return {
@@ -66,7 +66,9 @@ def described(run: Run, plane: list[str] | None) -> dict[str, object]:
         "lr": c.lr,
         "momentum": c.momentum,
         "batch_size": size,
-        "exact": f" (here they may differ: {', '.join(filter(None, unlike))})" * any(unlike),
+        "exact": f"Its numbers are not the run's: {'; '.join(filter(None, unlike))}."
+        if any(unlike)
+        else "Every number here has the same bits as PyTorch's.",
     }
 
 
