@@ -164,29 +164,33 @@ def draw_figures(experiment: Experiment, outcomes: list[Outcome], writers: list[
     if experiment.streams:
         print("no figures: the data are read in chunks", file=sys.stderr)
         return
-    from torchgd.figures import draw  # here, for a run without figures needs no matplotlib
-    from torchgd.figures.runs import lay_together
-
-    try:
-        figures = draw(lay_together([(o.update, experiment, o.trajectory) for o in outcomes]))
-    except (ValueError, RuntimeError) as error:  # a user's model may have no second derivative
-        print(f"no figures: {str(error).partition(chr(10))[0]}", file=sys.stderr)
-        return
+    figures = drawn([(o.update, experiment, o.trajectory) for o in outcomes])
     writers[0].events.add_figures(figures, int(outcomes[0].trajectory.step[-1]))
 
 
 def draw_together(found: list[tuple[Run, Outcome]]) -> None:
     """Draw the runs of a sweep, laid over each other, into the directory that they share."""
-    from torchgd.figures import draw, save
-    from torchgd.figures.runs import lay_together
-
     by_first = [(run, outcome) for run, outcome in found if outcome.update == found[0][1].update]
-    laid = lay_together([
+    figures = drawn([
         (f"α = {run.experiment.options['lr']:g}", run.experiment, outcome.trajectory)
         for run, outcome in by_first
     ])  # fmt: skip
-    for file in save(draw(laid), found[0][0].directory.parent, "png"):
-        print(f"drawn in {file}", file=sys.stderr)
+    from torchgd.figures import save
+
+    for file in save(figures, found[0][0].directory.parent, "png"):
+        print(printable(f"drawn in {file}"), file=sys.stderr)
+
+
+def drawn(runs: list[tuple[str, Experiment, Trajectory]]) -> dict[str, Any]:
+    """Return the figures of labelled runs, none where they cannot be drawn, which is said."""
+    from torchgd.figures import draw  # here, for a run without figures needs no matplotlib
+    from torchgd.figures.runs import lay_together
+
+    try:
+        return draw(lay_together(runs))
+    except (ValueError, RuntimeError) as error:  # a user's model may have no second derivative
+        print(printable(f"no figures: {str(error).partition(chr(10))[0]}"), file=sys.stderr)
+        return {}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -224,7 +228,7 @@ def train_all(parser: Parser, arguments: argparse.Namespace) -> int:
             return status
         found += [(run, outcome) for outcome in outcomes]
     if len(runs) > 1 and not arguments.no_figures:
-        with refusing(parser, ValueError), mending(parser, runs[0]):
+        with mending(parser, runs[0]):
             draw_together(found)
     return max(statuses)
 

@@ -744,6 +744,14 @@ def test_several_rates_are_a_run_each_and_one_figure(shell: Shell) -> None:
     assert shell("--resume", "runs/sweep/lr-0.05", "--epochs", "6") == 0
 
 
+def test_a_sweep_that_cannot_be_drawn_says_so(shell: Shell) -> None:
+    shell.always = ()
+    words = "--model once.py:Mine --lr 0.001 0.002 --epochs 2 --name sweep"
+    assert shell(*words.split()) == 0
+    assert shell.err.splitlines()[-1].startswith("no figures: Output 0 of the user-provided")
+    assert sorted(path.name for path in Path("runs/sweep").iterdir()) == ["lr-0.001", "lr-0.002"]
+
+
 def test_a_sweep_in_which_one_diverges(shell: Shell) -> None:
     assert shell("--lr", "0.01", "1", "--epochs", "200", "--name", "sweep") == 1
     files = [Path("runs/sweep", name, "manual", "result.json") for name in ("lr-0.01", "lr-1.0")]
