@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ def train(
         saver = Saver(ignore, **arguments.checkpoint_every)
         return run_update(experiment, update, predict, Hooks(stop=stop, saver=saver), start)
     done = 0 if start is None else start.checkpoint.step
-    with Progress(experiment, update, done, new=not run.again) as progress:
+    with closing(Progress(experiment, update, done, new=not run.again)) as progress:
 
         def on_piece(piece: Trajectory) -> None:
             writer.record(piece)

@@ -31,11 +31,10 @@ DIGITS = {torch.float32: ".9g", torch.float64: ".17g"}
 
 def runs_in(path: Path) -> list[Path]:
     """Return the runs in runs/NAME, such as manual and autograd, or in a sweep; else the path."""
-    found = [*path.glob(f"*/{TABLE}")] or [*path.glob(f"*/*/{TABLE}")]
-    order = {"manual": 0, "right": 0}  # the first, by whatever name the other comes
-    inside = (file.parent for file in found)
-    key = lambda run: (order.get(run.name, 1), run.name, str(run))  # noqa: E731
-    return sorted(inside, key=key) or [path]
+    files = [*path.glob(f"*/{TABLE}")] or [*path.glob(f"*/*/{TABLE}")]
+    inside = sorted(file.parent for file in files)
+    # By hand, or right, comes first, by whatever name the other comes.
+    return sorted(inside, key=lambda run: (run.name not in ("manual", "right"), run.name)) or [path]
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:

@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -37,13 +36,8 @@ class Progress:
         self.bar = tqdm(total=self.total, initial=self.first, desc=update, unit=self.unit,
                         unit_scale=rows > 0, disable=None, delay=1)  # fmt: skip
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:  # fmt: skip
+    def close(self) -> None:
+        """Take the bar away."""
         self.bar.close()
 
     def on_piece(self, piece: Trajectory) -> None:

@@ -196,19 +196,8 @@ def _principal_axes(axes: Axes, landscape: Landscape, ij: list[int], length: flo
         axes.plot(*ends.T, scalex=False, scaley=False, label=label, **line)
 
 
-# A zigzag of many steps would fill the picture with ink, so a step is the fainter the longer the
-# path before it is, in widths of the picture: 1/(1 + length/2).
-def _faint(points: Tensor, axes: Axes) -> Tensor:
-    """How strongly each line between a path's points (K, 2) is drawn, (K − 1,), at most 1."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    window = torch.tensor([right - left, top - bottom], dtype=F64)
-    length = (points.diff(dim=0) / window).norm(dim=1)
-    before = (length.cumsum(0) - length).nan_to_num(torch.inf)
-    return (1 / (1 + before / 2)).clamp(min=0.12)
-
-
 def _tangent(axes: Axes, run: Run, upto: int) -> None:
-    """Draw the tangent down which the step after row `upto` goes, and write where that is."""
+    """Draw the tangent down which the step after row `upto` goes."""
     row = rows_shown(run, upto) - 1
     if row >= len(run.trajectory.loss):  # from the last weights no step starts
         return

@@ -65,13 +65,13 @@ def page(path: str) -> str:
         f'<meta name=viewport content="width=device-width"><style>{STYLE}</style>'
         f"<h1>{escape(title)}</h1><p>{with_code(about.strip())}</p>"
     ]
-    for cell in cells(source):
+    for number, cell in enumerate(cells(source)):
         said = io.StringIO()
         with redirect_stdout(said):
             run(cell, path, namespace)
         parts.append(f"<section><h2>{escape(cell.title)}</h2>")
         parts += [f"<div>{''.join(shown)}</div>" for shown in sides(said.getvalue()) if shown]
-        is_open = "" if len(parts) > 5 else " open"  # the first one
+        is_open = " open" * (number == 0)
         code = f"<summary>Python</summary><pre>{escape(cell.code.strip())}</pre>"
         parts.append(f"<details{is_open}>{code}</details></section>")
     return "\n".join(parts)

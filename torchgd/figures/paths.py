@@ -42,14 +42,8 @@ def draw_paths(axes: Axes, runs: Runs, points: list[Tensor], upto: int | None) -
             axes.plot([], [], "s", markersize=11, label="start", **ring)
             axes.plot([], [], "o" if ends else " ", markersize=13, label=last, **ring)
         else:
-            axes.plot(
-                [],
-                [],
-                "-o" if ends else "-",
-                label=f"{run.label}: {last}",
-                fillstyle="none",
-                **line,
-            )
+            mark: Style = {"marker": "o" if ends else "", "fillstyle": "none"}
+            axes.plot([], [], label=f"{run.label}: {last}", **mark, **line)
 
 
 # A zigzag of many steps would fill the picture with ink, so a step is the fainter the longer the

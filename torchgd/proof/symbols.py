@@ -96,7 +96,7 @@ class Derivation:
             for name, by_hand in self.partials.items()
         }
 
-    def at(self, name: str, x: float, weights: Mapping[str, float]) -> "Precise":
+    def at(self, name: str, x: float, weights: Mapping[str, float]) -> Precise:
         """∂ŷ/∂`name` by hand and by sympy at a point, in 200 digits."""
         values = []
         with mpmath.workdps(200):
