@@ -128,6 +128,25 @@ def test_the_weight_is_dragged_and_moved_by_keys(page: Chrome) -> None:
     assert state(page, "document.activeElement.id") == "weight"
 
 
+@pytest.mark.parametrize("end", ["pointerup", "pointercancel"])
+def test_a_drag_ends_where_the_pointer_is_lifted_or_taken_away(page: Chrome, end: str) -> None:
+    """The browser takes it away where a touch becomes a scroll."""
+    seen = page.execute_script(  # type: ignore[no-untyped-call]
+        """
+        const to = (name, x) => new PointerEvent(name, { clientX: x, clientY: 100, bubbles: true });
+        const left = at("loss").getBoundingClientRect().left, seen = [];
+        at("weight").dispatchEvent(to("pointerdown", left + 100));
+        for (const [name, x] of [["pointermove", 150], [arguments[0], 150], ["pointermove", 250]]) {
+          window.dispatchEvent(to(name, left + x));
+          seen.push(now().w[0]);
+        }
+        return seen;
+        """,
+        end,
+    )
+    assert seen[0] == seen[1] == seen[2] != 1.0
+
+
 def test_a_sample_is_dragged_and_moved_by_keys(page: Chrome) -> None:
     """And least squares follow, and the largest stable rate."""
 
