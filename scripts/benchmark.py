@@ -30,6 +30,7 @@ import torch
 from matplotlib.ticker import EngFormatter
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torchgd.experiment.outcome import run_update
 
 import torchgd
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
@@ -39,7 +40,6 @@ from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import read_json, write_json
 from torchgd.experiment.folder import RunWriter
-from torchgd.experiment.outcome import run_update
 from torchgd.experiment.parallel import compiled, find_device
 from torchgd.experiment.report import config_json, environment
 from torchgd.gradients import GradientSource

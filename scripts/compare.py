@@ -10,6 +10,7 @@ if __name__ == "__main__":
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,19 +20,26 @@ import torch
 
 from torchgd.experiment.command_line import Parser, refusing, run_script
 from torchgd.experiment.configuration import Configuration, integer
-from torchgd.experiment.experiment import UPDATES, Experiment
+from torchgd.experiment.experiment import AUTOGRAD, MANUAL, Experiment, resolve
 from torchgd.experiment.folder import read_run, runs_in
-from torchgd.experiment.mistaken import leave, with_and_without
 from torchgd.experiment.own_model import MODELS, find_optimizer
-from torchgd.experiment.parting import check_where_they_part, is_wrong
-from torchgd.experiment.report import first_shows, headline, side_by_side
+from torchgd.experiment.report import (
+    check_where_they_part,
+    first_shows,
+    headline,
+    is_wrong,
+    side_by_side,
+)
+from torchgd.experiment.run import Run
+from torchgd.experiment.runs import new_runs
 from torchgd.experiment.sources import NAMES
 from torchgd.models import DTYPES
 from torchgd.proof.compare import Comparison, compare, which_half_differs
 from torchgd.proof.findings import GradientCheck, aligned
 from torchgd.proof.mistakes import MISTAKES
 from torchgd.proof.optimizers import OPTION_SETS, check_optimizer, in_words
-from torchgd.trajectory import Trajectory
+from torchgd.training import Update, train
+from torchgd.trajectory import UNSTABLE, Trajectory
 
 OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 HEAD = ["model", "data", "batch", "dtype", "device", "options"]
@@ -66,10 +74,13 @@ def experiments(model: str | None, data: str | None, epochs: int) -> Iterator[Ex
         kinds = [kind for kind in kinds if kind[0] == model] or [(model, False)]
     devices = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
     for (name, bias), dtype, device in itertools.product(kinds, DTYPES, devices):
-        asked = Configuration(name, data, device=device, dtype=dtype, epochs=epochs, bias=bias)
-        samples = len(Experiment(asked).data.x)
-        for size in sorted({1, min(2, samples), samples}):
-            yield Experiment(replace(asked, batch_size=size))
+        asked = Configuration(
+            model=name, data=data, device=device, dtype=dtype, epochs=epochs, bias=bias
+        )
+        samples = len(resolve([asked])[0].data.x)
+        yield from resolve([
+            replace(asked, batch_size=size) for size in sorted({1, min(2, samples), samples})
+        ])  # fmt: skip
 
 
 def label(config: dict[str, Any], options: dict[str, Any]) -> list[str]:
@@ -85,25 +96,32 @@ ROUNDING = "rounding"
 Row = tuple[Trajectory, Trajectory, Comparison, str]  # the last is the verdict
 
 
+def descend(update: Update, experiment: Experiment, options: dict[str, Any]) -> Trajectory:
+    """Train a new model with any gradient and any optimizer."""
+    model, c = experiment.new_model(), experiment.configuration
+    optimizer = update[1](model.parameters(), **options)
+    return train(model, experiment.batches, optimizer, update[0], c.epochs,
+                 record_every=c.record_every)  # fmt: skip
+
+
 def pairs(made: list[tuple[Experiment, dict[str, Any]]]) -> Iterator[Row]:
     """Train each pair, and where it differs find out which half is the cause, and why.
 
     Of a user's own model the oracles are asked, once for all options.
     """
-    manual, autograd = UPDATES["manual"], UPDATES["autograd"]
-    checks: dict[Experiment, GradientCheck] = {}
+    checks: dict[int, GradientCheck] = {}
     for experiment, options in made:
-        descend = partial(experiment.descend, options=options)
-        a, b = descend(manual), descend(autograd)
+        trained = partial(descend, experiment=experiment, options=options)
+        a, b = trained(MANUAL), trained(AUTOGRAD)
         comparison, verdict = compare(a, b), "identical"
         own = experiment.configuration.model not in MODELS
-        if not comparison.identical and own and experiment not in checks:
-            checks[experiment] = check_where_they_part(experiment, comparison, a)
-        if own and not comparison.identical and checks[experiment]:
+        if not comparison.identical and own and id(experiment) not in checks:
+            checks[id(experiment)] = check_where_they_part(experiment, comparison, a)
+        if own and not comparison.identical and checks[id(experiment)]:
             verdict = ROUNDING
         elif not comparison.identical:
-            verdict = f"cause: {which_half_differs(descend, manual, autograd)}"
-            if own and (wrong := checks[experiment].wrong):
+            verdict = f"cause: {which_half_differs(trained, MANUAL, AUTOGRAD)}"
+            if own and (wrong := checks[id(experiment)].wrong):
                 verdict += f", {is_wrong(wrong)}"
         yield a, b, comparison, verdict
 
@@ -121,7 +139,7 @@ def print_table(labels: list[list[str]], rows: Iterable[Row], max_ulp: int) -> b
         numbers = count, f"{found.max_abs:.3g}", f"{found.max_ulp:.6g}"
         steps, near = steps + count, found.within(max_ulp)
         within, rounded = within + near, rounded + (not near and verdict == ROUNDING)
-        verdict += ", diverged" * ("diverged" in (a.stopped, b.stopped))
+        verdict += ", diverged" * (a.stopped in UNSTABLE or b.stopped in UNSTABLE)
         print(f"{line:<{width}}  {FOUND.format(*numbers, parts, verdict)}", flush=True)
     said = f"within {max_ulp} ULPs" if max_ulp else "identical, bit for bit"
     agree = f"{within} of {len(labels)} pairs are {said}"
@@ -131,16 +149,23 @@ def print_table(labels: list[list[str]], rows: Iterable[Row], max_ulp: int) -> b
     return within + rounded == len(labels)
 
 
-def show_mistake(experiment: Experiment, name: str, log_dir: Path | None) -> None:
+def show_mistake(name: str, asked: Configuration, log_dir: Path | None) -> None:
     """Train right and with a mistake, and print how the two part; leave both, if asked to."""
-    found = with_and_without(experiment, name)
-    right, wrong = (outcome.trajectory for outcome in found.values())
-    print(headline(experiment), *side_by_side(right, wrong), MISTAKES[name].explanation, sep="\n")
+    both = [replace(asked, update=update) for update in (MISTAKES[name].right, name)]
+    with ExitStack() as opened:
+        runs = [Run(experiment) for experiment in resolve(both)]
+        if log_dir is not None:
+            default = f"{name}-{runs[0].experiment.name}"
+            runs = opened.enter_context(new_runs(both, log_dir, None, default))
+            print(f"written to {runs[0].directory.parent}; tensorboard --logdir {log_dir}",
+                  file=sys.stderr)  # fmt: skip
+        kept = [None if log_dir is None else opened.enter_context(run.events()) for run in runs]
+        found = [run.carry_out(events=events) for run, events in zip(runs, kept, strict=True)]
+    right, wrong = (outcome.trajectory for outcome in found)
+    head = headline(runs[0].experiment)
+    print(head, *side_by_side(right, wrong), MISTAKES[name].explanation, sep="\n")
     print(f"Met {MISTAKES[name].met}.")
     print(first_shows(right, wrong, compare(right, wrong)))
-    if log_dir is not None:
-        directory = leave(experiment, name, found, log_dir)
-        print(f"written to {directory}; tensorboard --logdir {log_dir}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -176,10 +201,11 @@ def main(argv: list[str] | None = None) -> int:
                 verdict = f"differ; compare.py --model {config_a['model']} says why"
             return int(not print_table(labels, [(a, b, comparison, verdict)], arguments.max_ulp))
         if mistake:
-            names = arguments.model or "quadratic", arguments.data or "lesson"
-            size = MISTAKES[mistake].batch_size
-            asked_for = Configuration(*names, epochs=arguments.epochs, batch_size=size)
-            show_mistake(Experiment(asked_for), mistake, arguments.log_dir)
+            asked_for = Configuration(
+                model=arguments.model or "quadratic", data=arguments.data or "lesson",
+                epochs=arguments.epochs, batch_size=MISTAKES[mistake].batch_size,
+            )  # fmt: skip
+            show_mistake(mistake, asked_for, arguments.log_dir)
             return 0
         trained = experiments(arguments.model, arguments.data, arguments.epochs)
         made = list(itertools.product(trained, OPTION_SETS))

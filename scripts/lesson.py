@@ -95,13 +95,11 @@ print(f"w ← {w0:g} − {lr:g}·({g:g}) = {w1:g}: closer to 2.")
 import torch
 
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.outcome import run_update
 from torchgd.experiment.report import transcript
+from torchgd.experiment.run import outcome_of
 
-experiment = Experiment(Configuration())  # the lesson: α = 0.01, 50 epochs, one sample a step
-manual = run_update(experiment, "manual")
-lines = list(transcript(experiment, manual))
+manual = outcome_of(Configuration())  # the lesson: α = 0.01, 50 epochs, one sample a step
+lines = list(transcript(manual))
 print("The step again and again, sample after sample; the lesson's program prints each gradient:")
 print(*(f"  {line}" for line in [*lines[:8], "\t ...", *lines[-5:]]), sep="\n")
 
@@ -109,7 +107,6 @@ print(*(f"  {line}" for line in [*lines[:8], "\t ...", *lines[-5:]]), sep="\n")
 from torchgd import Batches, Linear, train
 from torchgd.gradients import autograd_gradient
 from torchgd.proof.compare import compare, ulps
-from torchgd.theory.landscape import Landscape
 
 model = Linear(dtype=torch.float64)
 x, y = (torch.tensor(data, dtype=torch.float64) for data in (x_data, y_data))
@@ -131,7 +128,7 @@ rates = {"too small": 0.001, "right": 0.01, "best": 1 / 18, "too large": 0.21}
 figure = Figure(figsize=(6, 4))
 axes = figure.subplots()
 for name, rate in rates.items():
-    path = run_update(Experiment(Configuration(lr=rate)), "manual").trajectory
+    path = outcome_of(Configuration(lr=rate)).trajectory
     after = abs(path.weights["w"][::3] - 2)
     axes.semilogy(after.clamp(min=1e-17), label=f"α = {rate:.4g}, {name}")
     factor = np.prod([1 - 2 * rate * x**2 for x in x_data])
@@ -139,7 +136,7 @@ for name, rate in rates.items():
           f"after 50 epochs it is {path.weights['w'][-1] - 2:.3g}.")  # fmt: skip
 axes.set(xlabel="epoch", ylabel="|w − 2|  (0 is drawn as 10⁻¹⁷)")
 axes.legend()
-stable = Landscape(model, experiment.batches, near=torch.empty(0)).largest_stable_learning_rate()
+stable = manual.experiment.landscape.largest_stable_learning_rate()
 print(f"A step multiplies w − 2 by 1 − 2αx². For x = 3 that is 0 at α = 1/18 = {1 / 18:.4f}: the "
       f"step lands on 2. Above, it overshoots; above 1/9 = {1 / 9:.4f} it ends farther off than "
       f"it began; above {stable:.6f} a whole epoch does.")  # fmt: skip
@@ -150,10 +147,10 @@ from torchgd.figures import draw
 from torchgd.figures.runs import lay_together
 
 
-def descend(label, update="manual", **asked):
+def descend(label, **asked):
     """A run of these flags: its label, what was asked for, its path."""
-    experiment = Experiment(Configuration(**asked))
-    return label, experiment, run_update(experiment, update).trajectory
+    outcome = outcome_of(Configuration(**asked))
+    return label, outcome.experiment, outcome.trajectory
 
 
 full = descend("the mean", batch_size="full")
@@ -184,7 +181,7 @@ print(check)
 
 # %% Exercise 3.2: descend on the parabola
 label, parabola, path = run = descend("by hand", model="quadratic", batch_size="full", epochs=300)
-other = descend("by autograd", "autograd", model="quadratic", batch_size="full", epochs=300)
+other = descend("by autograd", update="autograd", model="quadratic", batch_size="full", epochs=300)
 figures = draw(lay_together([run, other]))
 found = ", ".join(f"{name} = {w[-1]:.4f}" for name, w in path.weights.items())
 print(f"The data are y = 3x² + 2x + 1 at {len(parabola.data.x)} points; 300 steps find {found}.")
@@ -206,12 +203,11 @@ print(f"After {len(cars[2].loss)} steps the loss is {cars[2].loss[-1]:.6f}; the 
 keep(draw(laid)["fit"], "6-cars")
 
 # %% What people get wrong
-from torchgd.experiment.mistaken import with_and_without
 from torchgd.proof.mistakes import MISTAKES
 
 for name in ("half", "sum", "no-zero-grad", "sign"):
-    found = with_and_without(Experiment(Configuration(batch_size="full")), name)
-    ends = [found[which].trajectory.weights["w"][-1].item() for which in ("wrong", "right")]
+    found = [outcome_of(Configuration(batch_size="full", update=u)) for u in (name, "manual")]
+    ends = [outcome.trajectory.weights["w"][-1].item() for outcome in found]
     print(f"{MISTAKES[name].explanation} w ends at {ends[0]:.6g} instead of {ends[1]:.6g}.")
 print("python scripts/compare.py --mistake NAME shows each step; the names are "
       f"{', '.join(MISTAKES)}.")  # fmt: skip

@@ -7,66 +7,58 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchgd.experiment.checkpoint import Saver
-from torchgd.experiment.command_line import Parser, cadence, refusing, run_script
-from torchgd.experiment.configuration import Configuration, add_flags, finite
-from torchgd.experiment.earlier import CHOICES
+from torchgd.experiment.advice import faster, what_would_help
+from torchgd.experiment.command_line import Parser, Progress, cadence, refusing, run_script
+from torchgd.experiment.configuration import add_flags, finite, product
+from torchgd.experiment.events import Events
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import printable, write_json
-from torchgd.experiment.folder import RunWriter
-from torchgd.experiment.goal import least_squares, what_would_help
-from torchgd.experiment.outcome import Hooks, Outcome, ignore, run_update
-from torchgd.experiment.parallel import fits_machine_code, numba_is_there
-from torchgd.experiment.parting import by_rounding
-from torchgd.experiment.progress import Progress
-from torchgd.experiment.ranks import (
+from torchgd.experiment.folder import read_result
+from torchgd.experiment.own_model import MODELS
+from torchgd.experiment.parallel import (
     RankError,
     process_group,
     processes,
     refuse_broken_environment,
+    refuse_unlike_ranks,
     torchrun,
 )
 from torchgd.experiment.report import (
-    environment_changes,
+    agree,
     headline,
-    result_json,
     table,
     transcript,
     unfinished,
     verdict,
-    who_diverged,
+    who_was_unstable,
 )
-from torchgd.experiment.run import Run
-from torchgd.proof.compare import Comparison, compare
-from torchgd.trajectory import Trajectory
-
-# Of the processes that torchrun starts, the first one alone writes, and speaks.
-FIRST = torchrun("RANK", 0) == 0
+from torchgd.experiment.run import Outcome, Run, Watch, identity
+from torchgd.experiment.runs import FIRST, environment_changes, how_to_go_on, new_runs, resumed_runs
+from torchgd.proof.compare import compare
+from torchgd.trajectory import Stopped, Trajectory
 
 
 def make_parser() -> Parser:
     """Return the parser of the command line; what decides the run has no default here."""
     parser = Parser(prog="train.py", description=__doc__, allow_abbrev=False)
-    add_flags(parser, several="lr")
+    add_flags(parser)
     add = parser.add_argument
-    add("--update", choices=[*CHOICES], default=argparse.SUPPRESS, help="default: both; "
-        "affine takes all steps of a model linear in its parameters at once")  # fmt: skip
     add("--predict", type=finite, default=4.0, metavar="X", help="predict ŷ there; default: 4")
     add("--show-steps", action="store_true", help="print every recorded step, as the lesson does")
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")
     add("--log-dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="default: runs")
     add("--name", metavar="NAME", default=argparse.SUPPRESS, help="of the run's directory; "
         "default: MODEL-DATA-TIME")  # fmt: skip
-    add("--resume", type=Path, metavar="RUN", help="go on with the run in this directory, from its "
-        "last checkpoint, to the same bits; --epochs may be more, recorded as before")  # fmt: skip
+    add("--resume", type=Path, metavar="DIR", help="go on with every run below this directory, "
+        "from its last checkpoint, to the same bits; --epochs may be more, recorded as before")  # fmt: skip
     add("--checkpoint-every", type=cadence, default={}, metavar="S", help="save the state each S "
         "seconds (default: 60; asked once a second), or each K steps: Ksteps")  # fmt: skip
     return parser
@@ -102,82 +94,198 @@ class Stop:
         return self.signal != 0
 
 
-def make_runs(arguments: argparse.Namespace) -> list[Run]:
-    """Return what the command line asks for: a new run, one to go on with, or a sweep of rates."""
-    given = vars(arguments)
-    names = [*(field.name for field in fields(Configuration)), "update", "log_dir", "name"]
-    asked = {name: given[name] for name in names if name in given}
+def make_runs(arguments: argparse.Namespace) -> Any:
+    """Return the context of the runs that the command line asks for."""
+    own = ("predict", "show_steps", "no_figures", "resume", "checkpoint_every")
+    asked = {name: value for name, value in vars(arguments).items() if name not in own}
     if arguments.resume is not None:
-        return [Run.resumed(arguments.resume, asked)]
-    update, name = asked.pop("update", "both"), asked.pop("name", None)
-    log_dir = asked.pop("log_dir", Path("runs"))
+        return resumed_runs(arguments.resume, asked)
+    log_dir, name = asked.get("log_dir", Path("runs")), asked.get("name")
     # torchrun starts all processes again where one was killed; with --name they know their run.
     if torchrun("TORCHELASTIC_RESTART_COUNT", 0) > 0 and name and (log_dir / name).is_dir():
-        moved: dict[str, Any] = {k: v for k, v in asked.items() if k in ("model", "data")}
-        return [Run.resumed(log_dir / name, moved)]
-    if "initial" in asked:
-        asked["initial"] = once(asked["initial"])
-    rates = asked.pop("lr", [Configuration.lr])
-    configurations = [Configuration(**asked, lr=rate) for rate in rates]
-    first = configurations[0]
-    if first.nesterov and (first.momentum == 0 or first.dampening != 0):
-        raise ValueError("--nesterov needs --momentum above 0 and --dampening 0")
-    if len(rates) > 1:
-        return Run.sweep(configurations, CHOICES[update], log_dir, name)
-    return [Run.new(first, CHOICES[update], log_dir, name, FIRST)]
+        moved = {key: value for key, value in asked.items() if key in ("model", "data")}
+        return resumed_runs(log_dir / name, moved)
+    return new_runs(product(asked), log_dir, name)
 
 
-def once(assignments: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return the values by name, none of which is given twice."""
-    values: dict[str, float] = {}
-    for name, value in assignments:
-        if name in values:
-            raise ValueError(f"initial {name} is given twice: {values[name]:g} and {value:g}")
-        values[name] = value
-    return values
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    with refusing(parser, ValueError, OSError, ImportError, RankError), ExitStack() as opened:
+        refuse_broken_environment()
+        if processes() > 1:
+            if torch.cuda.is_available():
+                torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
+            opened.enter_context(process_group())  # before anything is written
+        runs = opened.enter_context(make_runs(arguments))
+        for number, run in enumerate(runs):
+            of = {**identity(run.experiment), "steps done": run.done, "over": run.over}
+            refuse_unlike_ranks({f"{name} of run {number}": value for name, value in of.items()})
+        with mending(parser, runs):
+            return carry_out_all(runs, arguments)
+    raise AssertionError("refusing never goes on")
 
 
-def train(
-    run: Run, update: str, writer: RunWriter | None, arguments: argparse.Namespace, stop: Stop
-) -> Outcome:
-    """Train with one update, writing as it goes and showing the progress, unless there is none."""
-    experiment, start, predict = run.experiment, run.starts.get(update), arguments.predict
-    if writer is None:
-        saver = Saver(ignore, **arguments.checkpoint_every)
-        return run_update(experiment, update, predict, Hooks(stop=stop, saver=saver), start)
-    done = 0 if start is None else start.checkpoint.step
-    with closing(Progress(experiment, update, done, new=not run.again)) as progress:
+def carry_out_all(runs: list[Run], arguments: argparse.Namespace) -> int:
+    """Carry out runs that differ in the rate or update; return the exit status."""
+    families = [list(one) for _, one in groupby(runs, key=lambda run: run.directory.parent)]
+    statuses = []
+    for family in families:
+        if over(family):
+            statuses.append(say_over(family))
+            continue
+        outcomes, status = carry_out(family, arguments, figures=len(families) == 1)
+        statuses.append(status)
+        if len(outcomes) < len(family) or outcomes[-1].trajectory.stopped == Stopped.INTERRUPTED:
+            return status
+    sweep = all(run.directory.parent.name.startswith("lr-") for run in runs)
+    if sweep and len(families) > 1 and FIRST and not arguments.no_figures:
+        draw_together([family[0] for family in families])
+    return max(statuses)
+
+
+def over(family: Sequence[Run]) -> bool:
+    """Whether nothing is left to do for runs that are compared with each other."""
+    compared = len(family) == 1 or (family[0].directory.parent / "comparison.json").is_file()
+    return compared and all(run.over for run in family)
+
+
+def say_over(family: Sequence[Run]) -> int:
+    """Say that nothing is left to do; return the exit status that they had."""
+    directory, steps = family[0].directory.parent, family[0].experiment.steps
+    ends = {read_result(run.directory)["stopped"] for run in family}
+    text, status = f"is finished, after {steps} steps; --epochs can be raised", 0
+    if "diverged" in ends:
+        text, status = "diverged, and nothing goes on from there; start a new run", 1
+    elif "climbed" in ends:
+        text, status = f"climbed, in {steps} steps; start a new run with a smaller --lr", 1
+    if FIRST:
+        print(f"{directory} {text}")
+    return status
+
+
+def carry_out(
+    family: list[Run], arguments: argparse.Namespace, figures: bool
+) -> tuple[list[Outcome], int]:
+    """Carry out runs that are compared with the first; return what they came to, and the status."""
+    if FIRST:
+        for change in environment_changes(family[0].config):
+            print(f"train.py: {change}", file=sys.stderr)
+    outcomes: list[Outcome] = []
+    events: list[Events] = []
+    with ExitStack() as opened:
+        with Stop() as stop:
+            for run in family:
+                if FIRST:
+                    events.append(opened.enter_context(run.events()))
+                outcomes.append(train(run, arguments, stop, events[-1] if FIRST else None))
+                if outcomes[-1].trajectory.stopped == Stopped.INTERRUPTED:
+                    break
+        if not FIRST:
+            return outcomes, 0
+        return outcomes, conclude(family, outcomes, arguments, stop, events[0] if figures else None)
+
+
+def train(run: Run, arguments: argparse.Namespace, stop: Stop, events: Events | None) -> Outcome:
+    """Carry out one run, and show the progress of the process that writes."""
+    every, predict = arguments.checkpoint_every, arguments.predict
+    if events is None:
+        return run.carry_out(predict, Watch(stop, **every))
+    experiment, chunks = run.experiment, run.experiment.configuration.chunk_size
+    # Data that are read in chunks are told by the row, once more for the last loss.
+    rows = len(experiment.data.x) if chunks is not None else 0
+    of_one = rows / len(experiment.batches) if rows else 1
+    total, done = int(experiment.steps * of_one) + rows, int(run.done * of_one)
+    hint = faster(experiment) if run.state is None else ""
+    with closing(Progress(run.update, total, done, "row" if rows else "step", hint)) as progress:
 
         def on_piece(piece: Trajectory) -> None:
-            writer.record(piece)
-            progress.on_piece(piece)
+            if len(piece.loss) > 0:
+                progress.loss = piece.loss[-1].item()
+            if not rows:
+                progress.reach(int(piece.step[-1]))
 
-        saver = Saver(writer.save, **arguments.checkpoint_every)
-        hooks = Hooks(on_piece, progress.on_rows, stop, saver)
-        outcome = run_update(experiment, update, predict, hooks, start)
-        writer.finish(result_json(experiment, outcome))
-    return outcome
+        def on_rows(count: int) -> None:
+            progress.reach(progress.place + count * processes())  # by the others, too
 
-
-def draw_figures(experiment: Experiment, outcomes: list[Outcome], writers: list[RunWriter]) -> None:
-    """Show the figures of scripts/plot.py, the updates laid over each other, in TensorBoard."""
-    if experiment.streams:
-        print("no figures: the data are read in chunks", file=sys.stderr)
-        return
-    figures = drawn([(o.update, experiment, o.trajectory) for o in outcomes])
-    writers[0].events.add_figures(figures, int(outcomes[0].trajectory.step[-1]))
+        return run.carry_out(predict, Watch(stop, on_piece, on_rows, **every), events)
 
 
-def draw_together(found: list[tuple[Run, Outcome]]) -> None:
-    """Draw the runs of a sweep, laid over each other, into the directory that they share."""
-    by_first = [(run, outcome) for run, outcome in found if outcome.update == found[0][1].update]
-    figures = drawn([
-        (f"α = {run.experiment.options['lr']:g}", run.experiment, outcome.trajectory)
-        for run, outcome in by_first
-    ])  # fmt: skip
+@contextmanager
+def mending(parser: Parser, runs: Sequence[Run]) -> Iterator[None]:
+    """Say of a disk that fails what to do then."""
+    try:
+        yield
+    except OSError as error:
+        where = runs[0].directory if error.filename is None else os.fsdecode(error.filename)
+        parser.error(f"{where}: {error.strerror}; mend that and {how_to_go_on(runs)}")
+
+
+def conclude(
+    family: Sequence[Run],
+    outcomes: list[Outcome],
+    arguments: argparse.Namespace,
+    stop: Stop,
+    events: Events | None,
+) -> int:
+    """Compare, print and, into `events`, draw what came out; return the exit status."""
+    last, directory = outcomes[-1], family[0].directory.parent
+    interrupted = last.trajectory.stopped == Stopped.INTERRUPTED
+    print(printable(f"written to {directory}; tensorboard --logdir {directory.parent}"),
+          file=sys.stderr)  # fmt: skip
+    status = report(outcomes, directory, arguments.show_steps, compared=not interrupted)
+    if interrupted:
+        where = f"{last.update} at step {int(last.trajectory.step[-1])}"
+        print(f"train.py: interrupted, {where}; {how_to_go_on(family)}", file=sys.stderr)
+        return 128 + stop.signal
+    if events is not None and not arguments.no_figures:
+        try:
+            figures = drawn([(o.update, o.experiment, o.trajectory) for o in outcomes])
+            events.add_figures(figures, int(outcomes[0].trajectory.step[-1]))
+        except KeyboardInterrupt:
+            print("train.py: interrupted; the run is complete, but for figures", file=sys.stderr)
+            return 128 + signal.SIGINT
+    return status
+
+
+def report(outcomes: list[Outcome], directory: Path, show_steps: bool, compared: bool) -> int:
+    """Print what came out; return 1 if a run diverged or climbed, or updates disagree, else 0."""
+    first, *others = outcomes
+    if show_steps:
+        for outcome in outcomes:
+            if others:
+                print(f"{outcome.update}:")
+            print(*transcript(outcome), sep="\n")
+    lines = [unfinished(outcomes[-1]), headline(first.experiment), *table(outcomes)]
+    found, all_agree = {}, True
+    for other in others if compared else ():
+        found[other.update] = comparison = compare(first.trajectory, other.trajectory)
+        same, why = agree([first, other], comparison)
+        all_agree &= same
+        said = verdict(comparison, first.trajectory, other.trajectory)
+        lines += [f"{other.update}: {said}" if len(others) > 1 else said, why]
+    if found:
+        each = {update: comparison.as_dict() for update, comparison in found.items()}
+        alone = next(iter(each.values()))
+        write_json(directory / "comparison.json", each if len(each) > 1 else alone)
+    if all_agree:
+        lines.append(what_would_help(first.experiment, first.trajectory))
+    print(*filter(None, lines), sep="\n")
+    if unstable := who_was_unstable(outcomes):
+        print(f"train.py: {unstable}", file=sys.stderr)
+    return int(bool(unstable) or not all_agree)
+
+
+def draw_together(runs: Sequence[Run]) -> None:
+    """Draw runs that differ in the learning rate into the directory that they share."""
     from torchgd.figures import save
+    from torchgd.figures.runs import read_runs
 
-    for file in save(figures, found[0][0].directory.parent, "png"):
+    own = runs[0].experiment.configuration.model
+    read = read_runs([run.directory for run in runs], None if own in MODELS else own)
+    figures = drawn([(f"α = {one.options['lr']:g}", one, path) for _, one, path in read])
+    for file in save(figures, runs[0].directory.parents[1], "png"):
         print(printable(f"drawn in {file}"), file=sys.stderr)
 
 
@@ -186,145 +294,14 @@ def drawn(runs: list[tuple[str, Experiment, Trajectory]]) -> dict[str, Any]:
     from torchgd.figures import draw  # here, for a run without figures needs no matplotlib
     from torchgd.figures.runs import lay_together
 
+    if runs[0][1].configuration.chunk_size is not None:
+        print("no figures: the data are read in chunks", file=sys.stderr)
+        return {}
     try:
         return draw(lay_together(runs))
     except (ValueError, RuntimeError) as error:  # a user's model may have no second derivative
         print(printable(f"no figures: {str(error).partition(chr(10))[0]}"), file=sys.stderr)
         return {}
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
-    with ExitStack() as group:
-        with refusing(parser, ValueError, RankError):
-            refuse_broken_environment()
-            if processes() > 1:
-                if torch.cuda.is_available():
-                    torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
-                group.enter_context(process_group())  # before anything is written
-        return train_all(parser, arguments)
-
-
-def train_all(parser: Parser, arguments: argparse.Namespace) -> int:
-    """Train what the command line asks for; return the exit status."""
-    with refusing(parser, ValueError, OSError):
-        runs = make_runs(arguments)
-        over = runs[0].over
-    if over is not None:
-        text, status = over
-        if FIRST:
-            print(text)
-        return status
-    found: list[tuple[Run, Outcome]] = []
-    statuses = []
-    for run in runs:
-        outcomes, status = carry_out(run, arguments, parser, alone=len(runs) == 1)
-        statuses.append(status)
-        if outcomes and outcomes[-1].trajectory.stopped == "interrupted":
-            for left in runs[len(statuses) :]:
-                print(f"train.py: not begun; {left.how_to_go_on}", file=sys.stderr)
-            return status
-        found += [(run, outcome) for outcome in outcomes]
-    if len(runs) > 1 and not arguments.no_figures:
-        with mending(parser, runs[0]):
-            draw_together(found)
-    return max(statuses)
-
-
-def carry_out(
-    run: Run, arguments: argparse.Namespace, parser: Parser, alone: bool
-) -> tuple[list[Outcome], int]:
-    """Train with each update; return what they came to, and the exit status."""
-    for change in environment_changes(next(iter(run.configs.values()))) if FIRST else ():
-        print(f"{parser.prog}: {change}", file=sys.stderr)
-    of = run.experiment
-    wanted = of.configuration.compile and "manual" in run.configs and not numba_is_there()
-    if wanted and fits_machine_code(of.new_model(), of.batches):
-        print("train.py: for a loop of machine code: pip install 'torchgd[fast]'", file=sys.stderr)
-    with refusing(parser, ValueError, RankError), mending(parser, run), ExitStack() as opened:
-        outcomes: list[Outcome] = []
-        writers: list[RunWriter] = []
-        with Stop() as stop:
-            for update in run.configs:
-                if FIRST:
-                    writers.append(opened.enter_context(run.writer(update)))
-                writer = writers[-1] if FIRST else None
-                outcomes.append(train(run, update, writer, arguments, stop))
-                if outcomes[-1].trajectory.stopped == "interrupted":
-                    break
-        if not FIRST:
-            return outcomes, 0
-        return outcomes, conclude(run, outcomes, writers, arguments, stop, figures=alone)
-
-
-@contextmanager
-def mending(parser: Parser, run: Run) -> Iterator[None]:
-    """Say of a disk that fails what to do then."""
-    try:
-        yield
-    except OSError as error:
-        where = run.directory if error.filename is None else os.fsdecode(error.filename)
-        parser.error(f"{where}: {error.strerror}; mend that and {run.how_to_go_on}")
-
-
-def conclude(
-    run: Run,
-    outcomes: list[Outcome],
-    writers: list[RunWriter],
-    arguments: argparse.Namespace,
-    stop: Stop,
-    figures: bool,
-) -> int:
-    """Compare, print and draw what came out; return the exit status."""
-    last, comparison = outcomes[-1], None
-    interrupted = last.trajectory.stopped == "interrupted"
-    if len(outcomes) == 2 and not interrupted:
-        comparison = compare(outcomes[0].trajectory, outcomes[1].trajectory)
-        write_json(run.directory / "comparison.json", comparison.as_dict())
-    log_dir = run.directory.parent
-    said = f"written to {run.directory}; tensorboard --logdir {log_dir}"
-    print(printable(said), file=sys.stderr)
-    status = report(run.experiment, outcomes, comparison, arguments.show_steps)
-    if interrupted:
-        where = f"{last.update} at step {int(last.trajectory.step[-1])}"
-        print(f"train.py: interrupted, {where}; {run.how_to_go_on}", file=sys.stderr)
-        return 128 + stop.signal
-    if figures and not arguments.no_figures:
-        try:
-            draw_figures(run.experiment, outcomes, writers)
-        except KeyboardInterrupt:
-            print("train.py: interrupted; the run is complete, but for figures", file=sys.stderr)
-            return 128 + signal.SIGINT
-    return status
-
-
-def report(
-    experiment: Experiment,
-    outcomes: list[Outcome],
-    comparison: Comparison | None,
-    show_steps: bool,
-) -> int:
-    """Print what came out; return 1 if a run diverged or the updates disagree, else 0."""
-    if show_steps:
-        for outcome in outcomes:
-            if len(outcomes) > 1:
-                print(f"{outcome.update}:")
-            print(*transcript(experiment, outcome), sep="\n")
-    first, agree = outcomes[0], True
-    goal = least_squares(experiment, first.predicted_at)
-    lines = [unfinished(experiment, outcomes[-1]), headline(experiment)]
-    lines += table(experiment, outcomes, goal)
-    if comparison is not None:
-        agree, why = by_rounding(experiment, comparison, first.trajectory)
-        lines += [verdict(comparison, *(outcome.trajectory for outcome in outcomes)), why]
-    if goal is not None and agree:
-        lines.append(what_would_help(experiment, goal, first.trajectory))
-    print(*filter(None, lines), sep="\n")
-    if diverged := who_diverged(experiment, outcomes):
-        print(f"train.py: {diverged}", file=sys.stderr)
-    return int(bool(diverged) or not agree)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ loop. numba compiles it (`pip install torchgd[fast]`), at its first use in a few
 """
 
 import functools
+import importlib.util
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
@@ -21,7 +22,7 @@ from torchgd.machine_code import MOST, WAYS, Array, add_up, machine_code
 from torchgd.models import Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
-from torchgd.trajectory import Trajectory, record_interval, recorded_steps
+from torchgd.trajectory import Stopped, Trajectory, record_interval, recorded_steps
 
 BLOCK = 1_000_000  # samples at a time, between which a caller may save, or stop
 CHUNK = 2**16  # samples at a time, whose ∂ŷ/∂w stay in the cache while they are computed
@@ -50,6 +51,11 @@ def fuses(dtype: torch.dtype) -> bool:
     return bool(w.sub(g, alpha=1 + e) != 0)
 
 
+def numba_is_there() -> bool:
+    """Whether the compiled loop's compiler is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
 def why_not_compiled(batches: Batches) -> str:
     """Return what keeps these batches from being gone through as machine code; "" if nothing."""
     if batches.x.device.type != "cpu":
@@ -60,6 +66,23 @@ def why_not_compiled(batches: Batches) -> str:
         most = MOST if lanes(batches.y.dtype) else 1
         return f"batch size {batches.batch_size}: the compiled loop takes at most {most}"
     return ""
+
+
+def require_compiled(model: Model, batches: Batches) -> None:
+    """Raise unless the compiled loop can take the steps of this model on these batches.
+
+    Raises:
+        ModuleNotFoundError: numba is not installed.
+        ValueError: a batch above 256 samples, not on a CPU, or not linear in the parameters; or
+            torch does not round as machine code does.
+    """
+    if reason := why_not_compiled(batches):
+        raise ValueError(reason)
+    for name, parameter in scalars(model).items():
+        same_dtype(name, parameter, batches.y)
+    some = batches.x[:: 1 + len(batches.x) // 4096]
+    require_linear(model, some, "the compiled loop needs one ∂ŷ/∂w for all weights")
+    machine_code()
 
 
 def features(model: Model, x: Tensor) -> tuple[Array, Array]:
@@ -97,18 +120,11 @@ def descend_compiled(
     that is not finite, and with them the descent. It may go on at a step `start`.
 
     Raises:
-        ModuleNotFoundError: numba is not installed.
-        ValueError: a batch above 256 samples, not on a CPU, or not linear in the parameters; or
-            torch does not round as machine code does.
+        ModuleNotFoundError, ValueError: as `require_compiled`.
     """
     parameters, length = scalars(model), len(batches)
     total = count_steps(epochs, length, every)
-    if reason := why_not_compiled(batches):
-        raise ValueError(reason)
-    for name, parameter in parameters.items():
-        same_dtype(name, parameter, batches.y)
-    some = batches.x[:: 1 + len(batches.x) // 4096]
-    require_linear(model, some, "the compiled loop needs one ∂ŷ/∂w for all weights")
+    require_compiled(model, batches)
     data = *features(model, batches.x), batches.y.contiguous().numpy()
     (group,) = optimizer.param_groups
     number = batches.y.numpy().dtype.type
@@ -203,5 +219,5 @@ def compiled_trajectory(
         end += 1
     finite = np.isfinite(table[end - 1, : 1 + len(parameters)]).all()
     row, epoch, rows = (torch.from_numpy(c[:end]) for c in (step, step // len(batches), table))
-    stopped = "finished" if finite else "diverged"
+    stopped = Stopped.FINISHED if finite else Stopped.DIVERGED
     return Trajectory(tuple(parameters), row, epoch, rows, stopped)

@@ -1,17 +1,25 @@
-"""What the scripts share: how they read numbers, and how they say no."""
+"""What the scripts share: how they read numbers, refuse a request, and tell how far they are."""
 
 import argparse
 import io
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from tqdm import tqdm
+
 from torchgd.experiment.configuration import integer, not_negative
 from torchgd.experiment.files import printable
-from torchgd.experiment.ranks import processes, torchrun
+from torchgd.experiment.own_model import where_in_own_file
+from torchgd.experiment.parallel import processes, torchrun
+
+SOON, OFTEN = 1.0, 60.0  # seconds until the first line, and from one line to the next
+LONG = 60.0  # seconds: how long a longer run takes is said at its start
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def cadence(text: str) -> dict[str, Any]:
-    """Parse how often to save, for `Saver`: so many seconds, or Ksteps, as 500steps."""
+    """Parse how often to save, for `Run.carry_out`: so many seconds, or Ksteps, as 500steps."""
     count = text.removesuffix("steps")
     try:
         return {"seconds": not_negative(text)} if count == text else {"steps": integer(1)(count)}
@@ -36,10 +44,16 @@ def cadence(text: str) -> dict[str, Any]:
 
 @contextmanager
 def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
-    """Turn these errors, which say what is wrong with the request, into `parser.error`."""
+    """Turn these errors, and whatever a user's own file raises, into `parser.error`."""
     try:
         yield
-    except errors as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if place := where_in_own_file(error):
+            parser.error(place)
+        if not isinstance(error, errors):
+            raise
         if isinstance(error, OSError) and error.filename is not None:
             parser.error(f"{os.fsdecode(error.filename)}: {error.strerror}")
         parser.error(str(error))
@@ -57,3 +71,49 @@ def run_script(main: Callable[[], int]) -> NoReturn:
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+class Progress:
+    """Tells how far a descent is: by a bar on a terminal, elsewhere by a line a minute.
+
+    It has `total` units, steps or rows, `done` of them before it began. Of one that takes long it
+    says at the start how long about, and the `hint` which way is faster.
+    """
+
+    def __init__(self, update: str, total: int, done: int, unit: str, hint: str) -> None:
+        self.update, self.unit, self.hint = update, unit, hint
+        self.total, self.first, self.place, self.loss = total, done, done, math.nan
+        self.began = self.told = time.monotonic()
+        self.estimated = False
+        self.bar = tqdm(total=total, initial=done, desc=update, unit=unit, disable=None, delay=1,
+                        unit_scale=unit == "row")  # fmt: skip
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
+    def reach(self, place: int) -> None:
+        """Note that so many units are done."""
+        self.bar.update(place - self.place)
+        self.place, now = place, time.monotonic()
+        if place <= self.first or now - self.began < SOON:
+            return
+        left = (now - self.began) / (place - self.first) * (self.total - place)
+        if not self.estimated and left > LONG:
+            faster = f"; {self.hint}" if self.hint else ""
+            self._say(f"{self.total} {self.unit}s take {duration(left)}{faster}")
+        self.estimated = True
+        if self.bar.disable and now - self.told >= OFTEN:
+            self.told = now
+            loss = f"loss {self.loss:.6g}, {duration(left)} left"
+            self._say(f"{self.unit} {place} of {self.total}, {loss}")
+
+    def _say(self, text: str) -> None:
+        tqdm.write(f"{self.update}: {text}", file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Write about how long that is."""
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.0f} h"

@@ -3,13 +3,18 @@
 import argparse
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from typing import Any
 
 from torchgd.experiment.sources import NAMES
 from torchgd.models import DTYPES
+from torchgd.proof.mistakes import WAYS
+
+# Every way to take the steps, in the order in which they are named.
+UPDATES = ("manual", "autograd", "affine", "compiled", *WAYS)
+DEFAULT_UPDATES = ("manual", "autograd")
 
 
 def number(
@@ -87,6 +92,16 @@ class Configuration:
         None, "of a .csv file with more than two, by name or number, such as hours,score", "X,Y",
         type=str,
     )  # fmt: skip
+    update: str = flag(
+        "manual",
+        "how the steps are taken: manual, autograd (default: both), affine (all at once, within "
+        "rounding), compiled (by hand as machine code, the same bits), or a mistake of compare.py; "
+        "several make a run each",
+        "U",
+        choices=UPDATES,
+        type=str,
+        several=True,
+    )
     device: str = flag(
         "auto", "auto (default: cuda where there is one), cpu, cuda, cuda:N", "D", type=str
     )
@@ -97,6 +112,7 @@ class Configuration:
         "batches a safe one; several make a run each, drawn together",
         "α",
         type=number(0, or_word="auto"),
+        several=True,
     )
     momentum: float = flag(0.0, "default: 0, none", "μ", type=not_negative)
     dampening: float = flag(0.0, "of the momentum; default: 0", "τ", type=finite)
@@ -129,11 +145,7 @@ class Configuration:
         "K",
         type=integer(1),
     )
-    compile: bool = switch(
-        "on a CPU, of a model linear in its parameters, in batches of at most 256: make the loop "
-        "by hand machine code with the same bits; else torch.compile the gradients, which then "
-        "agree to rounding",
-    )
+    compile: bool = switch("torch.compile the gradients, which then agree to rounding")
     chunk_size: int | None = flag(
         None,
         "go through the data R rows at a time, so that they need not fit into memory; default: "
@@ -181,12 +193,36 @@ def _fits(one: "Field[Any]", value: Any) -> bool:
     return value in how.get("choices", [value]) and how["type"](text) == value
 
 
-def add_flags(parser: argparse.ArgumentParser, several: str) -> None:
-    """Give a parser the flags of a `Configuration`, of which one may have several values.
-
-    Of those not typed nothing is there to see.
-    """
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the flags of a `Configuration`; of those not typed nothing is there to see."""
     for one in fields(Configuration):
-        name = f"--{one.name.replace('_', '-')}"
-        how: dict[str, Any] = {"nargs": "+", "action": "extend"} if one.name == several else {}
-        parser.add_argument(name, default=argparse.SUPPRESS, **one.metadata, **how)
+        name, how = f"--{one.name.replace('_', '-')}", dict(one.metadata)
+        if how.pop("several", False):
+            how |= {"nargs": "+", "action": "extend"}
+        parser.add_argument(name, default=argparse.SUPPRESS, **how)
+
+
+def product(given: Mapping[str, Any]) -> list[Configuration]:
+    """Return a configuration for each learning rate and each update that the command line gives.
+
+    Raises:
+        ValueError: a value is given twice.
+    """
+    asked = {one.name: given[one.name] for one in fields(Configuration) if one.name in given}
+    rates, updates = asked.pop("lr", [Configuration.lr]), asked.pop("update", DEFAULT_UPDATES)
+    if "initial" in asked:
+        asked["initial"] = _once("initial", asked["initial"])
+    for name, values in (("lr", rates), ("update", updates)):
+        _once(name, [(value, value) for value in values])
+    return [Configuration(**asked, lr=lr, update=u) for lr in rates for u in updates]
+
+
+def _once(name: str, assignments: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return the values by name, none of which is given twice."""
+    values: dict[Any, Any] = {}
+    for key, value in assignments:
+        if key in values:
+            twice = f": {values[key]:g} and {value:g}" if name == "initial" else ""
+            raise ValueError(f"{name} {key} is given twice{twice}")
+        values[key] = value
+    return values

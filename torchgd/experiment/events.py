@@ -27,8 +27,8 @@ from torch.utils.tensorboard.summary import custom_scalars, hparams, text
 HPARAMS = (
     "lr", "batch_size", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "epochs",
     "update", "dtype", "device", "data", "model", "shuffle", "standardize", "bias", "compile",
-    "mistake",
 )  # fmt: skip
+EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,12})\.")
 SINGLE = float(np.finfo(np.float32).max)
 
 
@@ -43,8 +43,8 @@ class Events:
 
     def __init__(self, directory: Path, purge_step: int) -> None:
         # TensorBoard reads event files by name, and so by the second in it.
-        seconds = [int(p.name.split(".")[3]) for p in directory.glob("events.out.tfevents.*")]
-        second = max([int(time.time()), *(there + 1 for there in seconds)])
+        there = map(EVENTS.match, os.listdir(directory))
+        second = max([int(time.time()), *(int(name[1]) + 1 for name in there if name)])
         name = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}"
         self.file = (directory / name).open("xb")
         self.records, self.purge_step = RecordWriter(self.file), purge_step

@@ -1,133 +1,77 @@
-"""From what is asked for to what runs: models, data and options by name, checked before a start."""
+"""From what is asked for to what can run: model, data and options by name, checked beforehand."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import vector_to_parameters
+from torch.optim.optimizer import Optimizer
 
-from torchgd.data import Batches, Standardization
+from torchgd.compiled import require_compiled
+from torchgd.data import Batches, DataSet, Standardization
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.own_model import (
     MODELS,
-    call_user_code,
     find_model,
     in_original_units,
     model_sha256,
     refuse_model,
+    standardization,
 )
 from torchgd.experiment.parallel import (
     CHUNK,
     compiled,
     find_device,
-    fits_machine_code,
     in_chunks,
-    numba_is_there,
-    refuse_in_chunks,
+    processes,
     refuse_no_compiler,
 )
-from torchgd.experiment.ranks import processes
-from torchgd.experiment.sources import NAMES, Column, Slices, load, sha256
-from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
-from torchgd.models import DTYPES, Linear, Model
+from torchgd.experiment.sources import LARGE, NAMES, Mapped, load, sha256
+from torchgd.gradients import (
+    GradientSource,
+    autograd_gradient,
+    is_linear_in_parameters,
+    manual_gradient,
+    require_linear,
+)
+from torchgd.loss import mean_squared_error
+from torchgd.models import DTYPES, Model
 from torchgd.optim import ManualSGD
-from torchgd.theory.affine import affine_trajectory
-from torchgd.theory.landscape import best_learning_rate
-from torchgd.training import Update, count_steps, train
-from torchgd.trajectory import Trajectory, record_interval
+from torchgd.proof.mistakes import WAYS
+from torchgd.theory.landscape import Landscape, best_learning_rate
+from torchgd.training import Update, count_steps
+from torchgd.trajectory import record_interval
 
-UPDATES: dict[str, Update] = {
-    "manual": (manual_gradient, ManualSGD),
-    "autograd": (autograd_gradient, torch.optim.SGD),
-}
-AFFINE = "affine"  # the update that takes all steps at once, and has no gradient and optimizer
+MANUAL: Update = (manual_gradient, ManualSGD)
+AUTOGRAD: Update = (autograd_gradient, torch.optim.SGD)
+ALONE = ("shuffle", "standardize", "compile")  # what needs all of the data in memory
+FEW = 4096  # samples that are enough to judge a model
 
 
+@dataclass(frozen=True)
 class Experiment:
-    """A configuration made ready to run: everything that can be refused is refused here.
+    """A configuration in which nothing is left open, with its model and its data (see `resolve`).
 
-    `configuration` is then the resolved one: no "auto", "full" or unnamed starting value is left.
-    A data file's name is relative to `folder`.
-
-    Raises:
-        ValueError: something asked for does not exist, or does not fit the rest.
-        OSError: a file cannot be read.
+    A data file's name is relative to `folder`. `make` returns the model, of `device` and `dtype`.
     """
 
-    def __init__(self, asked: Configuration, folder: Path = Path()) -> None:
-        self.configuration, self.folder = asked, folder  # until it is resolved, at the end
-        self.device, self.dtype = find_device(asked.device), DTYPES[asked.dtype]
-        self._make = find_model(asked.model, asked.bias)
-        self.model_sha256 = model_sha256(asked.model)
-        default = "parabola" if asked.model == "quadratic" else "lesson"
-        name = default if asked.data is None else asked.data
-        self.data = load(name, folder, asked.seed, asked.model == "quadratic", asked.columns)
-        self.streams = asked.chunk_size is not None or isinstance(self.data.x, Column)
-        if self.streams:
-            refuse_in_chunks(asked)
-        model = self.new_model()
-        self.standardization = self._standardization(model) if asked.standardize else None
-        size = len(self.data.x) if isinstance(asked.batch_size, str) else asked.batch_size
-        if not self.streams:
-            x, y = self._tensor(self.standardized(self.data.x)), self._tensor(self.data.y)
-            self.batches = Batches(x, y, size, asked.shuffle, asked.seed)
-        else:
-            self.batches = Slices(self.data.x, self.data.y, size)
-        count_steps(asked.epochs, len(self.batches))
-        self.try_first_step()
-        self.configuration = replace(
-            asked,
-            data=name,
-            device=str(self.device),
-            lr=self._best_rate(model) if isinstance(asked.lr, str) else asked.lr,
-            batch_size=size,
-            initial={name: w.item() for name, w in model.named_parameters()},
-            record_every=asked.record_every or record_interval(self.steps),
-            chunk_size=(asked.chunk_size or CHUNK[self.device.type]) if self.streams else None,
-        )
-        ManualSGD(model.parameters(), **self.options)  # refuses all that torch.optim.SGD does
-
-    @classmethod
-    def from_config(
-        cls,
-        config: Mapping[str, Any],
-        model: str | None = None,
-        data: str | None = None,
-        **changes: Any,
-    ) -> "Experiment":
-        """Return what a run's config.json says, but for `changes`, ready to run again.
-
-        Code in a file runs where the caller names it, as `model`: config.json may be anyone's.
-        A data file is where it was, seen from where the run was started, or at `data`.
-
-        Raises:
-            ValueError: it is damaged, or as above.
-        """
-        asked, folder = Configuration.from_config(config), config.get("working_directory")
-        if asked.model not in MODELS and model is None:
-            raise ValueError(
-                f"the run's model is {asked.model}, whose code is not run unasked: "
-                "name it with --model FILE.py:CLASS"
-            )
-        if model is not None:
-            changes["model"] = model
-        if data is not None:
-            folder, changes["data"] = None, data
-        return cls(replace(asked, **changes), Path(folder) if isinstance(folder, str) else Path())
+    configuration: Configuration
+    folder: Path
+    make: Callable[..., Model]
+    data: DataSet
+    standardization: Standardization | None
+    batches: Batches
+    model_sha256: str
+    data_sha256: str
 
     @property
     def name(self) -> str:
         """MODEL-DATA, as part of a directory's name."""
-        model = self.configuration.model.rpartition(":")[2]
-        return f"{model}-{self.data.name}"
-
-    @property
-    def reads_files(self) -> bool:
-        """Whether model or data are the user's own files."""
-        return self.configuration.model not in MODELS or self.configuration.data not in NAMES
+        return f"{self.configuration.model.rpartition(':')[2]}-{self.data.name}"
 
     @property
     def steps(self) -> int:
@@ -140,123 +84,244 @@ class Experiment:
         names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
         return {name: getattr(self.configuration, name) for name in names}
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether model or data are the user's own files."""
+        return self.configuration.model not in MODELS or self.configuration.data not in NAMES
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides a run's bits: what is asked, of which model and which data."""
+        hashes = {"model_sha256": self.model_sha256, "data_sha256": self.data_sha256}
+        return {**asdict(self.configuration), **hashes}
+
+    @property
+    def few(self) -> Tensor:
+        """Some samples' x, spread over all of them, on the run's device and in its dtype."""
+        x, c = self.batches.x, self.configuration
+        return x[:: 1 + len(x) // FEW].to(c.device, DTYPES[c.dtype])
+
     @cached_property
-    def data_sha256(self) -> str:
-        """The SHA-256 of the data (see `sha256`), taken once: each checkpoint has it."""
-        return sha256(self.data.x, self.data.y)
+    def linear(self) -> bool:
+        """Whether the model is linear in its parameters."""
+        return is_linear_in_parameters(self.new_model(), self.few)
 
-    def identity(self, update: str) -> dict[str, Any]:
-        """Return all that decides a run's bits: what is asked, of which model and which data."""
-        return {
-            "update": update,
-            **asdict(self.configuration),
-            "model_sha256": self.model_sha256,
-            "data_sha256": self.data_sha256,
-        }
+    @cached_property
+    def landscape(self) -> Landscape | None:
+        """The loss over all data; None of a model not linear in w, or data beyond float64."""
+        self.batches.set_epoch(0)
+        try:
+            return (
+                Landscape(self.new_model(), self.batches, torch.empty(0)) if self.linear else None
+            )
+        except ValueError:
+            return None
 
-    def new_model(self) -> Model:
-        """Return the model at its starting values."""
-        model: Model = self._make(device=self.device, dtype=self.dtype)
+    def new_model(self, weights: Tensor | None = None) -> Model:
+        """Return the model at its starting values, or with these weights (P,)."""
+        device, dtype = torch.device(self.configuration.device), DTYPES[self.configuration.dtype]
+        model = self.make(device=device, dtype=dtype)
         parameters = dict(model.named_parameters())
-        for parameter, value in self.configuration.initial.items():
-            if parameter not in parameters:
+        for name, value in self.configuration.initial.items():
+            if name not in parameters:
                 raise ValueError(
-                    f"initial {parameter}={value}: model {self.configuration.model!r} has no "
-                    f"parameter {parameter!r}; it has {', '.join(parameters)}"
+                    f"initial {name}={value}: model {self.configuration.model!r} has no "
+                    f"parameter {name!r}; it has {', '.join(parameters)}"
                 )
             exact = torch.tensor(value, dtype=torch.float64)
             with torch.no_grad():
-                parameters[parameter].copy_(self._tensor(exact))
+                parameters[name].copy_(converted(exact, self.configuration))
+        if weights is not None:
+            vector_to_parameters(weights.to(device, dtype), parameters.values())
         return model
 
-    def _standardization(self, model: Model) -> Standardization:
-        through_origin = isinstance(model, Linear) and model.b is None
-        z = Standardization.of(self.data.x, center=not through_origin)
-        name, parameters = self.configuration.model, dict(model.named_parameters())
-        mapped = call_user_code(name, in_original_units, model, z)
-        if mapped.keys() != parameters.keys():
-            raise ValueError(
-                f"model {name!r}: in_original_units returns {sorted(mapped)}; "
-                f"give each of {sorted(parameters)}"
-            )
-        return z
+    @property
+    def update(self) -> Update:
+        """The gradient and the optimizer of the steps; those by hand, too, where it has neither."""
+        c = self.configuration
+        ways = {name: lambda lr, batches: MANUAL for name in ("manual", "affine", "compiled")}
+        ways |= {"autograd": lambda lr, batches: AUTOGRAD, **WAYS}
+        return ways[c.update](float(c.lr), len(self.batches))
+
+    def optimizer(self, model: Model) -> Optimizer:
+        """Return the update's optimizer of a model."""
+        return self.update[1](model.parameters(), **self.options)
+
+    def gradient(self, on_rows: Callable[[int], object] = lambda count: None) -> GradientSource:
+        """Return the update's gradient of a batch, whole or in chunks, over all processes."""
+        gradient, rows = self.update[0], self.configuration.chunk_size
+        if self.configuration.compile:
+            gradient = compiled(gradient, next(iter(self.batches))[0])
+        if rows is None and processes() == 1:
+            return gradient
+
+        def before(count: int) -> None:
+            if isinstance(self.data, Mapped):
+                self.data.refuse_changes()
+            on_rows(count)
+
+        return in_chunks(gradient, rows or len(self.data.x), before)
+
+    @torch.no_grad()
+    def loss(self, model: Model, on_rows: Callable[[int], object] = lambda count: None) -> Tensor:
+        """Return the loss over all data, whatever the batch size, on the CPU."""
+        x, y = self.batches.x, self.batches.y
+        if self.configuration.chunk_size is None:
+            return mean_squared_error(model(x), y).cpu()
+        return self.gradient(on_rows)(model, x, y).cpu()  # no step follows its gradients
 
     def standardized(self, x: Tensor) -> Tensor:
         """Return what the model is given for x in the data's units."""
         return x if self.standardization is None else self.standardization(x)
 
-    def _tensor(self, values: Tensor) -> Tensor:
-        """Return float64 values on the run's device and in its dtype, if they fit."""
-        converted = values.to(self.device, self.dtype)
-        if not converted.isfinite().all():
-            raise ValueError(
-                f"{values.abs().max().item()} is beyond {self.configuration.dtype}; "
-                "scale the data or use float64"
-            )
-        return converted
+    def parameters(self, model: Model) -> dict[str, Tensor]:
+        """Return a model's parameters in the data's own units, by name."""
+        z = self.standardization
+        if z is None:
+            return {name: w.detach().cpu() for name, w in model.named_parameters()}
+        dtype = DTYPES[self.configuration.dtype]
+        return {n: torch.tensor(w, dtype=dtype) for n, w in in_original_units(model, z).items()}
 
-    def _best_rate(self, model: Model) -> float:
+    @torch.no_grad()
+    def predict(self, model: Model, x: float) -> Tensor:
+        """Return ŷ at an x in the data's units."""
+        at = self.standardized(torch.tensor([x], dtype=torch.float64))
+        c = self.configuration
+        prediction: Tensor = model(at.to(c.device, DTYPES[c.dtype]))
+        return prediction[0].cpu()
+
+    def taking(self, update: str, lr: float | str) -> "Experiment":
+        """Return the same by another update and another rate, "auto" among them.
+
+        Raises:
+            ValueError: they do not fit the rest.
+        """
+        rate = self._best_rate() if isinstance(lr, str) else lr
+        taken = replace(self, configuration=replace(self.configuration, update=update, lr=rate))
+        taken._refuse_what_does_not_fit()
+        return taken
+
+    def _best_rate(self) -> float:
         for name, value in self.options.items():
             if name != "lr" and value:
                 raise ValueError(
                     f"lr auto with {name}: auto is the best rate of plain descent; "
                     "give the rate as a number"
                 )
-        batches = self.batches
-        if batches.shuffle and len(batches) > 1:
-            # Any samples may meet in a batch; none of their means is steeper than the steepest.
-            batches = Batches(batches.x, batches.y, batch_size=1)
-        return best_learning_rate(model, batches)
+        return best_rate(self.new_model(), self.batches)
 
-    def try_first_step(self) -> None:
-        """Take each update's first gradient, so that a model that cannot is refused now."""
-        model, (x, y) = self.new_model(), next(iter(self.batches))
-        if self.streams:
-            x, y = (rows[:4096].to(self.device, self.dtype) for rows in (x, y))
-        few = x if self.streams else self.batches.x[:: 1 + len(self.batches.x) // 4096]
-        refuse_model(self.configuration.model, model, few)
-        for gradient, _ in UPDATES.values():
-            model = self.new_model()
-            call_user_code(self.configuration.model, gradient, model, x, y)
-        compiles = self.configuration.compile  # the loop by hand, or else the gradients
-        loop = compiles and numba_is_there() and fits_machine_code(model, self.batches)
-        self.machine_code = loop
-        if compiles and not loop:
+    def _refuse_what_does_not_fit(self) -> None:
+        c, model, only = (
+            self.configuration,
+            self.new_model(),
+            "takes one process and no --chunk-size",
+        )
+        if c.update not in ("manual", "autograd"):
+            if c.compile:
+                raise ValueError(
+                    f"--compile goes with manual and autograd, and not with {c.update}"
+                )
+            if processes() > 1 or c.chunk_size is not None:
+                raise ValueError(f"--update {c.update} {only}; take manual or autograd")
+        if c.compile and processes() > 1:
+            raise ValueError(f"--compile {only}; leave it out")
+        x, y = next(iter(self.batches))
+        if c.chunk_size is not None:
+            x, y = (rows[:FEW].to(c.device, DTYPES[c.dtype]) for rows in (x, y))
+        refuse_model(c.model, model, self.few)
+        self.update[0](self.new_model(), x, y)
+        self.optimizer(model)  # refuses all that torch.optim.SGD does
+        if c.update == "affine":
+            require_linear(model, self.few)
+        if c.update == "compiled":
+            require_compiled(model, self.batches)
+        if c.compile:
             refuse_no_compiler(lambda: compiled(manual_gradient, x)(model, x, y))
 
-    def descend(self, update: Update, options: Mapping[str, Any]) -> Trajectory:
-        """Train a new model with any update, of these options."""
-        model, gradient = self.new_model(), self._as_asked(update[0])
-        optimizer = update[1](model.parameters(), **options)
-        epochs, every = self.configuration.epochs, self.configuration.record_every
-        return train(model, self.batches, optimizer, gradient, epochs, record_every=every)
 
-    def gradient(
-        self, update: str, on_rows: Callable[[int], object] = lambda count: None
-    ) -> GradientSource:
-        """Return an update's gradient of a batch, whole or in chunks, over all processes."""
-        gradient, rows = self._as_asked(UPDATES[update][0]), self.configuration.chunk_size
-        if rows is None and processes() == 1:
-            return gradient
-        return in_chunks(gradient, rows or len(self.data.x), on_rows)
+def best_rate(model: Model, batches: Batches) -> float:
+    """Return the best learning rate or, for batches, a safe one (see `theory.landscape`)."""
+    if batches.shuffle and len(batches) > 1:
+        # Any samples may meet in a batch; none of their means is steeper than the steepest.
+        batches = Batches(batches.x, batches.y, batch_size=1)
+    return best_learning_rate(model, batches)
 
-    def _as_asked(self, gradient: GradientSource) -> GradientSource:
-        """Return a gradient compiled, if asked for, and with a user's errors named."""
-        if self.configuration.compile and not self.machine_code:
-            gradient = compiled(gradient, next(iter(self.batches))[0])
-        if self.configuration.model not in MODELS:
-            gradient = partial(call_user_code, self.configuration.model, gradient)
-        return gradient
 
-    def affine(self, model: Model) -> Trajectory:
-        """Return the path of a model linear in its parameters, all steps taken at once."""
-        c = self.configuration
-        asked = {"epochs": c.epochs, "record_every": c.record_every, **self.options}
-        return affine_trajectory(model, self.batches, **asked)
+def resolve(asked: Sequence[Configuration], folder: Path = Path()) -> list[Experiment]:
+    """Return an experiment for each configuration: no "auto", "full" or unnamed value is left.
 
-    def parameters(self, model: Model) -> dict[str, Tensor]:
-        """Return a model's parameters in the data's own units, by name."""
-        if self.standardization is None:
-            return {name: w.detach().cpu() for name, w in model.named_parameters()}
-        values = in_original_units(model, self.standardization)
-        return {name: torch.tensor(value, dtype=self.dtype) for name, value in values.items()}
+    Those that differ in update and learning rate alone share their data. All that can be refused is
+    refused here.
+
+    Raises:
+        ValueError: something asked for does not exist, or does not fit the rest.
+        OSError: a file cannot be read.
+    """
+    made: list[tuple[Configuration, Experiment]] = []
+    for one in asked:
+        like = (e for a, e in made if replace(a, update=one.update, lr=one.lr) == one)
+        prepared = next(like, None) or _prepared(one, folder)
+        made.append((one, prepared.taking(one.update, one.lr)))
+    return [experiment for _, experiment in made]
+
+
+def _prepared(asked: Configuration, folder: Path) -> Experiment:
+    """Return an experiment whose update and learning rate are not looked at yet."""
+    device, make = find_device(asked.device), find_model(asked.model, asked.bias)
+    curved = asked.model == "quadratic"
+    name = asked.data or ("parabola" if curved else "lesson")
+    data = load(name, folder, asked.seed, curved, asked.columns)
+    samples, rows = len(data.x), asked.chunk_size
+    if rows is None and 16 * samples > LARGE:
+        rows = CHUNK[device.type]
+    for alone in ALONE:
+        if rows is not None and getattr(asked, alone):
+            raise ValueError(f"{alone} needs the data in memory, not in chunks; leave it out")
+    c = replace(asked, data=name, device=str(device), chunk_size=rows)
+    model = make(device=device, dtype=DTYPES[c.dtype])
+    z = standardization(c.model, model, data.x) if c.standardize else None
+    x, y = data.x if z is None else z(data.x), data.y
+    if rows is None:
+        x, y = converted(x, c), converted(y, c)
+    size = samples if isinstance(c.batch_size, str) else c.batch_size
+    batches = Batches(x, y, size, c.shuffle, c.seed)
+    steps = count_steps(c.epochs, len(batches), c.record_every)
+    every = c.record_every or record_interval(steps)
+    c = replace(c, batch_size=size, record_every=every)
+    hashes = model_sha256(c.model), sha256(data)
+    made = Experiment(c, folder, make, data, z, batches, *hashes)
+    initial = {name: w.item() for name, w in made.new_model().named_parameters()}
+    return replace(made, configuration=replace(c, initial=initial))
+
+
+def from_config(
+    config: Mapping[str, Any], model: str | None = None, data: str | None = None, **changes: Any
+) -> tuple[Configuration, Path]:
+    """Return what a run's config.json says, but for `changes`, and where its files are.
+
+    Code in a file runs only if the caller names it, as `model`: config.json may be anyone's.
+    A data file is where it was, seen from where the run was started, or at `data`.
+
+    Raises:
+        ValueError: it is damaged, or its model is in a file and not named.
+    """
+    asked, folder = Configuration.from_config(config), config.get("working_directory")
+    if asked.model not in MODELS and model is None:
+        raise ValueError(
+            f"the run's model is {asked.model}, whose code is not run unasked: "
+            "name it with --model FILE.py:CLASS"
+        )
+    if model is not None:
+        changes["model"] = model
+    if data is not None:
+        folder, changes["data"] = None, data
+    return replace(asked, **changes), Path(folder) if isinstance(folder, str) else Path()
+
+
+def converted(values: Tensor, c: Configuration) -> Tensor:
+    """Return float64 values on the run's device and in its dtype, if they fit."""
+    found = values.to(c.device, DTYPES[c.dtype])
+    if not found.isfinite().all():
+        largest = values.abs().max().item()
+        raise ValueError(f"{largest} is beyond {c.dtype}; scale the data or use float64")
+    return found

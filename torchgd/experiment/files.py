@@ -1,19 +1,25 @@
-"""Files read with care, and written whole or not at all; and a directory of their own."""
+"""Files read with care and written whole or not at all; new directories, and their locks."""
 
 import itertools
 import json
 import math
 import os
 import re
+import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 # What Windows allows in no name, at a name's end, or, of its devices' names, as a name's stem.
 UNPORTABLE = re.compile(r'[\\/:*?"<>|]|[. ]$|^(CON|PRN|AUX|NUL|COM\d|LPT\d)(?=\.|$)', re.I)
+# A link, or a pipe that nobody writes to, must not be opened in the place of a file.
+CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def printable(text: str) -> str:
@@ -21,23 +27,27 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def regular(path: Path) -> Path:
-    """Return `path`, of a file that can be read to its end.
+def read_file(path: Path) -> bytes:
+    """Return what a regular file holds; no link is followed.
 
     Raises:
-        ValueError: there is none, or it is a directory, a pipe or a device.
+        ValueError: there is none, or it is a link, a directory, a pipe or a device.
+        OSError: it cannot be read.
     """
-    if not path.is_file():
-        what = "is no regular file" if os.path.lexists(path) else "is not there"
-        raise ValueError(f"{path} {what}; give a file")
-    return path
+    what = "is no regular file" if os.path.lexists(path) else "is not there"
+    if path.is_file() and not path.is_symlink():
+        with open(os.open(path, os.O_RDONLY | CAREFULLY), "rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read()
+    raise ValueError(f"{path} {what}; give a file")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file that takes the place of `path` once written, to the disk; it vanishes if not."""
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    """Give a new file that replaces `path` once it is on the disk; it is removed if that fails."""
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CAREFULLY, 0o666))
         yield temporary
         _synchronize(temporary)
         os.replace(temporary, path)
@@ -79,14 +89,31 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: there is no such file, or it holds something else.
         OSError: it cannot be read.
     """
-    regular(path)
+    content = read_file(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); run it again") from None
-    if not isinstance(content, dict):
+    if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged (it holds no object); run it again")
-    return content
+    return found
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keep other processes from a run; the system unlocks it when this process ends.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    try:
+        held = FileLock(directory / ".lock").acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"{directory}: another process is writing this run; wait for its end or stop it"
+        ) from None
+    with held:
+        yield
 
 
 def new_directory(
@@ -94,9 +121,9 @@ def new_directory(
 ) -> Path:
     """Create and return parent/name, or parent/default-TIME: never one that holds anything.
 
-    It comes into being with these JSON files in it, by their paths, made beside and renamed: who is
-    killed on the way leaves nothing by that name. Where two runs take the same time, the second
-    becomes default-TIME-2, and so on.
+    These JSON files are in it from the first moment on: it is made under another name and then
+    renamed, so that a process that is killed leaves nothing by its name. Where two runs take the
+    same time, the second becomes default-TIME-2, and so on.
 
     Raises:
         ValueError: `name` exists, or is no directory's name, or the path is not UTF-8.

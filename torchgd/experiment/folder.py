@@ -1,56 +1,196 @@
-"""What a run leaves on disk, written as it goes, and read back.
+"""What a run leaves on disk: run.pt to go on from, trajectory.csv and result.json for people.
 
-A run's directory holds the event file, `config.json`, `trajectory.csv`, `checkpoint.pt` and
-`result.json`.
+`run.pt` is what torch.save makes of plain types, and after it the 32 bytes of its SHA-256:
+torch.load reads it like any other file, but would take a flipped bit in it without a word.
 """
 
 import csv
 import hashlib
+import inspect
 import io
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
 
-from torchgd.experiment.checkpoint import CHECKPOINT, Checkpoint
-from torchgd.experiment.events import Events
-from torchgd.experiment.files import read_json, regular, write_json
+from torchgd.experiment.files import read_file, read_json, replacing
 from torchgd.models import DTYPES
-from torchgd.trajectory import Trajectory
+from torchgd.trajectory import Stopped, Trajectory
 
 TABLE = "trajectory.csv"
-
 # As many significant digits as tell any two numbers of the type apart.
 DIGITS = {torch.float32: ".9g", torch.float64: ".17g"}
+STATE, FORMAT, DIGEST = "run.pt", 3, hashlib.sha256().digest_size
+WAY_OUT = "take an earlier copy, or remove it and the run starts again"
+
+
+@dataclass(frozen=True)
+class State:
+    """A descent after `step` steps, which took so many `seconds`: what a run goes on from.
+
+    `identity` has all that decides the run's bits (see `Experiment.identity`). `path` is what was
+    recorded so far, without a final row; it ends there if the descent has `diverged`.
+    """
+
+    identity: dict[str, Any]
+    step: int
+    seconds: float
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    path: Trajectory
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the descent ended at this step, with a number that is not finite."""
+        return self.path.stopped == Stopped.DIVERGED
+
+    def save(self, path: Path) -> None:
+        """Write it to `path`, in the place of what is there once all of it is on the disk.
+
+        Raises:
+            OSError: it cannot be written; what is there stays.
+        """
+        buffer, found = io.BytesIO(), {**vars(self), "path": vars(self.path)}
+        found["path"] = {**found["path"], "stopped": str(self.path.stopped or "")}
+        torch.save({"format": FORMAT, **found}, buffer)
+        content = buffer.getbuffer()
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(content)
+            file.write(hashlib.sha256(content).digest())
+
+    @classmethod
+    def load(cls, path: Path) -> "State":
+        """Read it from `path`; no code in it is run.
+
+        Raises:
+            ValueError: it is damaged, of another format, or no state of a run.
+            OSError: it cannot be read.
+        """
+        data = memoryview(read_file(path))
+        if hashlib.sha256(data[:-DIGEST]).digest() != data[-DIGEST:]:
+            raise ValueError(
+                f"{path} is damaged: its {len(data)} bytes do not fit their checksum; {WAY_OUT}"
+            )
+        try:
+            content = torch.load(io.BytesIO(data[:-DIGEST]), map_location="cpu", weights_only=True)
+            if (version := content.pop("format")) != FORMAT:
+                raise ValueError(f"of format {version!r}, not {FORMAT}")
+            content["model"] = dict(content["model"])  # from torch's own, ordered one
+            content["path"] = _path(**content["path"])
+            found = cls(**content)
+            for field in fields(cls):
+                kind = getattr(field.type, "__origin__", field.type)
+                if type(value := getattr(found, field.name)) is not kind:
+                    raise ValueError(f"{field.name} is of type {type(value).__name__}")
+            if not 0 <= found.seconds < math.inf:
+                raise ValueError(f"seconds is {found.seconds}")
+            return found
+        except Exception as error:  # whatever else can bear a checksum
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"{path} is no state of a run that this torchgd can read ({reason}); {WAY_OUT}"
+            ) from None
+
+    @classmethod
+    def of(cls, model: nn.Module, optimizer: Optimizer, **rest: Any) -> "State":
+        """Return the state of a descent with this model and optimizer."""
+        # Without the wrapper that imports torch's compiler, as in ManualSGD.add_param_group.
+        optimizers = inspect.unwrap(type(optimizer).state_dict)(optimizer)
+        return cls(model=dict(model.state_dict()), optimizer=optimizers, **rest)
+
+    def restore(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Put model and optimizer where they were.
+
+        Raises:
+            ValueError: they are not the ones that this is of.
+        """
+        fresh = optimizer.state_dict()
+        velocities = {k: {"momentum_buffer": w} for k, w in enumerate(model.parameters())}
+        names = tuple(name for name, _ in model.named_parameters())
+        fits = (
+            _alike(self.model, dict(model.state_dict()))
+            and any(_alike(self.optimizer, {**fresh, "state": s}) for s in ({}, velocities))
+            and repr(self.optimizer["param_groups"]) == repr(fresh["param_groups"])
+            and (self.diverged or all(bool(t.isfinite().all()) for t in self.model.values()))
+            and self.path.names == names
+            and self.path.table.dtype == next(model.parameters()).dtype
+            and not bool((self.path.step > self.step).any())
+        )
+        if not fits:
+            raise ValueError(f"the state is not of this model and optimizer; {WAY_OUT}")
+        model.load_state_dict(self.model)
+        optimizer.load_state_dict(self.optimizer)
+
+
+def _path(names: Any, step: Tensor, epoch: Tensor, table: Tensor, stopped: str) -> Trajectory:
+    """Return the trajectory of these parts; refuse what cannot be one."""
+    rows, ends = len(step), {"": None, "diverged": Stopped.DIVERGED}
+    alike = [(step, torch.int64), (epoch, torch.int64), (table, table.dtype)]
+    plain = all(t.dtype == kind and t.layout is torch.strided and t.device.type == "cpu"
+                and t.numel() == t.untyped_storage().nbytes() // t.element_size()
+                for t, kind in alike)  # fmt: skip
+    ascending = plain and step.ndim == 1 and bool((step.diff() > 0).all())
+    if not (ascending and epoch.shape == (rows,) and table.shape == (rows, 1 + 2 * len(names))):
+        raise ValueError("path is no trajectory")
+    return Trajectory(tuple(map(str, names)), step, epoch, table, ends[stopped])
+
+
+def _alike(found: object, expected: object) -> bool:
+    """Whether two are of the same kinds, all the way down: types, keys, dtypes, shapes."""
+    if isinstance(found, Tensor) and isinstance(expected, Tensor):
+        kinds = ((t.dtype, t.shape, t.layout, t.is_meta) for t in (found, expected))
+        return len(set(kinds)) == 1
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(_alike(found[k], expected[k]) for k in found)
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(_alike, found, expected))
+    return type(found) is type(expected)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Return what a run's config.json says.
+
+    Raises:
+        ValueError: there is none, it is damaged, or it is of version 0.1, which kept other files.
+        OSError: it cannot be read.
+    """
+    config = read_json(directory / "config.json")
+    if str(config.get("torchgd")).startswith("0.1."):
+        raise ValueError(
+            f"{directory} is a run of torchgd 0.1, which this version does not read: run it again, "
+            "or install torchgd 0.1"
+        )
+    return config
 
 
 def runs_in(path: Path) -> list[Path]:
     """Return the runs in runs/NAME, such as manual and autograd, or in a sweep; else the path."""
     files = [*path.glob(f"*/{TABLE}")] or [*path.glob(f"*/*/{TABLE}")]
     inside = sorted(file.parent for file in files)
-    # By hand, or right, comes first, by whatever name the other comes.
-    return sorted(inside, key=lambda run: (run.name not in ("manual", "right"), run.name)) or [path]
+    # The update by hand is the first, by whatever name the other comes.
+    return sorted(inside, key=lambda run: (run.name != "manual", run.name)) or [path]
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
     """Return config.json and the trajectory that a run left in `directory`, to the bit.
 
     Raises:
-        ValueError: `directory` holds no run, or a damaged one.
+        ValueError: `directory` holds no run that has stopped, or a damaged one.
         OSError: a file cannot be read.
     """
-    if not (directory / TABLE).is_file():
+    if not os.path.lexists(directory / TABLE):
         raise ValueError(
-            f"{directory} holds no trajectory.csv: give a run's directory, such as runs/NAME/manual"
+            f"{directory} holds no trajectory.csv: give the directory of a run that has stopped, "
+            "such as runs/NAME/manual"
         )
-    config = read_json(directory / "config.json")
+    config = read_config(directory)
     try:
-        text = (directory / TABLE).read_text(encoding="utf-8")
+        text = read_file(directory / TABLE).decode()
         trajectory = _parse(text, DTYPES[config["dtype"]])
         if len(trajectory.step) == 0:
             raise ValueError("trajectory.csv has no row")
@@ -60,14 +200,14 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
 
 
 def read_result(directory: Path) -> dict[str, Any]:
-    """Return result.json, which a run leaves when it ends.
+    """Return result.json, which a run leaves when it stops.
 
     Raises:
         ValueError: there is none, or it is damaged.
         OSError: it cannot be read.
     """
     file = directory / "result.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise ValueError(
             f"{directory} has no result.json: the run is still being written, or was killed; "
             "wait for its end, or go on with it: train.py --resume"
@@ -79,16 +219,32 @@ def read_result(directory: Path) -> dict[str, Any]:
     return result
 
 
+def tags(names: tuple[str, ...]) -> list[str]:
+    """Return the columns of a trajectory, which are TensorBoard's tags, too."""
+    return ["loss", *(f"{kind}/{name}" for kind in ("weight", "gradient") for name in names)]
+
+
+def write_trajectory(path: Path, trajectory: Trajectory) -> None:
+    """Write a trajectory as CSV, with all of its digits."""
+    digits, text = DIGITS[trajectory.table.dtype], io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["step", "epoch", *tags(trajectory.names)])
+    for step, epoch, values in trajectory.rows():
+        table.writerow([step, epoch, *("" if v is None else format(v, digits) for v in values)])
+    with replacing(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8", newline="\n")
+
+
 def _parse(text: str, dtype: torch.dtype) -> Trajectory:
     """Return the trajectory that the text of a trajectory.csv holds, to the bit.
 
-    The last row may have weights alone; then the trajectory ends there.
+    The last row has weights alone, but where the descent diverged.
     """
     if text and not text.endswith("\n"):
         raise ValueError("the last line of trajectory.csv is cut off")
     head, *rows = csv.reader(text.splitlines())
     names = tuple(t.removeprefix("weight/") for t in head if t.startswith("weight/"))
-    if head != ["step", "epoch", *_tags(names)]:
+    if head != ["step", "epoch", *tags(names)]:
         raise ValueError(f"trajectory.csv has the columns {','.join(head)}")
     for line, row in enumerate(rows, start=2):
         if len(row) != len(head):
@@ -103,154 +259,5 @@ def _parse(text: str, dtype: torch.dtype) -> Trajectory:
         step=torch.tensor([int(row[0]) for row in rows], dtype=torch.int64),
         epoch=torch.tensor([int(row[1]) for row in rows], dtype=torch.int64),
         table=torch.tensor(values, dtype=dtype).reshape(len(rows), len(head) - 2),
-        stopped="finished" if ended else "",
+        stopped=Stopped.FINISHED if ended else None,
     )
-
-
-def _tags(names: Iterable[str]) -> list[str]:
-    """The columns of a trajectory, which are TensorBoard's tags too."""
-    return ["loss", *(f"{kind}/{name}" for kind in ("weight", "gradient") for name in names)]
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a run goes on: its checkpoint, and what was recorded before it.
-
-    `trajectory` is that of the first `checkpoint.rows_length` bytes of trajectory.csv.
-    """
-
-    checkpoint: Checkpoint
-    trajectory: Trajectory
-
-    @classmethod
-    def read(cls, directory: Path, checkpoint: Checkpoint, keeps: Callable[[int], bool]) -> "Start":
-        """Read what `checkpoint`, of the run in `directory`, goes on from.
-
-        The final row goes, and one that was recorded for being the last step's, unless the run
-        `keeps` that.
-
-        Raises:
-            ValueError: trajectory.csv is not the one that the checkpoint is of.
-            OSError: it cannot be read.
-        """
-        path = directory / TABLE
-        content = regular(path).read_bytes()[: checkpoint.rows_length]
-        if hashlib.sha256(content).hexdigest() != checkpoint.rows_sha256:
-            raise ValueError(
-                f"{path} is damaged: its first {checkpoint.rows_length} bytes are not those that "
-                f"{CHECKPOINT} is of; give them back, or remove both and the run starts again"
-            )
-        text, dtype = content.decode(), DTYPES[checkpoint.identity["dtype"]]
-        trajectory = _parse(text, dtype)
-        last = trajectory.step[-1:].tolist()
-        if trajectory.stopped or not all(map(keeps, last)):
-            kept = "".join(text.splitlines(keepends=True)[:-1]).encode()
-            trajectory, digest = _parse(kept.decode(), dtype), hashlib.sha256(kept).hexdigest()
-            checkpoint = replace(checkpoint, rows_length=len(kept), rows_sha256=digest)
-        return cls(checkpoint, trajectory)
-
-
-class RunWriter:
-    """Writes one run into `directory`, as it goes; a context manager.
-
-    `config` is everything needed to run it again. Each recorded step becomes a row of
-    trajectory.csv, which keeps every bit, and one event for TensorBoard (see `Events`).
-
-    A run that is there goes on from its `start` or, without one, starts again. What it wrote of
-    later steps goes: trajectory.csv is cut off, and TensorBoard told to forget.
-
-    Raises:
-        ValueError: another process is writing there.
-        OSError: the directory or a file in it cannot be written.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        config: dict[str, Any],
-        names: Sequence[str],
-        start: Start | None = None,
-    ) -> None:
-        self.directory = directory
-        self.digits = DIGITS[DTYPES[config["dtype"]]]
-        self.tags = _tags(names)
-        settled = directory / "config.json"
-        recorded = start is not None and len(start.trajectory.step) > 0
-        known = recorded and read_json(settled) == config  # and so TensorBoard knows it too
-        directory.mkdir(exist_ok=True)
-        with ExitStack() as opened:
-            opened.enter_context(_only_writer(directory))
-            write_json(settled, config)
-            (directory / "result.json").unlink(missing_ok=True)  # which says that a run has ended
-            self.file = opened.enter_context(self._open_table(start))
-            purge_step = int(start.trajectory.step[-1]) + 1 if start and recorded else 0
-            self.events = Events(directory, purge_step)
-            opened.callback(self.events.close)
-            self.events.introduce(config, self.tags, again=known)
-            self.opened = opened.pop_all()
-
-    def _open_table(self, start: Start | None) -> BinaryIO:
-        """Open trajectory.csv, with the rows before `start` alone, for more."""
-        path = self.directory / TABLE
-        if start is None:
-            file = path.open("wb")
-            self.length, self.sha256 = 0, hashlib.sha256()
-            self._append(file, [["step", "epoch", *self.tags]])
-            return file
-        # The one that is there may be of a row more, and so would not fit what is left.
-        start.checkpoint.save(self.directory / CHECKPOINT)
-        self.length = start.checkpoint.rows_length
-        os.truncate(path, self.length)
-        self.sha256 = hashlib.sha256(path.read_bytes())
-        return path.open("ab")
-
-    def _append(self, file: BinaryIO, rows: Iterable[Sequence[Any]]) -> None:
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        content = text.getvalue().encode()
-        file.write(content)
-        file.flush()
-        self.length += len(content)
-        self.sha256.update(content)
-
-    def record(self, piece: Trajectory) -> None:
-        """Write a piece of the trajectory through to the disk."""
-        rows = [*piece.rows()]
-        self._append(
-            self.file, ([step, epoch, *self._texts(values)] for step, epoch, values in rows)
-        )
-        self.events.record(self.tags, ((step, values) for step, _, values in rows))
-
-    def _texts(self, values: list[float | None]) -> list[str]:
-        return ["" if v is None else format(v, self.digits) for v in values]
-
-    def save(self, **state: Any) -> None:
-        """Save a checkpoint of this state, once all rows are on the disk."""
-        os.fsync(self.file.fileno())
-        digest = self.sha256.hexdigest()
-        checkpoint = Checkpoint(**state, rows_length=self.length, rows_sha256=digest)
-        checkpoint.save(self.directory / CHECKPOINT)
-
-    def finish(self, result: dict[str, Any]) -> None:
-        """Write result.json."""
-        write_json(self.directory / "result.json", result)
-        self.events.finish(result)
-
-    def __enter__(self) -> "RunWriter":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.opened.close()
-
-
-@contextmanager
-def _only_writer(directory: Path) -> Iterator[None]:
-    """Keep other processes from writing to a run; the system lets go when this one ends."""
-    try:
-        held = FileLock(directory / ".lock").acquire(blocking=False)
-    except Timeout:
-        raise ValueError(
-            f"{directory}: another process is writing this run; wait for its end or stop it"
-        ) from None
-    with held:
-        yield

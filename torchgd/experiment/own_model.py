@@ -1,8 +1,9 @@
-"""Models by name, and what else is in a user's own file."""
+"""Models by name, and what else is in a user's own file; and the errors that come out of it."""
 
 import hashlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,23 @@ from torchgd.gradients import partial_derivatives
 from torchgd.models import Linear, Model, Quadratic, scalars
 
 MODELS: dict[str, type[Model]] = {"linear": Linear, "quadratic": Quadratic}
+OWN_FILES: dict[str, str] = {}  # that were run: as the user named each, by its full path
+
+
+def where_in_own_file(error: BaseException) -> str:
+    """Return FILE:LINE: ERROR of an error that came through a user's file, "" of any other."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [(f.filename, f.lineno) for f in frames if f.filename in OWN_FILES]
+    if isinstance(error, SyntaxError) and error.filename in OWN_FILES:
+        places = [(error.filename, error.lineno)]  # which did not come to run
+    if not places:
+        return ""
+    file, line = places[-1]
+    try:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+    except Exception:
+        said = f"{type(error).__name__}, whose message fails in its turn"
+    return f"{OWN_FILES[file]}:{line}: {said}"
 
 
 def find_model(name: str, bias: bool = False) -> Callable[..., Model]:
@@ -24,13 +42,12 @@ def find_model(name: str, bias: bool = False) -> Callable[..., Model]:
     That is linear (with a `bias` if asked for), quadratic, or CLASS of FILE.py:CLASS.
 
     Raises:
-        ValueError: the file is missing or does not run, CLASS is no `Model` in it, or a model
-            takes no bias; and, from what is returned, that making one fails.
+        ValueError: the file is missing, CLASS is no `Model` in it, or a model takes no bias.
     """
     found = MODELS.get(name) or _own_model(name)
     if bias and found is not Linear:
         raise ValueError(f"model {name!r} takes no --bias: it is the linear model's option")
-    return partial(call_user_code, name, found, **({"bias": True} if bias else {}))
+    return partial(found, **({"bias": True} if bias else {}))
 
 
 def _own_model(name: str) -> Any:
@@ -48,7 +65,7 @@ def find_optimizer(name: str) -> type[torch.optim.Optimizer]:
     """Return CLASS of FILE.py:CLASS, an optimizer.
 
     Raises:
-        ValueError: the file is missing or does not run, or CLASS is no `torch.optim.Optimizer`.
+        ValueError: the file is missing, or CLASS is no `torch.optim.Optimizer`.
     """
     found = _own_class("optimizer", name, "give FILE.py:CLASS")
     if found is None or not issubclass(found, torch.optim.Optimizer):
@@ -69,19 +86,10 @@ def _own_class(what: str, name: str, otherwise: str) -> type | None:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[file] = importlib.util.module_from_spec(spec)
-    _call(f"{what} {name!r}", spec.loader.exec_module, module)
+    OWN_FILES[str(spec.origin)] = file
+    spec.loader.exec_module(module)
     found = getattr(module, class_name, None)
     return found if isinstance(found, type) else None
-
-
-def in_original_units(model: Model, z: Standardization) -> dict[str, float]:
-    """Return the parameters over x of a model trained over z.
-
-    Raises:
-        ValueError: the model does not say how they map, as no plain `nn.Module` does.
-    """
-    convert = getattr(type(model), "in_original_units", Model.in_original_units)
-    return dict(convert(model, z.mean, z.deviation))
 
 
 def model_sha256(name: str) -> str:
@@ -91,30 +99,12 @@ def model_sha256(name: str) -> str:
     return hashlib.sha256(source + class_name.encode()).hexdigest()
 
 
-def call_user_code(name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call the code of a user's model; raise ValueError, in one line, whatever it raises."""
-    return _call(f"model {name!r}", call, *arguments, **options)
-
-
-def _call(whose: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    try:
-        return call(*arguments, **options)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit among them
-        try:
-            text = f"{type(error).__name__}: {error}"
-        except Exception:
-            text = f"{type(error).__name__}, whose message fails in its turn"
-        raise ValueError(f"{whose} fails with {' '.join(text.split())}") from error
-
-
 def refuse_model(name: str, model: Model, x: Tensor) -> None:
-    """Refuse a user's model whose ŷ or ∂ŷ/∂w are no tensors, NaN, or others each time."""
+    """Refuse a user's model whose ŷ or ∂ŷ/∂w are NaN, or others each time, or that changes x."""
     scalars(model)
 
     def returned() -> dict[str, Tensor]:
-        prediction = call_user_code(name, model, x)
+        prediction = model(x)
         if not isinstance(prediction, Tensor) or prediction.shape != x.shape:
             kind = f"a {type(prediction).__name__}"
             if isinstance(prediction, Tensor):
@@ -123,17 +113,9 @@ def refuse_model(name: str, model: Model, x: Tensor) -> None:
                 f"model {name!r}: forward(x) is {kind}; give a tensor of x's shape, "
                 f"{tuple(x.shape)}"
             )
-        partials = call_user_code(name, partial_derivatives, model, x, prediction)
+        partials = partial_derivatives(model, x, prediction)
         derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
-        found = {"forward(x)": prediction, **derivatives}
-        for what, value in found.items():
-            plain = value.layout is torch.strided and value.device == x.device
-            if not (plain and value.is_floating_point()):
-                raise ValueError(
-                    f"model {name!r}: {what} is of {value.layout} and {value.dtype} on "
-                    f"{value.device}; give a dense tensor of floating-point numbers on x's device"
-                )
-        return found
+        return {"forward(x)": prediction, **derivatives}
 
     before = x.clone()
     again = returned()
@@ -148,3 +130,26 @@ def refuse_model(name: str, model: Model, x: Tensor) -> None:
                 f"model {name!r}: {what} is another each time; let it depend on x, parameters and "
                 "buffers alone"
             )
+
+
+def standardization(name: str, model: Model, x: Tensor) -> Standardization:
+    """Return z of the data (x/rms for a line without a bias), if the model can map it back."""
+    through_origin = isinstance(model, Linear) and model.b is None
+    z = Standardization.of(x, center=not through_origin)
+    mapped, parameters = in_original_units(model, z), dict(model.named_parameters())
+    if mapped.keys() != parameters.keys():
+        raise ValueError(
+            f"model {name!r}: in_original_units returns {sorted(mapped)}; "
+            f"give each of {sorted(parameters)}"
+        )
+    return z
+
+
+def in_original_units(model: Model, z: Standardization) -> dict[str, float]:
+    """Return the parameters over x of a model trained over z.
+
+    Raises:
+        ValueError: the model does not say how they map, as no plain `nn.Module` does.
+    """
+    convert = getattr(type(model), "in_original_units", Model.in_original_units)
+    return dict(convert(model, z.mean, z.deviation))

@@ -1,18 +1,18 @@
-"""How a gradient is computed: on which device, compiled, in chunks, by several processes."""
+"""Where and how a gradient is computed: on a device, compiled, in chunks, by several processes."""
 
-import importlib.util
+import importlib
+import os
 import re
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
-from torchgd.compiled import why_not_compiled
-from torchgd.data import Batches
-from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.ranks import add_over_ranks, processes, share
-from torchgd.experiment.sources import Rows
-from torchgd.gradients import GradientSource, is_linear_in_parameters
+from torchgd.gradients import GradientSource
 from torchgd.models import Model
 
 # Rows at a time of data that are not in memory: what fits into a CPU's cache, or fills a GPU.
@@ -49,17 +49,6 @@ def compiled(gradient: GradientSource, x: Tensor) -> GradientSource:
     return torch.compile(gradient, mode="reduce-overhead" if few else "default")
 
 
-def fits_machine_code(model: Model, batches: Batches) -> bool:
-    """Whether the loop by hand can be machine code (see `torchgd.compiled`)."""
-    here = isinstance(batches.x, Tensor) and processes() == 1 and not why_not_compiled(batches)
-    return here and is_linear_in_parameters(model, batches.x)
-
-
-def numba_is_there() -> bool:
-    """Whether the compiled loop's compiler is installed."""
-    return importlib.util.find_spec("numba") is not None
-
-
 def refuse_no_compiler(compiled_step: Callable[[], object]) -> None:
     """Refuse to compile where torch cannot."""
     try:
@@ -72,15 +61,6 @@ def refuse_no_compiler(compiled_step: Callable[[], object]) -> None:
         raise ValueError(
             f"compile: torch.compile fails on this machine ({reason}); {way_out}"
         ) from error
-
-
-def refuse_in_chunks(asked: Configuration) -> None:
-    """Refuse what needs all of the data in memory, or at once."""
-    for name in ("shuffle", "standardize", "compile"):
-        if getattr(asked, name):
-            raise ValueError(f"{name} needs the data in memory, not in chunks; leave it out")
-    if asked.lr == "auto":
-        raise ValueError("lr auto needs the data in memory, not in chunks; give a number")
 
 
 # A batch of N rows is cut into the ranks' shares, and these into chunks, so that each row lies in
@@ -99,29 +79,147 @@ def in_chunks(
 ) -> GradientSource:
     """Return `gradient` of a batch, taken `rows` rows at a time, by all processes together.
 
-    Of x and y, which may be columns that are read when they are asked for, a process takes its
-    share alone; `on_rows` is told of each chunk how many rows it had. Added in another order, the
-    sums differ from those of the whole batch by rounding: by N·ε of Σ|terms| at most.
+    A process takes its share of x and y alone, each chunk on the model's device and in its dtype;
+    `on_rows` is told before each chunk how many rows it has. Added in another order, the sums
+    differ from those of the whole batch by rounding: by N·ε of Σ|terms| at most.
 
     Raises, from the gradient:
         RankError: another process is gone.
     """
 
-    def gradient_in_chunks(model: Model, x: Rows, y: Rows) -> Tensor:
+    def gradient_in_chunks(model: Model, x: Tensor, y: Tensor) -> Tensor:
         parameters = list(model.parameters())
         w = parameters[0]
         sums = torch.zeros(1 + len(parameters), dtype=w.dtype, device=w.device)
         first, last = share(len(x))
         for k in range(first, last, rows):
             part = slice(k, min(k + rows, last))
+            on_rows(part.stop - k)
             xs, ys = (column[part].to(w.device, w.dtype) for column in (x, y))
             loss = gradient(model, xs, ys)
             terms = [loss, *(p.grad for p in parameters)]
             sums += len(xs) * torch.stack(terms)  # type: ignore[arg-type]
-            on_rows(len(xs))
         loss, *gradients = add_over_ranks(sums) / len(x)
         for p, mean in zip(parameters, gradients, strict=True):
             p.grad = mean
         return loss
 
     return gradient_in_chunks
+
+
+class RankError(RuntimeError):
+    """Another of the processes that share the work is gone, or never came."""
+
+
+def torchrun(name: str, alone: int) -> int:
+    """Return what torchrun tells this process, by name, as RANK; without torchrun, `alone`."""
+    text = os.environ.get(name, "") if "TORCHELASTIC_RUN_ID" in os.environ else ""
+    return int(text) if re.fullmatch(r"[0-9]+", text) else alone
+
+
+def processes() -> int:
+    """Return how many processes torchrun started; 1 without it."""
+    return torchrun("WORLD_SIZE", 1)
+
+
+def refuse_broken_environment() -> None:
+    """Refuse what torchrun never tells a process.
+
+    Raises:
+        ValueError: a number is missing, or is none, or not in its range.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    way_out = "start the script by torchrun, or unset TORCHELASTIC_RUN_ID"
+    for name, least in {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0, "MASTER_PORT": 1}.items():
+        text = os.environ.get(name)
+        if torchrun(name, -1) < least:
+            raise ValueError(f"{name} is {text!r}, not an integer of at least {least}; {way_out}")
+    if torchrun("RANK", 0) >= processes():
+        raise ValueError(f"RANK is {torchrun('RANK', 0)} of {processes()} processes; {way_out}")
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the other processes that torchrun started: through gloo, on CUDA through NCCL.
+
+    SIGINT and SIGTERM end each at once: one that waits for the others in C++ could not hear them.
+    All must take the same steps, and so stop at the same one: a `Recorder` that hands over by the
+    clock finds a divergence earlier on one than on another.
+
+    Raises:
+        RankError: they cannot meet.
+    """
+    for which in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(which) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(which, signal.SIG_DFL)
+    # torch.optim imports it later, and imported within a group it holds that for good: the group's
+    # threads would outlive Python's end, and abort a process that is done.
+    importlib.import_module("torch._dynamo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store, rank, size = next(rendezvous("env://"))
+        # Where torchrun starts all again, what those before wrote there is not for these.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        # All have met before one goes on, and perhaps away: else the others would wait for it.
+        dist.all_reduce(torch.zeros(1))
+    except (RuntimeError, ValueError) as error:
+        where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        reason = str(error).partition("\n")[0]
+        raise RankError(
+            f"rank {torchrun('RANK', 0)} cannot meet the others at {where} ({reason}); take a free "
+            "port, and start all of them"
+        ) from None
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def share(count: int) -> tuple[int, int]:
+    """Return where this rank's part of so many rows begins and ends: ⌊rn/K⌋, ⌊(r + 1)n/K⌋."""
+    if not dist.is_initialized():
+        return 0, count
+    rank, size = dist.get_rank(), dist.get_world_size()
+    return count * rank // size, count * (rank + 1) // size
+
+
+def add_over_ranks(sums: Tensor) -> Tensor:
+    """Return the sum over all processes, the same bits on each."""
+    if dist.is_initialized():
+        try:
+            dist.all_reduce(sums)
+        except RuntimeError as error:
+            raise _gone(error) from error
+    return sums
+
+
+def refuse_unlike_ranks(what: Mapping[str, object]) -> None:
+    """Wait for all processes, and refuse to go on unless each has the same of these, by name.
+
+    Raises:
+        ValueError: they have not; the message names the first thing that differs.
+        RankError: another process is gone.
+    """
+    if not dist.is_initialized():
+        return
+    mine = {name: repr(value) for name, value in what.items()}
+    found: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+    try:
+        dist.all_gather_object(found, mine)
+    except RuntimeError as error:
+        raise _gone(error) from error
+    for rank, theirs in enumerate(found):
+        for name in {**found[0], **theirs}:
+            a, b = found[0].get(name), theirs.get(name)
+            if a != b:
+                raise ValueError(
+                    f"rank {rank} has {name} {b}, and rank 0 has {a}: give all processes the same"
+                )
+
+
+def _gone(error: RuntimeError) -> RankError:
+    reason = str(error).partition("\n")[0]
+    return RankError(f"rank {dist.get_rank()}: another process is gone ({reason})")

@@ -1,89 +1,36 @@
-"""What a run is told as: its files' contents, the lesson's transcript, the table, the verdict."""
+"""What a run is told as: the lesson's transcript, the table, the verdict."""
 
 import math
-import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from torchgd.experiment.advice import least_squares, why_unstable
 from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.files import printable
-from torchgd.experiment.goal import Goal
-from torchgd.experiment.outcome import Outcome
-from torchgd.experiment.ranks import processes
-from torchgd.experiment.stability import divergence
+from torchgd.experiment.own_model import MODELS
+from torchgd.experiment.run import Outcome
+from torchgd.gradients import partial_derivatives
 from torchgd.loss import mean_squared_error
 from torchgd.proof.compare import Comparison, difference, differs, ulps
-from torchgd.proof.findings import aligned
-from torchgd.trajectory import Trajectory
-from torchgd.version import __version__
+from torchgd.proof.findings import ORACLES, GradientCheck, aligned
+from torchgd.proof.oracles import check_gradient
+from torchgd.trajectory import Stopped, Trajectory
 
+FEW = 4096  # samples that the oracles look at, where the data are read in chunks
+GROWN = 2**20  # ULPs: more than formulas make by themselves
 MOST = 6  # steps at which two trajectories differ most
+WAYS = {"manual": "by hand"}  # what an update is called in a sentence
 
 
-def config_json(experiment: Experiment, update: str, updates: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what config.json holds: everything needed to run it again, with all its updates."""
-    z, device = experiment.standardization, experiment.device
-    cuda = device.type == "cuda"
-    return {
-        **experiment.identity(update),
-        "updates": [*updates] or [update],
-        "samples": len(experiment.data.x),
-        "steps": experiment.steps,
-        "standardization": z and asdict(z),
-        **{n: getattr(experiment.data, n) for n in ("x_name", "x_unit", "y_name", "y_unit")},
-        "working_directory": str(experiment.folder.resolve()) if experiment.reads_files else None,
-        "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
-        **environment(),
-    }
-
-
-def environment() -> dict[str, Any]:
-    """Return what beside the configuration may decide a run's bits."""
-    return {
-        "threads": torch.get_num_threads(),
-        "processes": processes(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "torchgd": __version__,
-    }
-
-
-def environment_changes(config: dict[str, Any]) -> Iterator[str]:
-    """Yield in what the environment differs from the one in which this run's config.json began."""
-    for name, now in environment().items():
-        if (was := config.get(name)) != now:
-            was = printable(f"{was}")
-            yield f"{name} {now}, and the run began with {was}: bits may differ from then on"
-
-
-def result_json(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
-    """Return what result.json holds."""
-    trajectory, configuration = outcome.trajectory, asdict(experiment.configuration)
-    return {
-        "update": outcome.update,
-        **{name: configuration[name] for name in ("model", "data", "device", "dtype")},
-        "steps": int(trajectory.step[-1]),
-        "epochs": int(trajectory.epoch[-1]),
-        "stopped": trajectory.stopped,
-        "parameters": {name: value.item() for name, value in outcome.parameters.items()},
-        "loss": outcome.loss.item(),
-        "seconds": outcome.seconds,
-    }
-
-
-def unfinished(experiment: Experiment, outcome: Outcome) -> str:
-    """Say of the last update's outcome that there was more to come; "" if there was not."""
+def unfinished(outcome: Outcome) -> str:
+    """Say of the last outcome that there was more to come; "" if there was not."""
     path = outcome.trajectory
-    if path.stopped != "interrupted":
+    if path.stopped != Stopped.INTERRUPTED:
         return ""
-    return f"Unfinished, at step {int(path.step[-1])} of {experiment.steps} ({outcome.update}):"
+    of = f"of {outcome.experiment.steps} ({outcome.update})"
+    return f"Unfinished, at step {int(path.step[-1])} {of}:"
 
 
 def headline(experiment: Experiment) -> str:
@@ -97,13 +44,14 @@ def headline(experiment: Experiment) -> str:
     )
 
 
-def transcript(experiment: Experiment, outcome: Outcome) -> Iterator[str]:
+def transcript(outcome: Outcome) -> Iterator[str]:
     """Yield the lesson's lines: each recorded step's batch and gradients, and the progress.
 
     The progress comes every tenth epoch, with the weights and the last batch's loss after the
     update. The last line predicts.
     """
-    trajectory, batches = outcome.trajectory, experiment.batches
+    experiment, trajectory = outcome.experiment, outcome.trajectory
+    batches = experiment.batches
     rows = {step: row for row, step in enumerate(trajectory.step.tolist())}
     gradients = torch.stack([*trajectory.gradients.values()], dim=1).tolist()
     recorded = dict(zip(rows, gradients, strict=False))  # the last row has no gradients
@@ -121,7 +69,7 @@ def transcript(experiment: Experiment, outcome: Outcome) -> Iterator[str]:
             loss = mean_squared_error(functional_call(experiment.new_model(), there, x), y).item()
             texts = [f"{name} = {round(w.item(), 2)}" for name, w in weights.items()]
             yield f"progress: {epoch} {' '.join(texts)} loss = {round(loss, 6)}"
-    yield f"predict (after training) {_predicted(experiment, outcome)} {digits(outcome.prediction)}"
+    yield f"predict (after training) {_predicted(outcome)} {digits(outcome.prediction)}"
 
 
 def _plain(batch: Tensor) -> str:
@@ -134,8 +82,8 @@ def _number(value: float) -> str:
     return str(int(value) if value.is_integer() and abs(value) < 2**53 else value)
 
 
-def _predicted(experiment: Experiment, outcome: Outcome) -> str:
-    return f"{_number(outcome.predicted_at)} {experiment.data.x_word}".strip()
+def _predicted(outcome: Outcome) -> str:
+    return f"{_number(outcome.predicted_at)} {outcome.experiment.data.x_word}".strip()
 
 
 def digits(value: Tensor) -> str:
@@ -143,25 +91,29 @@ def digits(value: Tensor) -> str:
     return str(value.numpy()[()])
 
 
-def table(
-    experiment: Experiment, outcomes: list[Outcome], goal: Goal | None = None
-) -> Iterator[str]:
-    """Yield the table of final values: a column per update and, for two, how far apart they are.
+def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Yield the table of final values: a column per update, and how far each is from the first.
 
-    Where a descent has a goal there are its values too, and how far the first update is from them.
+    Where a descent leads to least squares there are its values, too, and how far the first update
+    is from them.
     """
-    prediction = f"ŷ({_predicted(experiment, outcomes[0])})"
-    columns = [["", *outcomes[0].parameters, "loss", prediction]]
-    columns += [[outcome.update, *map(digits, outcome.column)] for outcome in outcomes]
-    ends = {int(outcome.trajectory.step[-1]) for outcome in outcomes}
-    if len(outcomes) == 2 and len(ends) == 1:
-        a, b = (outcome.column for outcome in outcomes)
-        columns.append(["difference", *map(digits, difference(a, b))])
-        columns.append(["ULPs", *map(str, ulps(a, b))])
-    if goal is not None:
-        columns.append(["least squares", *map(digits, goal.values.column)])
-        distance = difference(outcomes[0].column, goal.values.column)
-        columns.append(["distance", *(f"{d:.2g}" for d in distance.tolist())])
+    first, landscape = outcomes[0], least_squares(outcomes[0].experiment)
+    columns = [["", *first.parameters, "loss", f"ŷ({_predicted(first)})"]]
+    for outcome in outcomes:
+        columns.append([outcome.update, *map(digits, outcome.column)])
+        if outcome is not first and outcome.trajectory.step[-1] == first.trajectory.step[-1]:
+            a, b = first.column, outcome.column
+            columns.append(["difference", *map(digits, difference(a, b))])
+            columns.append(["ULPs", *map(str, ulps(a, b))])
+    if landscape is not None:
+        best = first.experiment.new_model(landscape.minimiser)
+        parameters = first.experiment.parameters(best)
+        loss = torch.tensor(landscape.minimum, dtype=first.loss.dtype)
+        prediction = first.experiment.predict(best, first.predicted_at)
+        values = torch.stack([*parameters.values(), loss, prediction])
+        columns.append(["least squares", *map(digits, values)])
+        distance = difference(first.column, values).tolist()
+        columns.append(["distance", *(f"{d:.2g}" for d in distance)])
     yield from aligned([*zip(*columns, strict=True)])
 
 
@@ -185,18 +137,18 @@ def verdict(comparison: Comparison, a: Trajectory, b: Trajectory) -> str:
     )
 
 
-def who_diverged(experiment: Experiment, outcomes: list[Outcome]) -> str:
-    """Say which descents diverged, how, and at which learning rates none would have; "" if none."""
-    diverged = [outcome for outcome in outcomes if outcome.trajectory.stopped == "diverged"]
-    if not diverged:
+def who_was_unstable(outcomes: Sequence[Outcome]) -> str:
+    """Say which descents diverged or climbed, how, and at which learning rates none would have."""
+    unstable = [o for o in outcomes if o.trajectory.stopped in (Stopped.DIVERGED, Stopped.CLIMBED)]
+    if not unstable:
         return ""
-    who = "the descent diverged"
-    if len(diverged) == 2:
-        who = "the descent diverged, by hand and by autograd alike"
-    elif len(outcomes) == 2:
-        which = {"manual": "by hand", "autograd": "by autograd"}[diverged[0].update]
-        who = f"the descent {which} diverged, and the other did not"
-    return f"{who}; {divergence(experiment, diverged[0].trajectory, diverged[0].loss)}"
+    first = unstable[0]
+    did, names = first.trajectory.stopped, [outcome.update for outcome in unstable]
+    who = f"the descent {did}"
+    if len(outcomes) > 1:
+        others = "alike" if len(unstable) == len(outcomes) else "alone"
+        who += f", {' and '.join(WAYS.get(name, f'by {name}') for name in names)} {others}"
+    return f"{who}; {why_unstable(first.experiment, first.trajectory, first.loss)}"
 
 
 def side_by_side(right: Trajectory, wrong: Trajectory) -> Iterator[str]:
@@ -239,3 +191,73 @@ def first_shows(right: Trajectory, wrong: Trajectory, comparison: Comparison) ->
         f"It first shows at step {step}, in {names[k]}: {digits(a)} right, {digits(b)} wrong, "
         f"{difference(a, b).item():.3g} apart (ULPs: {float(ulps(a, b)):.6g})."
     )
+
+
+def agree(outcomes: Sequence[Outcome], comparison: Comparison) -> tuple[bool, str]:
+    """Return whether two updates part by rounding alone, if at all, and what is to be said of it.
+
+    The formulas of the built-in models are written in autograd's order: their gradients may not
+    part at all, unless they are compiled, each to an order of its own. Affine maps round elsewhere.
+    """
+    first, other = (outcome.experiment.configuration for outcome in outcomes)
+    experiment, path = outcomes[0].experiment, outcomes[0].trajectory
+    if comparison.identical:
+        return True, ""
+    if "affine" in (first.update, other.update):
+        return _within_the_bound(outcomes, comparison)
+    mistaken = not {first.update, other.update} <= {"manual", "autograd", "compiled"}
+    if first.model in MODELS or mistaken:
+        return first.compile and not mistaken, ""
+    check = check_where_they_part(experiment, comparison, path)
+    if check.wrong:
+        return False, f"By hand, {is_wrong(check.wrong)}: see derive.py {first.model}"
+    if not check:
+        return False, f"No oracle can say whether that is rounding: see derive.py {first.model}"
+    silent = {finding.oracle for finding in check.rows if finding.passed is None}
+    oracles = f"{len(ORACLES) - len(silent)} of {len(ORACLES)} oracles"
+    confirmed = f"{oracles} confirm {named(outcomes[0].trajectory.names)}"
+    said = f"That is rounding: {confirmed}; your formula rounds in another order"
+    if comparison.max_ulp <= GROWN:
+        return True, f"{said}."
+    return True, f"{said}, and this descent magnifies it: a smaller --lr may not."
+
+
+# See `affine_trajectory`: R is the largest |w| + 2α|φ||y| met.
+def _within_the_bound(outcomes: Sequence[Outcome], comparison: Comparison) -> tuple[bool, str]:
+    """Whether affine maps part from steps by no more than 8(P + 1)²·k·ε·R."""
+    experiment, path = outcomes[0].experiment, outcomes[0].trajectory
+    count, eps = len(path.names), torch.finfo(path.table.dtype).eps
+    model, x = experiment.new_model(), experiment.batches.x
+    phi = torch.stack([*partial_derivatives(model, x, x).values()]).abs().max().item()
+    w = path.table[:, 1 : 1 + count].abs().max().item()
+    R = w + 2 * experiment.options["lr"] * phi * experiment.batches.y.abs().max().item()
+    bound = 8 * (count + 1) ** 2 * max(1, int(path.step[-1])) * eps * R
+    if comparison.max_abs <= bound:
+        return True, f"That is rounding: affine maps round elsewhere, by at most {bound:.2g} here."
+    return False, ""
+
+
+def check_where_they_part(
+    experiment: Experiment, comparison: Comparison, path: Trajectory
+) -> GradientCheck:
+    """Ask the oracles about a user's own model, at the weights at which its updates part."""
+    assert comparison.first_difference is not None
+    row = int(torch.searchsorted(path.step, comparison.first_difference[0]))
+    row = min(row, len(path.step) - 1)  # a step that only the other has
+    model, c = (
+        experiment.new_model(path.table[row, 1 : 1 + len(path.names)]),
+        experiment.configuration,
+    )
+    some = slice(None if c.chunk_size is None else FEW)
+    x, y = (t[some].to(c.device) for t in (experiment.batches.x, experiment.batches.y))
+    return check_gradient(model, x, y)
+
+
+def named(parameters: Iterable[str]) -> str:
+    """Name the derivatives in these parameters."""
+    return " and ".join(f"∂ŷ/∂{name}" for name in parameters)
+
+
+def is_wrong(parameters: Sequence[str]) -> str:
+    """Say that the derivatives in these parameters are wrong."""
+    return f"{named(parameters)} {'is' if len(parameters) == 1 else 'are'} wrong"

@@ -1,176 +1,260 @@
-"""A new run, or one to go on with: its directory, and where each of its updates is."""
+"""A run: one configuration, carried out in one directory."""
 
-import os
-import shlex
-import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from torchgd.compiled import descend_compiled
+from torchgd.experiment.advice import climbed
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.earlier import (
-    find_start,
-    read_config,
-    refuse_epochs,
-    refuse_other_files,
-    refuse_what_is_of_a_new_run,
-    where_it_began,
-)
-from torchgd.experiment.experiment import AFFINE, Experiment
-from torchgd.experiment.files import new_directory
-from torchgd.experiment.folder import RunWriter, Start, read_result
-from torchgd.experiment.own_model import MODELS
-from torchgd.experiment.ranks import processes
-from torchgd.experiment.report import config_json
-from torchgd.gradients import require_linear
+from torchgd.experiment.events import Events
+from torchgd.experiment.experiment import Experiment, resolve
+from torchgd.experiment.files import write_json
+from torchgd.experiment.folder import STATE, TABLE, State, read_config, tags, write_trajectory
+from torchgd.experiment.parallel import processes
+from torchgd.models import Model
+from torchgd.theory.affine import affine_trajectory
+from torchgd.training import descend
+from torchgd.trajectory import Recorder, Stopped, Trajectory
+
+MAY_CHANGE = ("epochs", "model", "data")  # the files may have moved, but their hashes must not
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """Return all that decides the bits of a run's steps."""
+    return {name: value for name, value in experiment.identity.items() if name not in MAY_CHANGE}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: its path, and its final parameters in the data's own units.
+
+    The `loss` is over all data, whatever the batch size; `prediction` is ŷ at x = `predicted_at`.
+    """
+
+    experiment: Experiment
+    trajectory: Trajectory
+    parameters: dict[str, Tensor]
+    loss: Tensor
+    predicted_at: float
+    prediction: Tensor
+    seconds: float
+
+    @property
+    def update(self) -> str:
+        """How its steps were taken."""
+        return self.experiment.configuration.update
+
+    @property
+    def column(self) -> Tensor:
+        """The parameters, the loss and the prediction below each other, (P + 2,)."""
+        return torch.stack([*self.parameters.values(), self.loss, self.prediction])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what result.json holds."""
+        path, c = self.trajectory, asdict(self.experiment.configuration)
+        return {
+            **{name: c[name] for name in ("update", "model", "data", "device", "dtype")},
+            "steps": int(path.step[-1]),
+            "epochs": int(path.epoch[-1]),
+            "stopped": str(path.stopped),
+            "parameters": {name: value.item() for name, value in self.parameters.items()},
+            "loss": self.loss.item(),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who takes part in a run as it goes, and how often it is saved.
+
+    `stop` is asked at each step; `on_piece` gets each piece of the trajectory; `on_rows` is told
+    how many rows are gone through next, where the data are read in chunks. The state is saved each
+    so many `seconds` or, if given, each so many `steps`.
+    """
+
+    stop: Callable[[], bool] = lambda: False
+    on_piece: Callable[[Trajectory], object] = lambda piece: None
+    on_rows: Callable[[int], object] = lambda count: None
+    seconds: float = 60.0
+    steps: int | None = None
+
+
+NOBODY = Watch()
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run to be made or gone on with, by each of its updates in turn.
+    """An experiment in a directory of its own, and the `state` that an earlier process left there.
 
-    `configs` is each update's config.json; `starts` where those go on that have a checkpoint;
-    `again` whether the run was begun before.
+    `config` is what config.json says.
     """
 
     experiment: Experiment
-    directory: Path
-    configs: dict[str, dict[str, Any]]
-    starts: dict[str, Start] = field(default_factory=dict)
-    again: bool = False
+    directory: Path = Path()
+    config: dict[str, Any] = field(default_factory=dict)
+    state: State | None = None
 
-    @classmethod
-    def new(
-        cls,
-        asked: Configuration,
-        updates: Sequence[str],
-        parent: Path,
-        name: str | None,
-        writes: bool = True,
-    ) -> "Run":
-        """Return a new run, in a directory of its own in `parent`, or if it `writes` none without.
+    @property
+    def update(self) -> str:
+        """How its steps are taken."""
+        return self.experiment.configuration.update
 
-        Raises:
-            ValueError: something in it cannot be had (see `Experiment`), or `name` is taken.
-            OSError: a file cannot be read, or the directory not be made.
-        """
-        experiment, configs = prepare(asked, updates)
-        if not writes:
-            return cls(experiment, parent, configs)
-        files = {f"{update}/config.json": config for update, config in configs.items()}
-        return cls(experiment, new_directory(parent, name, experiment.name, files), configs)
+    @property
+    def done(self) -> int:
+        """How many steps an earlier process took."""
+        return 0 if self.state is None else self.state.step
 
-    @classmethod
-    def sweep(
-        cls, asked: Sequence[Configuration], updates: Sequence[str], parent: Path, name: str | None
-    ) -> "list[Run]":
-        """Return a new run for each of these, lr-RATE in a directory that they share.
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do: all steps are taken, and what it came to is written."""
+        taken = self.state is not None and (
+            self.state.diverged or self.state.step == self.experiment.steps
+        )
+        return taken and all((self.directory / n).is_file() for n in (TABLE, "result.json"))
 
-        Raises:
-            ValueError: as `new`, and then no directory is there; or there are several processes.
-            OSError: as `new`.
-        """
-        if processes() > 1:
-            raise ValueError(f"--lr: {len(asked)} rates take one process, not {processes()}")
-        rates = [one.lr for one in asked]
-        for rate in rates:
-            if rates.count(rate) > 1:
-                raise ValueError(f"lr {rate} is given twice")
-        made = {f"lr-{one.lr}": prepare(one, updates) for one in asked}
-        first, _ = made[f"lr-{rates[0]}"]
-        if first.streams:
-            raise ValueError("--lr: several rates need the data in memory; leave --chunk-size out")
-        files = {
-            f"{run}/{update}/config.json": config
-            for run, (_, configs) in made.items()
-            for update, config in configs.items()
-        }
-        shared = new_directory(parent, name, first.name, files)
-        return [
-            cls(experiment, shared / run, configs) for run, (experiment, configs) in made.items()
-        ]
-
-    @classmethod
-    def resumed(cls, directory: Path, asked: Mapping[str, Any]) -> "Run":
-        """Return the run in `directory`, ready to go on.
-
-        `asked` are flags by name, of which `epochs` may be more than the run had; a model of the
-        user's own must be named again, and a data file may be elsewhere.
-
-        Raises:
-            ValueError: there is no run, or it is damaged, or of another model or other data, or
-                asked to be another.
-            OSError: a file cannot be read.
-        """
-        refuse_what_is_of_a_new_run(asked)
-        directory, config = read_config(directory)
+    @contextmanager
+    def events(self) -> Iterator[Events]:
+        """Write config.json, remove what says that the run is over, and open its event file."""
+        path = self.state.path.step if self.state else torch.empty(0)
+        known = len(path) > 0 and read_config(self.directory) == self.config
+        for old in self.directory.glob(".*.tmp.*"):  # of a process that was killed as it wrote
+            old.unlink()
+        write_json(self.directory / "config.json", self.config)
+        (self.directory / "result.json").unlink(missing_ok=True)
+        (self.directory.parent / "comparison.json").unlink(missing_ok=True)
+        events = Events(self.directory, int(path[-1]) + 1 if len(path) else 0)
         try:
-            own = Configuration.from_config(config)
-            experiment = Experiment.from_config(config, **asked)
-        except ValueError as error:
-            raise ValueError(f"{directory / config['update']}: {error}") from None
-        refuse_other_files(experiment, config, directory)
-        now, updates = experiment.configuration, config["updates"]
-        refuse_what_does_not_go_together(now, updates)
-        configs = {update: config_json(experiment, update, updates) for update in updates}
-        for each in configs.values():  # they go on saying where it began
-            each.update(where_it_began(config, directory))
-        found = {update: find_start(experiment, update, directory / update) for update in updates}
-        starts = {update: start for update, start in found.items() if start is not None}
-        refuse_epochs(own.epochs, now.epochs, starts, directory)
-        return cls(experiment, directory, configs, starts, again=True)
+            events.introduce(self.config, tags(tuple(self.experiment.configuration.initial)), known)
+            yield events
+        finally:
+            events.close()
 
-    @property
-    def over(self) -> tuple[str, int] | None:
-        """What to say of a run that has nothing left to do, and the exit status."""
-        folders = [self.directory / update for update in self.configs]
-        left = [folder / "result.json" for folder in folders]
-        if len(folders) > 1:
-            left.append(self.directory / "comparison.json")
-        if not all(path.is_file() for path in left):
-            return None
-        results, steps = map(read_result, folders), self.experiment.steps
-        ends = {(result["stopped"], result["steps"]) for result in results}
-        if ends == {("finished", steps)}:
-            return f"{self.directory} is finished, after {steps} steps; --epochs can be raised", 0
-        if {stopped for stopped, _ in ends} == {"diverged"}:
-            return f"{self.directory} diverged, and nothing goes on from there; start a new run", 1
-        return None
+    def carry_out(
+        self, predict: float = 4.0, watch: Watch = NOBODY, events: Events | None = None
+    ) -> Outcome:
+        """Take the steps that are left, and write what they come to, if there are `events`.
 
-    def writer(self, update: str) -> RunWriter:
-        """Return what writes the run of `update`, after the rows that it has already."""
-        config, names = self.configs[update], list(self.experiment.configuration.initial)
-        start = self.starts.get(update)
-        writer = RunWriter(self.directory / update, config, names, start)
-        (self.directory / "comparison.json").unlink(missing_ok=True)  # of updates that have ended
-        return writer
+        Raises:
+            ValueError: `predict` is no number, or a data file changed.
+            OSError: something cannot be written.
+            RankError: another process is gone.
+        """
+        if not math.isfinite(predict):
+            raise ValueError(f"predict {predict}: give a finite number")
+        experiment, model = self.experiment, self.experiment.new_model()
+        began = time.perf_counter() - (self.state.seconds if self.state else 0.0)
+        trajectory = self._path(model, watch, events, began)
+        loss = experiment.loss(model, watch.on_rows)
+        if trajectory.stopped == Stopped.FINISHED:
+            if not loss.isfinite():  # in a sample not seen since
+                trajectory = replace(trajectory, stopped=Stopped.DIVERGED)
+            elif climbed(experiment, trajectory, loss):
+                trajectory = replace(trajectory, stopped=Stopped.CLIMBED)
+        parameters, prediction = experiment.parameters(model), experiment.predict(model, predict)
+        seconds = time.perf_counter() - began
+        outcome = Outcome(experiment, trajectory, parameters, loss, predict, prediction, seconds)
+        if events is not None:
+            write_trajectory(self.directory / TABLE, trajectory)
+            write_json(self.directory / "result.json", outcome.as_dict())
+            events.finish(outcome.as_dict())
+        return outcome
 
-    @property
-    def how_to_go_on(self) -> str:
-        """How to go on with a run that was interrupted."""
-        model = self.experiment.configuration.model
-        again = [] if model in MODELS else ["--model", model]
-        quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
-        return f"go on with {quoted(['--resume', str(self.directory), *again])}"
+    def _path(self, model: Model, watch: Watch, events: Events | None, began: float) -> Trajectory:
+        """Take the steps that are left, record and save them; return the whole path."""
+        experiment, optimizer = self.experiment, self.experiment.optimizer(model)
+        done = None
+        if self.state is not None:
+            self.state.restore(model, optimizer)
+            done = self.state.path
+        recorder = self._recorder(model, watch, events, done)
+
+        def save(step: int) -> None:
+            if events is not None:
+                rest = {"seconds": time.perf_counter() - began, "path": recorder.path}
+                state = State.of(model, optimizer, identity=identity(experiment), step=step, **rest)
+                state.save(self.directory / STATE)
+
+        step, stopped = experiment.steps, Stopped.FINISHED
+        saved, at = self.done, time.monotonic()
+        try:
+            for step in self._steps(model, optimizer, recorder, watch):
+                by_step = watch.steps is not None and step - saved >= watch.steps
+                if recorder.due or by_step:
+                    recorder.hand_over()
+                    if recorder.diverged:
+                        break
+                    now = time.monotonic()
+                    if by_step or (watch.steps is None and now - at >= watch.seconds):
+                        save(step)
+                        saved, at = step, now
+                if watch.stop():
+                    stopped = Stopped.INTERRUPTED
+                    break
+            else:
+                step = experiment.steps
+        finally:
+            recorder.hand_over()  # what was recorded stays in the event file, also if a step failed
+        if recorder.diverged:
+            step = int(recorder.pieces[-1].step[-1])
+        save(step)  # before the final row, for there may be more epochs to come
+        return recorder.finish(step, step // len(experiment.batches), stopped)
+
+    def _steps(
+        self, model: Model, optimizer: Optimizer, recorder: Recorder, watch: Watch
+    ) -> Iterator[int]:
+        """Take the steps; yield each, or some, while model and optimizer are as before that step."""
+        experiment, c = self.experiment, self.experiment.configuration
+        batches, every, length = experiment.batches, c.record_every or 1, len(experiment.batches)
+        if recorder.diverged:
+            return
+        if c.update == "affine":
+            asked = {"epochs": c.epochs, "record_every": every, **experiment.options}
+            path = affine_trajectory(model, batches, **asked)
+            recorder.take(path if path.stopped == Stopped.DIVERGED else path[:])
+        elif c.update == "compiled":
+            names = tuple(recorder.parameters)
+            for step, recorded, rows in descend_compiled(
+                model, batches, optimizer, c.epochs, every, start=self.done, block=watch.steps
+            ):
+                if len(rows):
+                    table = torch.from_numpy(rows)
+                    recorder.take(Trajectory(names, recorded, recorded // length, table, None))
+                if step < experiment.steps:
+                    yield step
+        else:
+            gradient = experiment.gradient(watch.on_rows)
+            for step, epoch, loss in descend(
+                model, batches, optimizer, gradient, c.epochs, start=self.done
+            ):
+                yield step
+                recorder.record(step, epoch, loss)
+
+    def _recorder(
+        self, model: Model, watch: Watch, events: Events | None, done: Trajectory | None
+    ) -> Recorder:
+        def on_piece(piece: Trajectory) -> None:
+            if events is not None:
+                events.record(tags(piece.names), ((s, values) for s, _, values in piece.rows()))
+            watch.on_piece(piece)
+
+        experiment, every = self.experiment, self.experiment.configuration.record_every or 1
+        if processes() == 1:
+            return Recorder(model, experiment.steps, every, on_piece, done)
+        # Ranks find a divergence where they hand over, so all of them must at the same steps.
+        rows = min(1000, max(1, 50_000_000 // experiment.batches.batch_size))
+        return Recorder(model, experiment.steps, every, on_piece, done, rows, math.inf)
 
 
-def prepare(
-    asked: Configuration, updates: Sequence[str]
-) -> tuple[Experiment, dict[str, dict[str, Any]]]:
-    """Return what is asked for, ready to run, and each update's config.json."""
-    refuse_what_does_not_go_together(asked, updates)
-    experiment = Experiment(asked)
-    if AFFINE in updates:
-        if experiment.streams:
-            raise ValueError("--update affine needs the data in memory; leave --chunk-size out")
-        require_linear(experiment.new_model(), experiment.batches.x)
-    return experiment, {update: config_json(experiment, update, updates) for update in updates}
-
-
-def refuse_what_does_not_go_together(asked: Configuration, updates: Sequence[str]) -> None:
-    """Refuse what several processes cannot share, and what no update would heed."""
-    if asked.compile and AFFINE in updates:
-        raise ValueError("--compile is of a gradient, and --update affine has none; leave it out")
-    if processes() > 1 and (asked.compile or AFFINE in updates):
-        raise ValueError(f"--compile and --update affine take one process, not {processes()}")
+def outcome_of(asked: Configuration) -> Outcome:
+    """Return what a configuration comes to, without a directory."""
+    (experiment,) = resolve([asked])
+    return Run(experiment).carry_out()

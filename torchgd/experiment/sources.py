@@ -1,60 +1,19 @@
-"""Where data come from: by a built-in name, from a .csv or .npy file, or made when needed."""
+"""Where data come from: by a built-in name, from a .csv or .npy file, or drawn from a seed."""
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from torchgd.data import Batches, DataSet, lesson, parabola
+from torchgd.data import DataSet, lesson, parabola
 from torchgd.experiment.csv_file import named, read_csv
 from torchgd.experiment.files import printable
-
-
-class Column:
-    """Numbers `rows` of a column, read or made only when `to` is called; a slice reads nothing.
-
-    `read(a, b)` returns numbers a … b − 1, (b − a,) in float64 on the CPU.
-    """
-
-    def __init__(self, read: Callable[[int, int], Tensor], rows: range) -> None:
-        self.read, self.rows = read, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, part: slice) -> "Column":
-        rows = self.rows[part]
-        assert rows.step == 1, "a Column has no strides"
-        return Column(self.read, rows)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Read it all."""
-        first = self.rows.start
-        return self.read(first, first + len(self.rows)).to(device, dtype)
-
-
-Rows = Tensor | Column
-
-
-def sha256(x: Rows, y: Rows) -> str:
-    """Return the SHA-256 of all x and then all y; of columns their length and 1000 stretches."""
-    digest = hashlib.sha256(str(len(x)).encode())
-    parts = [slice(0, len(x))]
-    if isinstance(x, Column):
-        every = -(-len(x) // 1000)
-        parts = [slice(k, k + 8) for k in range(0, len(x), every)]
-    for column in (x, y):
-        for part in parts:
-            piece = column[part].to(torch.device("cpu"), torch.float64)
-            digest.update(piece.contiguous().numpy().data)
-    return digest.hexdigest()
-
 
 DATASETS = Path(__file__).parent.parent / "datasets"
 # The built-in files there, NAME.csv: the units of x and y.
@@ -66,39 +25,64 @@ FILES = {
     "cars": ("mph", "ft"),
     "co2": ("months", "ppm"),
 }
-LARGE = 2**30  # bytes
-BLOCK = 2**16  # synthetic points
+LARGE = 2**30  # bytes: larger data stay on the disk
+BLOCK = 2**16  # synthetic points, and rows that are hashed at a time
 NAMES = ("lesson", "parabola", *FILES)
+
+
+def sha256(data: DataSet) -> str:
+    """Return the SHA-256 of N, all x and then all y, as float64."""
+    digest = hashlib.sha256(str(len(data.x)).encode())
+    for part in (part for column in (data.x, data.y) for part in column.split(BLOCK)):
+        digest.update(part.double().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Mapped(DataSet):
+    """A data set whose numbers stay in a file: a part is read when a computation comes to it.
+
+    Where the file is cut short, the system kills a process that reads beyond its end; and other
+    numbers than at the start would make another descent. So `refuse_changes` is to be called before
+    the numbers are read again.
+    """
+
+    path: Path = Path()
+    state: tuple[int, int] = (0, 0)
+
+    def refuse_changes(self) -> None:
+        """Raise ValueError if the file's size or time is not what it was."""
+        if _state(self.path) != self.state:
+            raise ValueError(f"{self.path} has changed while the run read it; give it back")
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
 
 
 def synthetic(count: int, seed: int, curved: bool) -> DataSet:
     """N points on y = 2x, or y = 3x² + 2x + 1 if `curved`, with noise of deviation 0.1.
 
     Block b of 2¹⁶ points is drawn from the seed and b alone, x uniformly at random on
-    [−1, 1], so that any part of them can be made without the rest.
+    [−1, 1].
     """
-
-    @lru_cache(maxsize=32)
-    def block(b: int) -> tuple[Tensor, Tensor]:
+    x, y = torch.from_numpy(_room(count))
+    for b, (xs, ys) in enumerate(zip(x.split(BLOCK), y.split(BLOCK), strict=True)):
         random = np.random.default_rng([seed, b])
-        x = torch.from_numpy(random.uniform(-1, 1, BLOCK))
-        noise = torch.from_numpy(random.normal(0, 0.1, BLOCK))
-        return x, (3 * x**2 + 2 * x + 1 if curved else 2 * x) + noise
-
-    def read(column: int, a: int, b: int) -> Tensor:
-        first, last = a // BLOCK, -(-b // BLOCK)
-        some = [block(k)[column] for k in range(first, last)]
-        return torch.cat([*some, torch.empty(0, dtype=torch.float64)])[a - first * BLOCK :][: b - a]
-
-    return held("synthetic", count, read)
+        xs.copy_(torch.from_numpy(random.uniform(-1, 1, BLOCK))[: len(xs)])
+        noise = torch.from_numpy(random.normal(0, 0.1, BLOCK))[: len(xs)]
+        ys.copy_((3 * xs**2 + 2 * xs + 1 if curved else 2 * xs) + noise)
+    return DataSet("synthetic", x, y)
 
 
-def held(name: str, count: int, read: Callable[[int, int, int], Tensor]) -> DataSet:
-    """Return the data set of which `read(column, a, b)` reads a part; LARGE, it is read later."""
-    x, y = (Column(partial(read, k), range(count)) for k in range(2))
-    if 16 * count > LARGE:
-        return DataSet(name, x, y)
-    return DataSet(name, x.read(0, count), y.read(0, count))
+def _room(count: int) -> NDArray[np.float64]:
+    """Return room for x and y, (2, N): in memory or, if they are LARGE, in a file without a name."""
+    if 16 * count <= LARGE:
+        return np.empty((2, count))
+    with tempfile.TemporaryFile() as file:
+        os.posix_fallocate(file.fileno(), 0, 16 * count)  # else a full disk would kill the process
+        return np.memmap(file, np.float64, "r+", shape=(2, count))
 
 
 def load(
@@ -120,10 +104,8 @@ def load(
     """
     if columns is not None and not name.endswith(".csv"):
         raise ValueError(f"--columns {columns}: only a .csv file has columns to choose from")
-    if name == "lesson":
-        return lesson()
-    if name == "parabola":
-        return parabola()
+    if name in ("lesson", "parabola"):
+        return lesson() if name == "lesson" else parabola()
     if name in FILES:
         x, y, _ = read_csv(DATASETS / f"{name}.csv")
         return DataSet(name, x, y, *FILES[name])
@@ -141,16 +123,17 @@ def load(
             f"choose {', '.join(NAMES)}, or give a .csv or .npy file"
         )
     if path.suffix == ".npy":
-        return _map_npy(path)
+        return _read_npy(path)
     x, y, names = read_csv(path, columns)
     (x_name, x_unit), (y_name, y_unit) = map(named, names or ("x", "y"))
     return DataSet(printable(path.stem), x, y, x_unit, y_unit, x_name or "x", y_name or "y")
 
 
-def _map_npy(path: Path) -> DataSet:
-    """Map an array of shape (N, 2), x and y in columns, of which a row is read when it is asked."""
+def _read_npy(path: Path) -> DataSet:
+    """Return an array of shape (N, 2), x and y in columns; if it is LARGE, by a memory map."""
+    state = _state(path)
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
     except OSError:
         raise
     except Exception as error:  # NumPy has Python's own parser read the header
@@ -162,34 +145,26 @@ def _map_npy(path: Path) -> DataSet:
         raise ValueError(f"{path}: no data; give at least one row")
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: dtype {array.dtype}; give real numbers")
-    floats, fault = array.dtype.kind == "f", "is not finite; remove the row"
-    if not floats:
-        fault = "is beyond 2⁵³, where float64 lacks some integers; scale it or give floats"
+    for k in range(0, len(array), BLOCK):
+        _refuse_row(path, k, array[k : k + BLOCK])
+    name = printable(path.stem)
+    if 16 * len(array) <= LARGE:
+        return DataSet(name, *torch.from_numpy(array.T.astype(np.float64)))
+    if array.dtype not in (np.float64, np.float32):  # in the machine's own order of bytes
+        raise ValueError(f"{path}: dtype {array.dtype}; save so many rows as float64 or float32")
+    x, y = torch.from_numpy(array.T)
+    return Mapped(name, x, y, path=path, state=state)
 
-    def read(column: int, a: int, b: int) -> Tensor:
-        numbers = array[a:b, column]
+
+def _refuse_row(path: Path, first: int, rows: NDArray[Any]) -> None:
+    """Refuse numbers that float64 has not, by the row that they are in."""
+    floats, fault = rows.dtype.kind == "f", "is not finite; remove the row"
+    if floats:
         with np.errstate(over="ignore"):  # what is beyond float64 becomes infinite, and is refused
-            values = numbers.astype(np.float64)
-        good = np.isfinite(values) if floats else (numbers <= 2**53) & (numbers >= -(2**53))
-        if not good.all():
-            row = a + int(good.argmin())
-            raise ValueError(f"{path}, row {row}: {array[row].tolist()} {fault}")
-        return torch.from_numpy(values)
-
-    return held(printable(path.stem), len(array), read)
-
-
-class Slices(Batches):
-    """Batches of data that are not in memory, in order: each a slice of x and y, not read yet."""
-
-    def __init__(self, x: Any, y: Any, batch_size: int) -> None:
-        if not 1 <= batch_size <= len(x):
-            raise ValueError(
-                f"batch size {batch_size}: it must be between 1 and the number of samples, {len(x)}"
-            )
-        self.x, self.y, self.batch_size = x, y, batch_size
-        self.shuffle, self.seed, self.epoch = False, 0, 0
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for k in range(0, len(self.x), self.batch_size):
-            yield self.x[k : k + self.batch_size], self.y[k : k + self.batch_size]
+            good = np.isfinite(rows.astype(np.float64)).all(axis=1)
+    else:
+        fault = "is beyond 2⁵³, where float64 lacks some integers; scale it or give floats"
+        good = ((rows <= 2**53) & (rows >= -(2**53))).all(axis=1)
+    if not good.all():
+        row = int(good.argmin())
+        raise ValueError(f"{path}, row {first + row}: {rows[row].tolist()} {fault}")

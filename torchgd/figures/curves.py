@@ -1,16 +1,18 @@
 """What a descent comes to over its steps, and over the learning rates that it could have had."""
 
 import math
+from dataclasses import replace
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from torchgd.figures.runs import Run, Runs, path_of, title_of
+from torchgd.figures.runs import DrawnRun, Runs, path_of, title_of
 from torchgd.figures.style import BLACK, COLOURS, GREY, HIGHEST, RED, Style, line_of
 from torchgd.proof.compare import ulps
 from torchgd.theory.affine import affine_trajectory
+from torchgd.trajectory import UNSTABLE
 
 DASHES = ("-", "--", ":", "-.")
 
@@ -22,7 +24,7 @@ def curves(figure: Figure, runs: Runs) -> None:
     at last (see `theory.landscape.contraction`). Batches that disagree on the minimiser, or weight
     decay, stop the excess on its way.
     """
-    asked = [run.experiment.configuration for run in runs[:2]]
+    asked = [replace(run.experiment.configuration, update="manual") for run in runs[:2]]
     in_update_alone = asked[1:] == asked[:1]
     figure.set_figheight(7.5)
     heights = [3, 3, 2] if in_update_alone else [1, 1]
@@ -75,7 +77,7 @@ def _weight_panel(axes: Axes, runs: Runs) -> None:
                 line = {**line, "color": COLOURS[k % len(COLOURS)], "linestyle": "-"}
             axes.plot(run.trajectory.step, w, label=f"{name}, {run.label}", gid=name, **line)
     landscape = runs[0].landscape
-    if any(run.trajectory.stopped == "diverged" for run in runs):
+    if any(run.trajectory.stopped in UNSTABLE for run in runs):
         axes.set_yscale("symlog", linthresh=landscape.minimiser.abs().max().clamp(1).item())
         outer = math.floor(math.log10(max(map(abs, axes.get_ylim()))))
         ticks = [10.0**outer, 10.0 ** (outer // 2)]
@@ -85,7 +87,7 @@ def _weight_panel(axes: Axes, runs: Runs) -> None:
     axes.set_ylabel(f"weights{scale}\n{', '.join(filter(None, units))}")
 
 
-def _ulp_panel(axes: Axes, a: Run, b: Run) -> None:
+def _ulp_panel(axes: Axes, a: DrawnRun, b: DrawnRun) -> None:
     """Draw how many ULPs the weights of two runs are apart, and say in words how many at most."""
     rows, largest = min(len(a.path), len(b.path)), 0.0
     for name, w in a.trajectory.weights.items():
@@ -141,7 +143,7 @@ def rates(figure: Figure, runs: Runs, stable: float) -> None:
     figure.legend(loc="outside right upper")
 
 
-def _after_panel(axes: Axes, run: Run, sweep: list[float]) -> None:
+def _after_panel(axes: Axes, run: DrawnRun, sweep: list[float]) -> None:
     """Draw loss − minimum at the descent's end against the learning rate."""
     experiment, epochs = run.experiment, run.experiment.configuration.epochs
     every = experiment.steps  # records the two ends alone

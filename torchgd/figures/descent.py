@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from torchgd.figures.paths import draw_paths, rows_shown
-from torchgd.figures.runs import Run, Runs, title_of
+from torchgd.figures.runs import DrawnRun, Runs, title_of
 from torchgd.figures.style import BLACK, GREEN, GREY, RED, STEPS, Style, scale_of
 from torchgd.theory.landscape import Landscape
 
@@ -45,7 +45,7 @@ def descent(
     figure.legend(loc="outside right upper")
 
 
-def _where(run: Run, row: int) -> str:
+def _where(run: DrawnRun, row: int) -> str:
     """Write a row's step, weights and loss over all data."""
     weights = ", ".join(
         f"{name} = {w:.6g}"
@@ -84,7 +84,7 @@ def loss_graph(axes: Axes, runs: Runs, upto: int | None) -> None:
     axes.set_ylabel(f"loss = (1/N) Σ (ŷ − y)²  {first.loss_unit}")
 
 
-def _losses(run: Run) -> Tensor:
+def _losses(run: DrawnRun) -> Tensor:
     """Each row's recorded loss and, for the last weights, the loss over all data."""
     last = run.landscape.loss(run.path[-1:])
     return torch.cat([run.trajectory.loss.double(), last])
@@ -100,7 +100,7 @@ def _batch_curves(axes: Axes, landscape: Landscape, w: Tensor) -> None:
     first.set_label(f"loss(w) of one {what}")
 
 
-def _tangents(axes: Axes, run: Run, half: float) -> None:
+def _tangents(axes: Axes, run: DrawnRun, half: float) -> None:
     """Draw the tangents down which the first steps go: their slope is the recorded ∂loss/∂w."""
     first = run.trajectory[:3]
     ((name, slopes),) = first.gradients.items()
@@ -196,7 +196,7 @@ def _principal_axes(axes: Axes, landscape: Landscape, ij: list[int], length: flo
         axes.plot(*ends.T, scalex=False, scaley=False, label=label, **line)
 
 
-def _tangent(axes: Axes, run: Run, upto: int) -> None:
+def _tangent(axes: Axes, run: DrawnRun, upto: int) -> None:
     """Draw the tangent down which the step after row `upto` goes."""
     row = rows_shown(run, upto) - 1
     if row >= len(run.trajectory.loss):  # from the last weights no step starts

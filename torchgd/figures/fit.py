@@ -12,8 +12,9 @@ from matplotlib.figure import FigureBase
 from torch import Tensor
 
 from torchgd.figures.paths import rows_shown
-from torchgd.figures.runs import Run, Runs, title_of
+from torchgd.figures.runs import DrawnRun, Runs, title_of
 from torchgd.figures.style import BLACK, RED, STEPS, Style, line_of, scale_of
+from torchgd.trajectory import UNSTABLE
 
 F64 = torch.float64
 
@@ -49,13 +50,13 @@ def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
         figure.legend(loc="outside right upper")
 
 
-def _fitted(run: Run, upto: int | None) -> int:
+def _fitted(run: DrawnRun, upto: int | None) -> int:
     """How many rows have their ŷ shown: if the descent diverged, those inside of the picture."""
-    whole = upto is None and run.trajectory.stopped != "diverged"
+    whole = upto is None and run.trajectory.stopped not in UNSTABLE
     return len(run.path) if whole else rows_shown(run, upto)
 
 
-def _early(axes: Axes, run: Run, x: Tensor, z: Tensor, many: bool) -> None:
+def _early(axes: Axes, run: DrawnRun, x: Tensor, z: Tensor, many: bool) -> None:
     """Draw ŷ at up to six rows before the last, spaced by powers: most happens at first."""
     norm = scale_of(run)
     for row in np.unique(np.geomspace(1, _fitted(run, None), 7).round()).astype(int)[:-1] - 1:
@@ -66,7 +67,7 @@ def _early(axes: Axes, run: Run, x: Tensor, z: Tensor, many: bool) -> None:
         axes.plot(x, run.landscape.predict(run.path[row], z), gid="early", **style)
 
 
-def _heights(run: Run, best: Tensor, z: Tensor) -> tuple[float, float]:
+def _heights(run: DrawnRun, best: Tensor, z: Tensor) -> tuple[float, float]:
     """From where to where the fit is shown: all data, and of the first curve what is near."""
     heights = torch.cat([run.experiment.data.y, best])
     bottom, top = heights.min().item(), heights.max().item()

@@ -6,13 +6,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from torch import Tensor
 
-from torchgd.figures.runs import Run, Runs
+from torchgd.figures.runs import DrawnRun, Runs
 from torchgd.figures.style import BLACK, HIGHEST, STEPS, Style, line_of, scale_of
 
 RING: Style = {"color": BLACK, "fillstyle": "none", "zorder": 9}
 
 
-def rows_shown(run: Run, upto: int | None) -> int:
+def rows_shown(run: DrawnRun, upto: int | None) -> int:
     """How many rows of a run are drawn."""
     return run.inside if upto is None else min(run.inside, upto + 1)
 

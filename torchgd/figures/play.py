@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from torchgd.experiment.experiment import Experiment
 from torchgd.figures.descent import plane_of
-from torchgd.figures.runs import Run, Runs
+from torchgd.figures.runs import DrawnRun, Runs
 from torchgd.machine_code import MOST as TERMS
 from torchgd.models import Linear, Quadratic
 
@@ -41,7 +41,7 @@ def refuse_what_it_does_not_know(experiment: Experiment) -> None:
         raise ValueError(f"{len(experiment.data.x)} samples: the page draws {MOST} at most")
 
 
-def described(run: Run, plane: list[str] | None) -> dict[str, object]:
+def described(run: DrawnRun, plane: list[str] | None) -> dict[str, object]:
     """Return what the page is told of a run."""
     experiment, c = run.experiment, run.experiment.configuration
     data, names = experiment.data, run.landscape.names

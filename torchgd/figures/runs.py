@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.experiment import Experiment, from_config, resolve
 from torchgd.experiment.folder import read_result, read_run, runs_in
 from torchgd.loss import mean_squared_error
 from torchgd.models import Linear, Quadratic
+from torchgd.proof.mistakes import MISTAKES
 from torchgd.theory.landscape import Landscape
-from torchgd.trajectory import Trajectory
+from torchgd.trajectory import Stopped, Trajectory
 
 FAR = 100.0  # times the first excess: a path that climbs higher leaves the picture,
 NEAR = 2.0  # beside those of runs that do not climb
@@ -21,7 +23,7 @@ Recorded = tuple[str, Experiment, Trajectory]  # its label, what was asked for, 
 
 
 @dataclass(frozen=True)
-class Run:
+class DrawnRun:
     """A run on the landscape that all runs of a figure descend.
 
     `path` holds the weights at each row, (K+1, P), and `excess` loss − minimum over all data
@@ -61,10 +63,10 @@ class Run:
         return f"[({unit})²]" if "/" in unit else f"[{unit}²]" if unit else ""
 
 
-Runs = Sequence[Run]
+Runs = Sequence[DrawnRun]
 
 
-def lay_together(runs: Sequence[Recorded]) -> list[Run]:
+def lay_together(runs: Sequence[Recorded]) -> list[DrawnRun]:
     """Return the runs on one landscape; shuffled batches are those of the first epoch.
 
     Raises:
@@ -93,7 +95,7 @@ def lay_together(runs: Sequence[Recorded]) -> list[Run]:
         limit = (NEAR if any(stay) and not all(stay) else FAR) * highest or torch.inf
         seen = excess.isfinite() & (excess <= limit)
         inside = max(1, int(seen.cumprod(0).sum()))  # the start is always one of them
-        laid.append(Run(*run, landscape, path, excess, inside))
+        laid.append(DrawnRun(*run, landscape, path, excess, inside))
     return laid
 
 
@@ -134,12 +136,16 @@ def _read(directory: Path, model: str | None) -> tuple[Experiment, Trajectory]:
             f"{directory}: trajectory.csv ends at step {end}, and the run did at "
             f"{result['steps']}: the file is truncated; run it again"
         )
-    experiment = Experiment.from_config(config, model, device="cpu", compile=False)
-    if experiment.streams:
+    if config.get("chunk_size") is not None:
         raise ValueError(f"{directory}: its data were read in chunks, and are too many to draw")
-    if not config.get("mistake"):  # which may be in the loss itself
+    changes: dict[str, Any] = {"device": "cpu", "compile": False}
+    if config.get("update") == "compiled":  # the same steps, which need no compiler to be drawn
+        changes["update"] = "manual"
+    asked, folder = from_config(config, model, **changes)
+    (experiment,) = resolve([asked], folder)
+    if asked.update not in MISTAKES:  # a mistake may be in the loss itself
         _refuse_changes(directory, experiment, trajectory)
-    return experiment, replace(trajectory, stopped=result["stopped"])
+    return experiment, replace(trajectory, stopped=Stopped(result["stopped"]))
 
 
 def _refuse_changes(directory: Path, experiment: Experiment, trajectory: Trajectory) -> None:

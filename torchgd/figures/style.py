@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.colors import PowerNorm
 from matplotlib.rcsetup import cycler
 
-from torchgd.figures.runs import Run, Runs
+from torchgd.figures.runs import DrawnRun, Runs
 
 Style = dict[str, Any]
 
@@ -37,6 +37,6 @@ def line_of(runs: Runs, number: int, alone: float = 1.8) -> Style:
     return {"color": COLOURS[number % len(COLOURS)], "linewidth": width}
 
 
-def scale_of(run: Run) -> PowerNorm:
+def scale_of(run: DrawnRun) -> PowerNorm:
     """The scale of its steps' colours, by the root: the first steps go farthest."""
     return PowerNorm(0.5, vmin=0, vmax=max(1, int(run.trajectory.step[-1])))

@@ -209,3 +209,9 @@ MISTAKES = {
         lambda lr, batches: (manual_gradient, TwoRoundings),
     ),
 }
+
+
+WAYS: dict[str, Callable[[float, int], Update]] = {
+    **{name: mistake.wrong for name, mistake in MISTAKES.items()},
+    "epoch-loss": MISTAKES["last-batch-loss"].wrong,
+}

@@ -1,0 +1,195 @@
+"""Whether a descent was stable, how far from least squares it ended, and what would help."""
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from torchgd.compiled import numba_is_there, why_not_compiled
+from torchgd.data import Batches
+from torchgd.experiment.experiment import Experiment, best_rate
+from torchgd.experiment.own_model import standardization
+from torchgd.experiment.parallel import processes
+from torchgd.theory.affine import affine_trajectory
+from torchgd.theory.landscape import Landscape
+from torchgd.trajectory import Stopped, Trajectory
+
+CLOSE = 0.01  # of the first distance: what is closer needs no help
+MOST = 10_000  # epochs that are tried
+SHUFFLED = 50  # epochs, where none is like another, so that each takes its time
+MANY = 10**6  # batches, above which only the full batch is advised
+
+
+def first_loss(experiment: Experiment, trajectory: Trajectory) -> Tensor:
+    """Return the loss at the start; of data that are read in chunks, that of the first batch."""
+    if experiment.configuration.chunk_size is not None:  # a pass takes as long as an epoch
+        return trajectory.loss[0]
+    return experiment.loss(experiment.new_model())
+
+
+def climbed(experiment: Experiment, trajectory: Trajectory, loss: Tensor) -> bool:
+    """Whether a descent to this loss over all data went up instead of down.
+
+    The loss grew, and the learning rate is above the largest stable one. Where that is not known,
+    the loss is then also above that of a constant ŷ, the variance of y: near a minimum it may grow.
+    """
+    options = experiment.options
+    if options["maximize"] or not loss > first_loss(experiment, trajectory):
+        return False
+    if experiment.landscape is None:
+        return loss.item() > experiment.batches.y.double().var(correction=0).item()
+    return options.pop("lr") > experiment.landscape.largest_stable_learning_rate(**options)
+
+
+def why_unstable(experiment: Experiment, path: Trajectory, loss: Tensor) -> str:
+    """Say how a descent diverged or climbed, and which learning rates would not have."""
+    step, epoch = int(path.step[-1]), int(path.epoch[-1])
+    if step == 0:
+        return "the loss is not finite at the start: scale x or start elsewhere"
+    what = f"the loss or a weight is not finite at step {step} (epoch {epoch})"
+    if path.stopped == Stopped.CLIMBED:
+        grew = first_loss(experiment, path)
+        what = f"the loss grew from {grew:.4g} to {loss:.4g}"
+    return f"{what}: {_rates(experiment)}"
+
+
+def _rates(experiment: Experiment) -> str:
+    options = experiment.options
+    lr = options.pop("lr")
+    if options["maximize"]:
+        return "maximising has no end, for this loss has no top"
+    if not experiment.linear:
+        return f"the learning rate is {lr:g}; try a smaller one"
+    landscape = experiment.landscape
+    if landscape is None or not landscape.hessians.isfinite().all():
+        return "no learning rate fits: x is too large for its powers; scale x"
+    largest = landscape.largest_stable_learning_rate(**options)
+    stable = "stable in the first epoch's order" if experiment.batches.shuffle else "stable here"
+    if largest == 0:
+        return f"no learning rate is {stable}: lower momentum or dampening"
+    if lr > largest:
+        return f"the learning rate {lr:g} is above {largest:.6g}, the largest that is {stable}"
+    return (
+        f"the learning rate {lr:g} is {stable}, as any up to {largest:.6g}, but the numbers "
+        "overflow: scale the data"
+    )
+
+
+def least_squares(experiment: Experiment) -> Landscape | None:
+    """Return the landscape whose lowest point a descent leads to; None if no one point is known.
+
+    That is so of a model that is not linear in its parameters, of data that do not determine the
+    parameters or are beyond float64, and of a climb.
+    """
+    landscape = experiment.landscape
+    climbs = experiment.options["maximize"]
+    return landscape if landscape is not None and landscape.unique and not climbs else None
+
+
+# The distance is √(loss − minimum), the same however x is scaled: the root mean square of that from
+# the best predictions. No rate alone says how many epochs halve it, for each batch pulls to
+# its own minimum, and weight decay to 0. So the epochs are taken: as affine maps, at little cost.
+def what_would_help(experiment: Experiment, path: Trajectory) -> str:
+    """Say of a descent that ends far from least squares how slow it is, and what is faster."""
+    landscape = least_squares(experiment)
+    if landscape is None or path.stopped != Stopped.FINISHED:
+        return ""
+    weights = path.table[[0, -1], 1 : 1 + len(path.names)].double()
+    first, last = landscape.excess(weights).tolist()
+    if not 0 < CLOSE**2 * first < last:
+        return ""
+    ratio = math.sqrt(last / first)
+    far = f"{100 * ratio:.3g}% of the first distance to least squares is left"
+    if ratio > 1:
+        far = f"It is {ratio:.3g} times as far from least squares as at its start"
+    ends = epoch_ends(experiment, landscape, experiment.batches, weights[1], **experiment.options)
+    more = epochs_until(landscape.excess(ends), last / 4)
+    halves = "1 more epoch halves it" if more == 1 else f"{more} more epochs halve it"
+    if more is None:
+        halves = f"{len(ends) - 1} more epochs do not halve it"
+        excess = landscape.excess(ends)
+        if (excess[-1] - excess[len(excess) // 2]).abs() <= 0.01 * excess[-1]:
+            halves += why_not(experiment)
+    best = math.inf if more is None else experiment.configuration.epochs + more
+    ways: list[str] = []
+    for flags, excess in other_ways(experiment):
+        epochs = epochs_until(excess, last / 4)
+        if epochs is not None and epochs < best:
+            best = epochs
+            noun = "" if ways else " epoch" if epochs == 1 else " epochs"
+            ways.append(f"{flags}{'' if ways else ' gets there'} in {epochs}{noun}")
+    return f"{far}; {halves}{'; from the start ' * bool(ways)}{', '.join(ways)}."
+
+
+def why_not(experiment: Experiment) -> str:
+    """Say what keeps a descent from least squares, if that is known."""
+    if experiment.options["lr"] == 0:
+        return ", for the learning rate is 0"
+    if experiment.options["weight_decay"]:
+        return ": weight decay keeps the weights there"
+    return ": each batch has its own minimum" if len(experiment.batches) > 1 else ""
+
+
+def epoch_ends(
+    experiment: Experiment, landscape: Landscape, batches: Batches, start: Tensor, **options: float
+) -> Tensor:
+    """Return the weights (E + 1, P) at the ends of many epochs from `start`, at rest there."""
+    model, every = experiment.new_model(start).cpu().double(), len(batches)
+    batches = Batches(
+        batches.x.cpu().double(),
+        batches.y.cpu().double(),
+        batches.batch_size,
+        batches.shuffle,
+        batches.seed,
+    )
+    epochs = SHUFFLED if batches.shuffle and every > 1 else max(1, min(MOST, 10**6 // every))
+    path = affine_trajectory(model, batches, epochs=epochs, record_every=every, **options)
+    return path.table[path.step % every == 0, 1 : 1 + len(path.names)]
+
+
+def epochs_until(excess: Tensor, most: float) -> int | None:
+    """Return after how many epochs, at least one, loss − minimum is at most that."""
+    there = (excess[1:] <= most).nonzero()
+    return int(there[0]) + 1 if len(there) else None
+
+
+def other_ways(experiment: Experiment) -> Iterator[tuple[str, Tensor]]:
+    """Yield the flags of other descents, and loss − minimum at the end of each of their epochs."""
+    c, data, asked = experiment.configuration, experiment.data, experiment.batches
+    if c.chunk_size is not None or any(v for n, v in experiment.options.items() if n != "lr"):
+        return
+    model = experiment.new_model().cpu().double()
+    start = torch.stack([w.detach() for w in model.parameters()])
+    y = asked.y.cpu().double()
+    for full, scaled in ((False, False), (False, True), (True, False), (True, True)):
+        alike = (full and len(asked) == 1) or (scaled and c.standardize)
+        if alike or (len(asked) > MANY and not full):
+            continue
+        size = len(y) if full else asked.batch_size
+        # Not every model or data set can be standardised, or has a best rate.
+        with suppress(ValueError):
+            x = (
+                standardization(c.model, model, data.x)(data.x)
+                if scaled
+                else asked.x.cpu().double()
+            )
+            batches = Batches(x, y, size, asked.shuffle and not full, asked.seed)
+            landscape = Landscape(model, batches, start[None])
+            lr = best_rate(model, batches)
+            flags = "--batch-size full " * full + "--standardize " * scaled + "--lr auto"
+            yield flags, landscape.excess(epoch_ends(experiment, landscape, batches, start, lr=lr))
+
+
+def faster(experiment: Experiment) -> str:
+    """Say which flags make a descent faster, if any do."""
+    c, batches = experiment.configuration, experiment.batches
+    if c.compile or c.chunk_size is not None or processes() > 1 or c.update == "compiled":
+        return ""
+    if experiment.linear and not why_not_compiled(batches):
+        install = "" if numba_is_there() else " (pip install 'torchgd[fast]')"
+        return f"--update compiled{install} takes the same steps as machine code"
+    if experiment.linear:
+        return "--update affine takes them all at once, within rounding"
+    return "--compile fuses the gradient" if batches.batch_size >= 2**16 else ""

@@ -1,0 +1,253 @@
+"""Which runs a command is of: new ones, in a directory of their own, or those to go on with."""
+
+import os
+import platform
+import reprlib
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.experiment import Experiment, from_config, resolve
+from torchgd.experiment.files import locked, new_directory, printable
+from torchgd.experiment.folder import STATE, State, read_config
+from torchgd.experiment.own_model import MODELS
+from torchgd.experiment.parallel import processes, torchrun
+from torchgd.experiment.run import MAY_CHANGE, Run, identity
+from torchgd.version import __version__
+
+GO_ON = ("manual", "autograd", "compiled")  # from any step; the other updates begin again
+# Of the processes that torchrun starts, the first one alone writes.
+FIRST = torchrun("RANK", 0) == 0
+
+
+def environment() -> dict[str, Any]:
+    """Return what beside the configuration may decide a run's bits."""
+    return {
+        "threads": torch.get_num_threads(),
+        "processes": processes(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "torchgd": __version__,
+    }
+
+
+def config_json(experiment: Experiment, order: int) -> dict[str, Any]:
+    """Return what config.json holds: everything needed to run it again, in the command's order."""
+    z, device = experiment.standardization, torch.device(experiment.configuration.device)
+    cuda = device.type == "cuda"
+    return {
+        **experiment.identity,
+        "order": order,
+        "samples": len(experiment.data.x),
+        "steps": experiment.steps,
+        "standardization": z and asdict(z),
+        **{n: getattr(experiment.data, n) for n in ("x_name", "x_unit", "y_name", "y_unit")},
+        "working_directory": str(experiment.folder.resolve()) if experiment.reads_files else None,
+        "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
+        **environment(),
+    }
+
+
+@contextmanager
+def new_runs(
+    asked: Sequence[Configuration], parent: Path, name: str | None, default: str = ""
+) -> Iterator[list[Run]]:
+    """Make a run of each configuration, in a new directory in `parent` that they share.
+
+    Raises:
+        ValueError: something in it cannot be had (see `resolve`), or `name` is taken; then nothing
+            is there.
+        OSError: a file cannot be read, or the directory not be made.
+    """
+    experiments, several = resolve(asked), len({c.lr for c in asked}) > 1
+    configs = [config_json(experiment, order) for order, experiment in enumerate(experiments)]
+    places = [f"lr-{c.lr}/{c.update}" if several else c.update for c in asked]
+    directory = parent
+    with ExitStack() as locks:
+        if FIRST:
+            files = {f"{at}/config.json": one for at, one in zip(places, configs, strict=True)}
+            directory = new_directory(parent, name, default or experiments[0].name, files)
+            for at in places:
+                locks.enter_context(locked(directory / at))
+        made = zip(experiments, places, configs, strict=True)
+        yield [Run(experiment, directory / at, config) for experiment, at, config in made]
+
+
+@contextmanager
+def resumed_runs(directory: Path, asked: Mapping[str, Any]) -> Iterator[list[Run]]:
+    """Go on with every run below a directory: all are locked, and only then read.
+
+    `asked` are flags by name, of which `epochs` may be more than a run had; a model of the user's
+    own must be named again, and a data file may be elsewhere.
+
+    Raises:
+        ValueError: there is no run, or one is damaged, or of another model or other data, or asked
+            to be another, or another process is writing it.
+        OSError: a file cannot be read.
+    """
+    _refuse_what_is_of_a_new_run(asked)
+    if (directory / "config.json").is_file():
+        directory = directory.resolve().parent  # its updates are compared, and so go together
+    # In a hidden directory is a run that was killed before it had its name.
+    inside = (path.parent for path in directory.rglob("config.json"))
+    found = [path for path in inside if "/." not in f"/{path.relative_to(directory).as_posix()}"]
+    if not found:
+        raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
+    with ExitStack() as locks:
+        for path in found if FIRST else ():
+            locks.enter_context(locked(path))
+        configs = {path: read_config(path) for path in found}
+        found.sort(key=lambda path: (path.parent, _order(configs[path])))
+        yield _resumed(configs, found, asked)
+
+
+def _order(config: Mapping[str, Any]) -> int:
+    order = config.get("order")
+    return order if isinstance(order, int) else 0
+
+
+def _resumed(
+    configs: Mapping[Path, dict[str, Any]], found: Sequence[Path], asked: Mapping[str, Any]
+) -> list[Run]:
+    """Return the runs in these directories, ready to go on."""
+    were, now, folders = [], [], set()
+    for path in found:
+        try:
+            were.append(Configuration.from_config(configs[path]))
+            configuration, folder = from_config(configs[path], **asked)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        now.append(configuration)
+        folders.add(folder)
+    if len(folders) > 1:
+        raise ValueError(f"{found[0].parent}: working_directory is not one; go on with each alone")
+    try:
+        experiments = resolve(now, *folders)
+    except ValueError as error:
+        raise ValueError(f"{found[0]}: {error}") from None
+    runs = []
+    for path, experiment, was in zip(found, experiments, were, strict=True):
+        _refuse_other_files(experiment, configs[path], path)
+        state = _state(experiment, path)
+        _refuse_epochs(was.epochs, experiment, state, path)
+        began = _where_it_began(configs[path], path)
+        config = {**config_json(experiment, _order(configs[path])), **began}
+        runs.append(Run(experiment, path, config, state))
+    return runs
+
+
+def _state(experiment: Experiment, directory: Path) -> State | None:
+    """Return the state from which a run goes on, if there is one.
+
+    Rows that a run of so many epochs does not record go: the last step's, where more were asked.
+    """
+    path = directory / STATE
+    if not os.path.lexists(path):
+        return None
+    found = State.load(path)
+    _refuse_other_run(experiment, found, path)
+    model, c = experiment.new_model(), experiment.configuration
+    try:
+        found.restore(model, experiment.optimizer(model))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if found.diverged:
+        return found
+    if c.update not in GO_ON and found.step < experiment.steps:
+        return None
+    step = found.path.step
+    kept = (step % (c.record_every or 1) == 0) | (step == experiment.steps - 1)
+    return replace(found, path=found.path[kept])
+
+
+def _refuse_other_run(experiment: Experiment, found: State, path: Path) -> None:
+    """Refuse a state that is not of this run, or not on its way."""
+    way_out = "or remove it and the run starts again"
+    for name, value in identity(experiment).items():
+        theirs, ours = repr(found.identity.get(name)), repr(value)
+        if theirs != ours:
+            theirs = reprlib.repr(found.identity.get(name))
+            raise ValueError(
+                f"{path} is of another run: {name} is {theirs} there, and {ours} here; give this "
+                f"run its own, {way_out}"
+            )
+    if not 0 <= found.step <= experiment.steps:
+        raise ValueError(
+            f"{path} is {found.step} steps on, and this run has {experiment.steps}; give it its "
+            f"own, {way_out}"
+        )
+
+
+def _refuse_other_files(experiment: Experiment, config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a model or data that are not what this run's config.json says."""
+    mine = experiment.identity
+    for what in ("model", "data"):
+        if config.get(f"{what}_sha256") != mine[f"{what}_sha256"]:
+            raise ValueError(
+                f"{what} {mine[what]!r} is not the one that the run in {path} was trained "
+                "with (SHA-256); give that one back or start a new run"
+            )
+
+
+def _refuse_epochs(was: int, experiment: Experiment, state: State | None, path: Path) -> None:
+    """Refuse fewer epochs than a run has, and more where more change nothing."""
+    now = experiment.configuration.epochs
+    if now < was:
+        raise ValueError(f"--epochs {now}: the run has {was}, and can only get more; leave it out")
+    if state is not None and state.diverged and now > was:
+        raise ValueError(
+            f"--epochs {now}: {path} diverged at step {state.step}, and more epochs change "
+            "nothing; leave it out"
+        )
+
+
+def _refuse_what_is_of_a_new_run(asked: Mapping[str, Any]) -> None:
+    """Refuse flags, by name, that say what another run would be."""
+    for name in asked:
+        flag = f"--{name.replace('_', '-')}"
+        if name in ("log_dir", "name"):
+            raise ValueError(f"{flag} is a new run's; --resume has its directory")
+        if name not in MAY_CHANGE:
+            raise ValueError(
+                f"{flag}: the run has its own; --resume takes --epochs, which may be more, --model "
+                "and --data, which may have moved, and what decides nothing"
+            )
+
+
+def _where_it_began(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return what config.json says of the environment; refuse what cannot be of one."""
+    here = {**environment(), "device_name": "", "working_directory": None}
+    for name, now in here.items():
+        kinds = [type(now)] if now is not None else [str, type(None)]
+        if type(config.get(name)) not in kinds:
+            raise ValueError(
+                f"{path}: config.json is damaged: {name} {reprlib.repr(config.get(name))} is of no "
+                "environment; mend it, or run it again"
+            )
+    return {name: config[name] for name in here}
+
+
+def environment_changes(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in what the environment differs from the one in which this run's config.json began."""
+    for name, now in environment().items():
+        if (was := config.get(name)) != now:
+            was = printable(f"{was}")
+            yield f"{name} {now}, and the run began with {was}: bits may differ from then on"
+
+
+def how_to_go_on(runs: Sequence[Run]) -> str:
+    """Say how to go on with runs that were interrupted."""
+    above = os.path.commonpath([run.directory.parent for run in runs])
+    model = runs[0].experiment.configuration.model
+    again = [] if model in MODELS else ["--model", model]
+    quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return f"go on with {quoted(['--resume', above, *again])}"
