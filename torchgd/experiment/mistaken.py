@@ -5,18 +5,19 @@ from pathlib import Path
 
 import torch
 
-from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.files import new_directory
 from torchgd.experiment.folder import RunWriter
 from torchgd.experiment.outcome import Outcome, model_at, values_of
 from torchgd.experiment.report import config_json, result_json
-from torchgd.proof.mistakes import MISTAKES
+from torchgd.proof.mistakes import MISTAKES, WAYS
 
 
 def with_and_without(experiment: Experiment, name: str) -> dict[str, Outcome]:
     """Train "right" and "wrong", with the mistake of that name."""
     mistake, lr, batches = MISTAKES[name], experiment.options["lr"], len(experiment.batches)
-    updates = {"right": mistake.right(lr, batches), "wrong": mistake.wrong(lr, batches)}
+    right = WAYS[mistake.right](lr, batches) if mistake.right in WAYS else UPDATES["manual"]
+    updates = {"right": right, "wrong": mistake.update(lr, batches)}
     found = {}
     for which, update in updates.items():
         trajectory = experiment.descend(update, {"lr": lr})
