@@ -176,7 +176,7 @@ print(
 # %% Exercise 3.1, answered and proven
 print(typeset(steps(derivation, ["w2", "b"], PLAIN), PLAIN))
 check = check_gradient(Quadratic(dtype=torch.float64), x, y)
-print("Four oracles, none of which knows of the others, say whether they are right:")
+print("Three oracles, none of which knows of the others, say whether they are right:")
 print(check)
 
 # %% Exercise 3.2: descend on the parabola

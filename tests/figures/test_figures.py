@@ -255,7 +255,7 @@ def test_ulps_between_two_updates() -> None:
     assert data(figure, "ulps w1")[1].count_nonzero() == 0
     assert figure.axes[2].get_title() == "manual against autograd: the same bits at every step"
     experiment, trajectory = right[0].experiment, right[0].trajectory
-    wrong = experiment.descend(MISTAKES["two-roundings"].wrong(0.01, 1), {"lr": 0.01})
+    wrong = experiment.descend(MISTAKES["two-roundings"].update(0.01, 1), {"lr": 0.01})
     both = [("manual", experiment, trajectory), ("two roundings", experiment, wrong)]
     figure = alone(curves, lay_together(both))
     apart = {name: ulps(w, wrong.weights[name]) for name, w in trajectory.weights.items()}

@@ -27,15 +27,15 @@ EVERY = pytest.mark.parametrize(
 
 
 @EVERY
-def test_all_four_oracles_say_yes(make: Any, dtype: torch.dtype) -> None:
-    all_four_say_yes(make, "cpu", dtype)
+def test_all_oracles_say_yes(make: Any, dtype: torch.dtype) -> None:
+    all_say_yes(make, "cpu", dtype)
 
 
-def test_all_four_oracles_say_yes_on_a_device(device: str) -> None:
-    all_four_say_yes(Linear, device, torch.float64)
+def test_all_oracles_say_yes_on_a_device(device: str) -> None:
+    all_say_yes(Linear, device, torch.float64)
 
 
-def all_four_say_yes(make: Any, device: str, dtype: torch.dtype) -> None:
+def all_say_yes(make: Any, device: str, dtype: torch.dtype) -> None:
     model = make(device=device, dtype=dtype)
     check = check_gradient(model, X.to(device), Y.to(device))
     assert check
@@ -102,7 +102,6 @@ def test_the_worst_case_can_be_reproduced() -> None:
     model: Any = faulty(Quadratic, "w1", FAULTS["off only for negative x"])
     row = next(r for r in check_gradient(model, X, Y).failures if r.oracle == "autograd")
     assert row.point is not None
-    assert row.point.x is not None
     x = torch.tensor([row.point.x], dtype=row.point.dtype)
     place = Place(model.to(x.dtype), row.point.weights, x)
     assert row.point.x < 0
@@ -132,7 +131,7 @@ def test_what_cannot_run_on_symbols_is_skipped_with_the_reason() -> None:
     branching = faulty(Linear, "w", lambda x, p, _: p if x.sum() < 1e99 else -p)
     check = check_gradient(branching, X, Y)
     assert check
-    assert [row.passed for row in check.rows] == [None, True, True, True]
+    assert [row.passed for row in check.rows] == [None, True, True]
 
 
 def judged_rightly(case: Case) -> None:
@@ -248,7 +247,7 @@ def test_where_nothing_is_finite_nothing_is_confirmed() -> None:
     check = check_gradient(Nowhere(), X, Y)
     assert not check
     assert check.failures == []
-    assert [r.reason for r in check.rows[1:]] == ["at no point may it be trusted"] * 3
+    assert [r.reason for r in check.rows[1:]] == ["at no point may it be trusted"] * 2
 
 
 def within(bound: float) -> st.SearchStrategy[float]:

@@ -18,7 +18,7 @@ from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.folder import read_run
 from torchgd.proof.compare import which_half_differs
-from torchgd.proof.mistakes import MISTAKES, TwoRoundings, scaled
+from torchgd.proof.mistakes import MISTAKES, TwoRoundings
 from torchgd.training import Update
 
 shell = shell_of(compare.main, files={"mine.py": EXPONENTIAL})
@@ -119,7 +119,7 @@ def test_of_a_users_own_model_the_wrong_derivative_is_named(shell: Shell) -> Non
     assert most > 1000
 
 
-HALF = partial(scaled, factor=lambda n: 0.5)
+HALF, _ = MISTAKES["half"].update(0.01, 1)
 CAUSES: dict[str, Update] = {
     "gradient": (HALF, ManualSGD),
     "update": (manual_gradient, TwoRoundings),
@@ -192,7 +192,7 @@ FIRST_SHOWS = {
     "no-zero-grad": "It first shows at step 1, in ∂loss/∂w2: ",
     "half": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 20.666666666666668",
     "sum": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 124.0 wrong",
-    "sign": "It first shows at step 1, in w2: 0.5866666666666667 right, 1.4133333333333333 wrong",
+    "sign": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, -41.33333333333",
     "sequential": "It first shows at step 0, in ∂loss/∂w1: 14.666666666666666 right, 4.74666666666",
     "double-backward": "It first shows at step 3, in ∂loss/∂w2: -2.7856000000000005 right, 74.254",
     "stale-grad": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 0.0 wrong",

@@ -8,17 +8,14 @@ import torch
 
 from torchgd.proof.compare import ulps
 
-ORACLES = ("symbolic", "autograd", "finite differences", "gradcheck")
+ORACLES = ("symbolic", "autograd", "finite differences")
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a derivative is taken: at one x, among so many samples, and the weights.
+    """Where a derivative is taken: at one x, in a batch `among` so many samples, and weights."""
 
-    Without an x it is the mean over all of them.
-    """
-
-    x: float | None
+    x: float
     weights: dict[str, float]
     dtype: torch.dtype
     among: int = 1
@@ -26,13 +23,11 @@ class Point:
     @property
     def moderate(self) -> bool:
         """Whether x is of a usual size, or 0."""
-        return self.x is not None and (self.x == 0 or 1e-3 <= abs(self.x) <= 1e4)
+        return self.x == 0 or 1e-3 <= abs(self.x) <= 1e4
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         weights = ", ".join(f"{name} = {value:g}" for name, value in self.weights.items())
-        if self.x is None:
-            return f"the mean over {self.among} samples, {weights} ({dtype})"
         batch = f", in a batch of {self.among}" if self.among > 1 else ""
         return f"x = {self.x:g}, {weights}{batch} ({dtype})"
 
@@ -45,7 +40,7 @@ class Finding:
     are the two values there, `error` is their distance in units of what rounding and truncation
     may make of it, and so at most 1 where it passed. It `looked` at so many points, and abstained
     from so many others, where it may not be trusted. The symbolic oracle has two formulas and no
-    point, gradcheck ∂loss/∂`parameter` in the place of ∂ŷ/∂`parameter`.
+    point.
     """
 
     parameter: str
@@ -125,10 +120,9 @@ class GradientCheck:
             if row.passed is None:
                 yield f"{row.parameter}, {row.oracle}: skipped, {row.reason}"
             elif not row.passed:
-                of = "loss" if row.oracle == "gradcheck" else "ŷ"
                 where = f" at {row.point}" if row.point else ""
                 yield (
-                    f"{row.parameter}, {row.oracle}: ∂{of}/∂{row.parameter} is {row.by_hand} by "
+                    f"{row.parameter}, {row.oracle}: ∂ŷ/∂{row.parameter} is {row.by_hand} by "
                     f"hand, {row.expected} expected{where}"
                 )
         for name, text in self.kinks.items():

@@ -1,104 +1,75 @@
-"""Classic mistakes in gradient descent, each an update to hold against the right one."""
+"""Classic mistakes in gradient descent, most of them g ← change(g): a right gradient made wrong."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchgd.gradients import GradientSource, manual_gradient, partial_derivatives
+from torchgd.gradients import manual_gradient
 from torchgd.models import Model
 from torchgd.optim import ManualSGD
 from torchgd.training import Update
 
-
-# g ← g_before + ∂loss/∂w instead of g ← ∂loss/∂w
-def accumulated(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Add the gradient to the one that is there, as autograd does unless told otherwise."""
-    before = [w.grad for w in model.parameters()]
-    loss = manual_gradient(model, x, y)
-    for w, g in zip(model.parameters(), before, strict=True):
-        if g is not None and w.grad is not None:
-            w.grad += g
-    return loss
+# Makes an update of the learning rate and the number of batches in an epoch, a fresh one each time.
+MakeUpdate = Callable[[float, int], Update]
 
 
-def scaled(
-    model: Model, x: Tensor, y: Tensor, factor: Callable[[int], float], loss_too: bool = True
-) -> Tensor:
-    """The gradient, and the loss too or not, times a factor that depends on N."""
-    loss = manual_gradient(model, x, y)
-    for w in model.parameters():
-        assert w.grad is not None
-        w.grad *= factor(x.numel())
-    return loss * factor(x.numel()) if loss_too else loss
+class Before(NamedTuple):
+    """The gradient of the step before: the `right` one, and the one `taken`; at first zeros."""
+
+    right: Tensor
+    taken: Tensor
 
 
-# ŷ of shape (N, 1) less y of shape (N,) is (N, N), each prediction less each target:
+# (the right g, those of the step before, the step, N) → the g that the step takes
+Change = Callable[[Tensor, Before, int, int], Tensor]
+OfLoss = Callable[[Tensor, int], Tensor]  # (the right loss, N) → the loss that is reported
+
+
+@dataclass
+class Changed:
+    """`manual_gradient`, whose gradients and loss are then changed."""
+
+    change: Change
+    of_loss: OfLoss
+    step: int = 0
+    before: dict[str, Before] = field(default_factory=dict)
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss; set each w.grad. Shapes: as in `manual_gradient`."""
+        loss, n = manual_gradient(model, x, y), x.numel()
+        for name, w in model.named_parameters():
+            g, none = w.grad, torch.zeros_like(w)
+            assert g is not None
+            w.grad = self.change(g, self.before.get(name, Before(none, none)), self.step, n)
+            self.before[name] = Before(g, w.grad)
+        self.step += 1
+        return self.of_loss(loss, n)
+
+
+def changed(change: Change, of_loss: OfLoss = lambda loss, n: loss) -> MakeUpdate:
+    """Return what makes the update by hand with this change of its gradient and loss."""
+    return lambda lr, batches: (Changed(change, of_loss), ManualSGD)
+
+
+# ŷ of shape (N, 1) less y of shape (N,) is (N, N). With ȳ = (1/N) Σ yₘ
 #
-#   loss = (1/N²) Σₙ Σₘ (ŷₙ − yₘ)²        ∂loss/∂w = (2/N²) Σₙ Σₘ (ŷₙ − yₘ) · ∂ŷₙ/∂w
-@torch.no_grad()
+#   loss = (1/N²) Σₙ Σₘ (ŷₙ − yₘ)² = (1/N) Σ (ŷₙ − ȳ)² + (1/N) Σ (yₘ − ȳ)²
+#
+# whose second term has no w: the gradient is that of the right loss with ȳ in the place of each y.
 def broadcast(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Take the mean over all pairs of a prediction and a target."""
-    prediction = model(x)
-    residuals = prediction[:, None] - y
-    partials = partial_derivatives(model, x, prediction)
-    for name, w in model.named_parameters():
-        w.grad = (2 / residuals.numel() * residuals * partials[name][:, None]).sum()
-    return residuals.square().mean()
-
-
-class EverySecond:
-    """g ← g_before + ∂loss/∂w at every second batch."""
-
-    def __init__(self) -> None:
-        self.second = False
-
-    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        """Return the loss; add the gradient to that of the batch before, or not."""
-        gradient = accumulated if self.second else manual_gradient
-        self.second = not self.second
-        return gradient(model, x, y)
-
-
-class Stale:
-    """g ← the gradient of the step before, at first 0."""
-
-    def __init__(self) -> None:
-        self.fresh: list[Tensor] = []
-
-    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        """Return the loss; take the gradient that was there before this batch's."""
-        loss, stale, self.fresh = manual_gradient(model, x, y), self.fresh, []
-        for k, w in enumerate(model.parameters()):
-            assert w.grad is not None
-            self.fresh.append(w.grad)
-            w.grad = stale[k] if stale else torch.zeros_like(w)
-        return loss
-
-
-class EpochLoss:
-    """The mean of the losses of an epoch's batches so far, at its end the epoch's."""
-
-    def __init__(self, batches: int) -> None:
-        self.batches, self.losses = batches, 0
-        self.total: Tensor | None = None
-
-    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        """Return that mean; the gradient is the batch's."""
-        loss = manual_gradient(model, x, y)
-        begins = self.losses % self.batches == 0
-        self.total = loss if begins or self.total is None else self.total + loss
-        self.losses += 1
-        return self.total / ((self.losses - 1) % self.batches + 1)
+    """The mean over all pairs of a prediction and a target; as `manual_gradient`."""
+    mean = y.mean()
+    return manual_gradient(model, x, mean.expand_as(y)) + (y - mean).square().mean()
 
 
 # w2 ← w2 − α·∂loss/∂w2 at (w2, w1, b), then w1 ← w1 − α·∂loss/∂w1 at (new w2, w1, b), and so on.
 @torch.no_grad()
 def sequential(model: Model, x: Tensor, y: Tensor, lr: float) -> Tensor:
-    """Take each derivative where the updates of the weights before it lead."""
+    """Each derivative where the updates of the weights before it lead; as `manual_gradient`."""
     loss, taken = manual_gradient(model, x, y), []
     for w in model.parameters():
         manual_gradient(model, x, y)
@@ -111,6 +82,20 @@ def sequential(model: Model, x: Tensor, y: Tensor, lr: float) -> Tensor:
     return loss
 
 
+class EpochLoss:
+    """`manual_gradient`, which reports the mean of the losses of an epoch's batches so far."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches, self.count, self.total = batches, 0, torch.tensor(0.0)
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        """Return that mean; set each w.grad of the batch. Shapes: as in `manual_gradient`."""
+        loss = manual_gradient(model, x, y)
+        self.count = self.count % self.batches + 1
+        self.total = loss if self.count == 1 else self.total + loss
+        return self.total / self.count
+
+
 class TwoRoundings(ManualSGD):
     """w ← w − α·g as it is written: the product is rounded, and then the difference."""
 
@@ -120,81 +105,75 @@ class TwoRoundings(ManualSGD):
 
 @dataclass(frozen=True)
 class Mistake:
-    """A mistake: what is wrong, where people `met` it, and the updates with and without it.
+    """A mistake: what is wrong, where people `met` it, and the `update` that makes it.
 
-    Each is made of the learning rate and the number of batches in an epoch. `batch_size` is one at
-    which it shows.
+    It shows at `batch_size`, against the update called `right`: "manual" or another of `WAYS`.
     """
 
     explanation: str
     met: str
-    wrong: Callable[[float, int], Update]
-    right: Callable[[float, int], Update] = lambda lr, batches: (manual_gradient, ManualSGD)
+    update: MakeUpdate
     batch_size: int | str = "full"
+    right: str = "manual"
 
 
-def by_gradient(source: GradientSource) -> Callable[[float, int], Update]:
-    """Return the update with another gradient."""
-    return lambda lr, batches: (source, ManualSGD)
-
-
-MISTAKES = {
+MISTAKES: dict[str, Mistake] = {
     "no-zero-grad": Mistake(
         "Without zero_grad() every gradient is added to the sum of all before it: a momentum of 1, "
         "which never fades.",
         "in training loops that lack the line, as that of wekws did (wenet-e2e/wekws#73)",
-        by_gradient(accumulated),
+        changed(lambda g, before, step, n: before.taken + g),
     ),
     "double-backward": Mistake(
         "With zero_grad() after every second backward() only, every second step takes the "
         "gradients of two batches, one of which was taken already.",
         "in llm.c, whose first step took a gradient twice and so parted from PyTorch's "
         "(karpathy/llm.c#548)",
-        lambda lr, batches: (EverySecond(), ManualSGD),
+        changed(lambda g, before, step, n: before.taken + g if step % 2 else g),
         batch_size=1,
     ),
     "stale-grad": Mistake(
         "With step() before backward() each step takes the gradient of the step before: plain "
         "descent is then stable to half the learning rate only.",
         "where learners ask for the order of the three lines (pytorch/tutorials#2693 and #2799)",
-        lambda lr, batches: (Stale(), ManualSGD),
+        changed(lambda g, before, step, n: before.right),
     ),
     "half": Mistake(
         "The loss with a ½ has half the gradient: the same as half the learning rate.",
         "in courses whose loss is 1/(2N) Σ (ŷ − y)², beside programs whose loss is the mean",
-        by_gradient(partial(scaled, factor=lambda n: 0.5)),
+        changed(lambda g, before, step, n: g / 2, of_loss=lambda loss, n: loss / 2),
     ),
     "sum": Mistake(
         "The sum in the place of the mean has N times the gradient: the same as N times the "
         "learning rate, which may be too large.",
         "with MSELoss(reduction='sum'), in old programs MSELoss(size_average=False)",
-        by_gradient(partial(scaled, factor=lambda n: n)),
+        changed(lambda g, before, step, n: n * g, of_loss=lambda loss, n: n * loss),
     ),
     "mean-of-a-scalar": Mistake(
         "np.dot(2x, ŷ − y) is a sum already, and .mean() of one number is that number: the "
         "gradient is N times too large, though the loss beside it is the mean.",
         "in the fifth lesson of a well-known course as it first was, and in its many copies "
         "(patrickloeber/pytorchTutorial, 05_1_gradientdescent_manually.py)",
-        by_gradient(partial(scaled, factor=lambda n: n, loss_too=False)),
+        changed(lambda g, before, step, n: n * g),
     ),
     "broadcast": Mistake(
         "ŷ of shape (N, 1) less y of shape (N,) is (N, N), each prediction less each target: the "
         "descent leads to the mean of y, whatever x is.",
         "by so many that PyTorch warns of it now (pytorch/pytorch#16045)",
-        by_gradient(broadcast),
+        lambda lr, batches: (broadcast, ManualSGD),
     ),
     "last-batch-loss": Mistake(
         "The loss of an epoch's last batch is not the epoch's, which is the mean over its batches: "
         "the descent is right, and the figure beside it is not.",
         "in the lesson's own program, which prints the last sample's",
-        by_gradient(manual_gradient),
-        lambda lr, batches: (EpochLoss(batches), ManualSGD),
+        lambda lr, batches: (manual_gradient, ManualSGD),
         batch_size=1,
+        right="epoch-loss",
     ),
     "sign": Mistake(
         "With its sign reversed, w ← w + α·∂loss/∂w climbs: the loss grows from the first step on.",
         "where a reward is to grow, and the optimizer that makes it shrink is given no minus",
-        lambda lr, batches: (manual_gradient, partial(ManualSGD, maximize=True)),
+        changed(lambda g, before, step, n: -g),
     ),
     "sequential": Mistake(
         "The rule takes all derivatives at one point and then updates all weights. Updated one "
@@ -210,8 +189,6 @@ MISTAKES = {
     ),
 }
 
-
-WAYS: dict[str, Callable[[float, int], Update]] = {
-    **{name: mistake.wrong for name, mistake in MISTAKES.items()},
-    "epoch-loss": MISTAKES["last-batch-loss"].wrong,
-}
+# Each mistake, and what one of them is held against.
+WAYS: dict[str, MakeUpdate] = {name: mistake.update for name, mistake in MISTAKES.items()}
+WAYS["epoch-loss"] = lambda lr, batches: (EpochLoss(batches), ManualSGD)

@@ -1,4 +1,4 @@
-"""Is a derivative right? Four oracles are asked, and each says where it may be trusted."""
+"""Is a derivative right? Three oracles answer, each where it can be trusted."""
 
 import math
 from collections import Counter
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import DTYPES, Model, scalars
-from torchgd.proof.by_gradcheck import by_gradcheck
 from torchgd.proof.differences import Slopes, slopes
 from torchgd.proof.findings import ORACLES, Finding, GradientCheck, Point
 from torchgd.proof.places import (
@@ -29,12 +28,12 @@ from torchgd.proof.symbols import Derivation, Precise, derive, is_identity, nota
 # A right derivative, written otherwise, rounds otherwise, each operation by half a unit. This
 # leaves room for a long formula, and is still a part in 10¹² of float64 and in 10⁴ of float32.
 MOST_ULPS = 1024
-FEW = 3  # rows of weights for the slower oracles, and faults that are looked into
+FEW = 3  # rows of weights for the symbolic oracle, and faults that are looked into
 MOST_EXCUSED = 8  # samples at one place
 
 
 def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
-    """Ask four oracles, none of which knows of another, whether `model.partials` is right.
+    """Ask three independent oracles whether `model.partials` is right.
 
     symbolic: `forward` and `partials` run on symbols, and the partial is sympy's ∂ŷ/∂w: for every
         x (see `proof.symbols.is_identity`) or, if that cannot be said, in 12 digits of 200 at each
@@ -43,8 +42,6 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
         within MOST_ULPS units in the last place of itself or of ŷ/w.
     finite differences: each ∂ŷₙ/∂w is the central difference, within ten times its error (see
         `proof.differences.slopes`).
-    gradcheck: `torch.autograd.gradcheck` on the loss, whose backward pass is the gradient by hand,
-        with torch's own step and tolerances.
 
     They look at the samples of x, alone and together, and at numbers of all sizes and either sign;
     each with the model's own weights, with random ones, and with weights of all sizes (see
@@ -73,7 +70,6 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
     for dtype in DTYPES.values():
         hearing.ask_autograd_and_differences(deepcopy(model).to(dtype), x.to(dtype))
     hearing.ask_sympy()
-    hearing.ask_gradcheck(y)
     return hearing.close()
 
 
@@ -213,7 +209,7 @@ class _Hearing:
         return overflows or not mpmath.isfinite(precise.expected)
 
     def _precise(self, name: str, point: Point) -> Precise | None:
-        if self.derivation is None or point.x is None:
+        if self.derivation is None:
             return None
         return self.derivation.at(name, point.x, point.weights)
 
@@ -239,19 +235,6 @@ class _Hearing:
         place = Place(self.model, weights, x)
         for value in x[~self._slopes(name, place).kink].tolist():
             yield self.derivation.at(name, value, weights).agree
-
-    def ask_gradcheck(self, y: Tensor) -> None:
-        """Ask about the data, together and a few samples alone."""
-        alone = zip(self.x[:4].split(1), y[:4].split(1), strict=True)
-        for xs, ys in [(self.x, y), *alone]:
-            for place in (Place(self.model, weights, xs) for weights in self.few):
-                for name in place.weights:
-                    finding = by_gradcheck(name, place, ys, self._slopes(name, place))
-                    if finding is None:
-                        self.abstained[name, "gradcheck"] += 1
-                    else:
-                        self.looked[name, "gradcheck"] += 1
-                        self.findings.append(finding)
 
 
 def _worst_of(error: Tensor, which: Tensor) -> int:
