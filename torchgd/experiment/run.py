@@ -211,7 +211,7 @@ class Run:
     def _steps(
         self, model: Model, optimizer: Optimizer, recorder: Recorder, watch: Watch
     ) -> Iterator[int]:
-        """Take the steps; yield each, or some, while model and optimizer are as before that step."""
+        """Take the steps; yield each, or some, where model and optimizer are as before it."""
         experiment, c = self.experiment, self.experiment.configuration
         batches, every, length = experiment.batches, c.record_every or 1, len(experiment.batches)
         if recorder.diverged:

@@ -77,7 +77,7 @@ def synthetic(count: int, seed: int, curved: bool) -> DataSet:
 
 
 def _room(count: int) -> NDArray[np.float64]:
-    """Return room for x and y, (2, N): in memory or, if they are LARGE, in a file without a name."""
+    """Return room for x and y, (2, N), in memory or, if they are LARGE, in a nameless file."""
     if 16 * count <= LARGE:
         return np.empty((2, count))
     with tempfile.TemporaryFile() as file:
