@@ -58,7 +58,7 @@ def make_parser() -> Parser:
     add("--name", metavar="NAME", default=argparse.SUPPRESS, help="of the run's directory; "
         "default: MODEL-DATA-TIME")  # fmt: skip
     add("--resume", type=Path, metavar="DIR", help="go on with every run below this directory, "
-        "from its last checkpoint, to the same bits; --epochs may be more, recorded as before")  # fmt: skip
+        "from its last checkpoint, to the same bits; --epochs may be more")  # fmt: skip
     add("--checkpoint-every", type=cadence, default={}, metavar="S", help="save the state each S "
         "seconds (default: 60; asked once a second), or each K steps: Ksteps")  # fmt: skip
     return parser
@@ -119,9 +119,10 @@ def main(argv: list[str] | None = None) -> int:
                 torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
             opened.enter_context(process_group())  # before anything is written
         runs = opened.enter_context(make_runs(arguments))
-        for number, run in enumerate(runs):
-            of = {**identity(run.experiment), "steps done": run.done, "over": run.over}
-            refuse_unlike_ranks({f"{name} of run {number}": value for name, value in of.items()})
+        refuse_unlike_ranks([
+            {**identity(run.experiment), "steps": run.experiment.steps, "taken": run.done,
+             "over": run.over} for run in runs
+        ])  # fmt: skip
         with mending(parser, runs):
             return carry_out_all(runs, arguments)
     raise AssertionError("refusing never goes on")
@@ -135,7 +136,7 @@ def carry_out_all(runs: list[Run], arguments: argparse.Namespace) -> int:
         if over(family):
             statuses.append(say_over(family))
             continue
-        outcomes, status = carry_out(family, arguments, figures=len(families) == 1)
+        outcomes, status = carry_out(family, runs, arguments)
         statuses.append(status)
         if len(outcomes) < len(family) or outcomes[-1].trajectory.stopped == Stopped.INTERRUPTED:
             return status
@@ -166,9 +167,12 @@ def say_over(family: Sequence[Run]) -> int:
 
 
 def carry_out(
-    family: list[Run], arguments: argparse.Namespace, figures: bool
+    family: list[Run], runs: list[Run], arguments: argparse.Namespace
 ) -> tuple[list[Outcome], int]:
-    """Carry out runs that are compared with the first; return what they came to, and the status."""
+    """Carry out those of the runs that are compared with each other, and tell what they came to.
+
+    Returns that, and the exit status.
+    """
     if FIRST:
         for change in environment_changes(family[0].config):
             print(f"train.py: {change}", file=sys.stderr)
@@ -184,7 +188,23 @@ def carry_out(
                     break
         if not FIRST:
             return outcomes, 0
-        return outcomes, conclude(family, outcomes, arguments, stop, events[0] if figures else None)
+        directory, last = family[0].directory.parent, outcomes[-1]
+        said = f"written to {directory}; tensorboard --logdir {directory.parent}"
+        print(printable(said), file=sys.stderr)
+        status = report(outcomes, directory, arguments.show_steps)
+        if last.trajectory.stopped == Stopped.INTERRUPTED:
+            where = f"{last.update} at step {int(last.trajectory.step[-1])}"
+            print(f"train.py: interrupted, {where}; {how_to_go_on(runs)}", file=sys.stderr)
+            return outcomes, 128 + stop.signal
+        if len(family) == len(runs) and not arguments.no_figures:  # a sweep is drawn together
+            try:
+                figures = drawn([(o.update, o.experiment, o.trajectory) for o in outcomes])
+                events[0].add_figures(figures, int(outcomes[0].trajectory.step[-1]))
+            except KeyboardInterrupt:
+                said = "interrupted; the run is complete, but for figures"
+                print(f"train.py: {said}", file=sys.stderr)
+                status = 128 + signal.SIGINT
+        return outcomes, status
 
 
 def train(run: Run, arguments: argparse.Namespace, stop: Stop, events: Events | None) -> Outcome:
@@ -222,34 +242,7 @@ def mending(parser: Parser, runs: Sequence[Run]) -> Iterator[None]:
         parser.error(f"{where}: {error.strerror}; mend that and {how_to_go_on(runs)}")
 
 
-def conclude(
-    family: Sequence[Run],
-    outcomes: list[Outcome],
-    arguments: argparse.Namespace,
-    stop: Stop,
-    events: Events | None,
-) -> int:
-    """Compare, print and, into `events`, draw what came out; return the exit status."""
-    last, directory = outcomes[-1], family[0].directory.parent
-    interrupted = last.trajectory.stopped == Stopped.INTERRUPTED
-    print(printable(f"written to {directory}; tensorboard --logdir {directory.parent}"),
-          file=sys.stderr)  # fmt: skip
-    status = report(outcomes, directory, arguments.show_steps, compared=not interrupted)
-    if interrupted:
-        where = f"{last.update} at step {int(last.trajectory.step[-1])}"
-        print(f"train.py: interrupted, {where}; {how_to_go_on(family)}", file=sys.stderr)
-        return 128 + stop.signal
-    if events is not None and not arguments.no_figures:
-        try:
-            figures = drawn([(o.update, o.experiment, o.trajectory) for o in outcomes])
-            events.add_figures(figures, int(outcomes[0].trajectory.step[-1]))
-        except KeyboardInterrupt:
-            print("train.py: interrupted; the run is complete, but for figures", file=sys.stderr)
-            return 128 + signal.SIGINT
-    return status
-
-
-def report(outcomes: list[Outcome], directory: Path, show_steps: bool, compared: bool) -> int:
+def report(outcomes: list[Outcome], directory: Path, show_steps: bool) -> int:
     """Print what came out; return 1 if a run diverged or climbed, or updates disagree, else 0."""
     first, *others = outcomes
     if show_steps:
@@ -259,7 +252,8 @@ def report(outcomes: list[Outcome], directory: Path, show_steps: bool, compared:
             print(*transcript(outcome), sep="\n")
     lines = [unfinished(outcomes[-1]), headline(first.experiment), *table(outcomes)]
     found, all_agree = {}, True
-    for other in others if compared else ():
+    complete = outcomes[-1].trajectory.stopped != Stopped.INTERRUPTED
+    for other in others if complete else ():
         found[other.update] = comparison = compare(first.trajectory, other.trajectory)
         same, why = agree([first, other], comparison)
         all_agree &= same

@@ -156,11 +156,15 @@ class Experiment:
             return gradient
 
         def before(count: int) -> None:
-            if isinstance(self.data, Mapped):
-                self.data.refuse_changes()
+            self.refuse_changed_data()
             on_rows(count)
 
         return in_chunks(gradient, rows or len(self.data.x), before)
+
+    def refuse_changed_data(self) -> None:
+        """Raise ValueError if the data are read from a file that is not what it was."""
+        if isinstance(self.data, Mapped):
+            self.data.refuse_changes()
 
     @torch.no_grad()
     def loss(self, model: Model, on_rows: Callable[[int], object] = lambda count: None) -> Tensor:

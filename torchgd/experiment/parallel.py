@@ -4,7 +4,7 @@ import importlib
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -196,8 +196,10 @@ def add_over_ranks(sums: Tensor) -> Tensor:
     return sums
 
 
-def refuse_unlike_ranks(what: Mapping[str, object]) -> None:
-    """Wait for all processes, and refuse to go on unless each has the same of these, by name.
+def refuse_unlike_ranks(runs: Sequence[Mapping[str, object]]) -> None:
+    """Wait for all processes, and refuse to go on unless each has the same runs to carry out.
+
+    Each run is told by all that decides its steps, by name.
 
     Raises:
         ValueError: they have not; the message names the first thing that differs.
@@ -205,7 +207,9 @@ def refuse_unlike_ranks(what: Mapping[str, object]) -> None:
     """
     if not dist.is_initialized():
         return
-    mine = {name: repr(value) for name, value in what.items()}
+    mine = {"runs": repr(len(runs))}
+    for number, run in enumerate(runs):
+        mine |= {f"{name} of run {number}": repr(value) for name, value in run.items()}
     found: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
     try:
         dist.all_gather_object(found, mine)

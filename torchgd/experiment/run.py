@@ -179,6 +179,7 @@ class Run:
 
         def save(step: int) -> None:
             if events is not None:
+                experiment.refuse_changed_data()  # of which the steps before this may be
                 rest = {"seconds": time.perf_counter() - began, "path": recorder.path}
                 state = State.of(model, optimizer, identity=identity(experiment), step=step, **rest)
                 state.save(self.directory / STATE)
