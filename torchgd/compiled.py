@@ -21,7 +21,7 @@ from torchgd.machine_code import MOST, WAYS, Array, add_up, machine_code
 from torchgd.models import Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
-from torchgd.trajectory import Trajectory, record_interval, recorded_steps
+from torchgd.trajectory import Stopped, Trajectory, record_interval, recorded_steps
 
 BLOCK = 1_000_000  # samples at a time, between which a caller may save, or stop
 CHUNK = 2**16  # samples at a time, whose ∂ŷ/∂w stay in the cache while they are computed
@@ -203,5 +203,5 @@ def compiled_trajectory(
         end += 1
     finite = np.isfinite(table[end - 1, : 1 + len(parameters)]).all()
     row, epoch, rows = (torch.from_numpy(c[:end]) for c in (step, step // len(batches), table))
-    stopped = "finished" if finite else "diverged"
+    stopped = Stopped.FINISHED if finite else Stopped.DIVERGED
     return Trajectory(tuple(parameters), row, epoch, rows, stopped)

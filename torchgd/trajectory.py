@@ -3,11 +3,24 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
 from torchgd.models import scalars
+
+
+class Stopped(str, Enum):
+    """How a descent ended, in the word that str() gives."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"  # a loss or weight is not finite
+    CLIMBED = "climbed"  # all are finite, but the loss grew: who compares the two ends sets this
+    INTERRUPTED = "interrupted"  # the caller stopped it
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -19,8 +32,7 @@ class Trajectory:
     loss and gradients are unused zeros. Where the descent diverged, the last row is the first that
     is not finite.
 
-    `stopped` says how it ended: "finished", "diverged" or, by who asked it to stop, "interrupted";
-    "" marks a piece that is not the last, and so has no final row.
+    `stopped` says how it ended; None marks a piece that is not the last, and so has no final row.
 
     Shapes, of P parameters, by `names`: `table` (K+1, 1 + 2P) in the model's dtype, `step` and
     `epoch` (K+1,); `loss` and each of `gradients` (K,), each of `weights` (K+1,); all on the CPU.
@@ -31,12 +43,12 @@ class Trajectory:
     step: Tensor
     epoch: Tensor
     table: Tensor
-    stopped: str = "finished"
+    stopped: Stopped | None = Stopped.FINISHED
 
     @property
     def recorded(self) -> int:
         """K, how many steps are recorded."""
-        return len(self.step) - bool(self.stopped)  # a piece, "", has no final row
+        return len(self.step) - (self.stopped is not None)
 
     @property
     def loss(self) -> Tensor:
@@ -60,7 +72,7 @@ class Trajectory:
         step, epoch, table = (
             column[: self.recorded][rows] for column in (self.step, self.epoch, self.table)
         )
-        return Trajectory(self.names, step, epoch, table, stopped="")
+        return Trajectory(self.names, step, epoch, table, stopped=None)
 
     def rows(self) -> Iterator[tuple[int, int, list[float | None]]]:
         """Yield (step, epoch, values): loss, weights, gradients; None where there is none."""
@@ -77,7 +89,7 @@ class Trajectory:
             return self
         end = int((~finite).nonzero()[0]) + 1
         step, epoch, table = self.step[:end], self.epoch[:end], self.table[:end]
-        return Trajectory(self.names, step, epoch, table, stopped="diverged")
+        return Trajectory(self.names, step, epoch, table, Stopped.DIVERGED)
 
     @classmethod
     def join(cls, pieces: Sequence["Trajectory"]) -> "Trajectory":
@@ -159,10 +171,10 @@ class Recorder:
     @property
     def diverged(self) -> bool:
         """Whether a loss or weight handed over so far was not finite."""
-        return bool(self.pieces) and self.pieces[-1].stopped == "diverged"
+        return bool(self.pieces) and self.pieces[-1].stopped is Stopped.DIVERGED
 
     @torch.no_grad()
-    def hand_over(self, stopped: str = "") -> None:
+    def hand_over(self, stopped: Stopped | None = None) -> None:
         """Bring the block to the CPU, as a piece of the trajectory, unless it is empty."""
         rows, index = self._rows, self._index
         self._start_block()
@@ -180,7 +192,7 @@ class Recorder:
                 w.copy_(self.pieces[-1].weights[name][-1])
         self.on_piece(self.pieces[-1])
 
-    def finish(self, step: int, epoch: int, stopped: str = "finished") -> Trajectory:
+    def finish(self, step: int, epoch: int, stopped: Stopped = Stopped.FINISHED) -> Trajectory:
         """Hand over, and with it the final weights, after `step` steps and `epoch` epochs.
 
         Returns the whole trajectory.

@@ -21,7 +21,7 @@ from torchgd.experiment.checkpoint import CHECKPOINT, Checkpoint
 from torchgd.experiment.events import Events
 from torchgd.experiment.files import read_json, regular, write_json
 from torchgd.models import DTYPES
-from torchgd.trajectory import Trajectory
+from torchgd.trajectory import Stopped, Trajectory
 
 TABLE = "trajectory.csv"
 
@@ -103,7 +103,7 @@ def _parse(text: str, dtype: torch.dtype) -> Trajectory:
         step=torch.tensor([int(row[0]) for row in rows], dtype=torch.int64),
         epoch=torch.tensor([int(row[1]) for row in rows], dtype=torch.int64),
         table=torch.tensor(values, dtype=dtype).reshape(len(rows), len(head) - 2),
-        stopped="finished" if ended else "",
+        stopped=Stopped.FINISHED if ended else None,
     )
 
 

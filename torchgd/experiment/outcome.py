@@ -20,7 +20,7 @@ from torchgd.experiment.ranks import processes
 from torchgd.experiment.stability import climbed, loss_over_all
 from torchgd.models import Model
 from torchgd.training import descend
-from torchgd.trajectory import Recorder, Trajectory
+from torchgd.trajectory import Recorder, Stopped, Trajectory
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def run_update(
         not values.loss.isfinite()  # in a sample not seen since
         or climbed(experiment, trajectory, values.loss)
     ):
-        trajectory = replace(trajectory, stopped="diverged")
+        trajectory = replace(trajectory, stopped=Stopped.DIVERGED)
     return Outcome(**vars(values), update=update, trajectory=trajectory, seconds=seconds)
 
 
@@ -157,12 +157,12 @@ class _Descent:
         finally:
             self.recorder.hand_over()  # what was recorded stays, also if a step failed
         if self.recorder.diverged:
-            step, stopped = int(self.recorder.pieces[-1].step[-1]), "diverged"
+            step, stopped = int(self.recorder.pieces[-1].step[-1]), Stopped.DIVERGED
         # Before the final row, for there may be more epochs to come.
         self._save(step, diverged=stopped == "diverged")
         return self.recorder.finish(step, epoch, stopped)
 
-    def _descend(self) -> tuple[int, int, str]:
+    def _descend(self) -> tuple[int, int, Stopped]:
         """Take the steps that are left; return how many were taken, the epoch, and why it ended."""
         experiment, recorder = self.experiment, self.recorder
         epochs = experiment.configuration.epochs
@@ -176,15 +176,15 @@ class _Descent:
             if recorder.due or self._due_by_step(step):
                 recorder.hand_over()
                 if recorder.diverged:
-                    return step, epoch, "diverged"
+                    return step, epoch, Stopped.DIVERGED
                 if self.hooks.saver is not None and self.hooks.saver.due(step):
                     self._save(step)
             if self.hooks.stop():
-                return step, epoch, "interrupted"
+                return step, epoch, Stopped.INTERRUPTED
             recorder.record(step, epoch, loss)
-        return experiment.steps, epochs, "finished"
+        return experiment.steps, epochs, Stopped.FINISHED
 
-    def _descend_by_blocks(self) -> tuple[int, int, str]:
+    def _descend_by_blocks(self) -> tuple[int, int, Stopped]:
         """The same as machine code, many steps at a time."""
         experiment, recorder, saver = self.experiment, self.recorder, self.hooks.saver
         c, batches = experiment.configuration, experiment.batches
@@ -195,14 +195,14 @@ class _Descent:
         ):
             if len(rows):
                 epoch, table = recorded // len(batches), torch.from_numpy(rows)
-                recorder.take(Trajectory(names, recorded, epoch, table, stopped=""))
+                recorder.take(Trajectory(names, recorded, epoch, table, stopped=None))
             if recorder.diverged:
-                return step, step // len(batches), "diverged"
+                return step, step // len(batches), Stopped.DIVERGED
             if saver is not None and (saver.steps is not None or saver.due(step)):
                 self._save(step)
             if self.hooks.stop() and step < experiment.steps:
-                return step, step // len(batches), "interrupted"
-        return experiment.steps, c.epochs, "finished"
+                return step, step // len(batches), Stopped.INTERRUPTED
+        return experiment.steps, c.epochs, Stopped.FINISHED
 
     def _due_by_step(self, step: int) -> bool:
         saver = self.hooks.saver
