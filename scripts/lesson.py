@@ -139,7 +139,7 @@ for name, rate in rates.items():
           f"after 50 epochs it is {path.weights['w'][-1] - 2:.3g}.")  # fmt: skip
 axes.set(xlabel="epoch", ylabel="|w − 2|  (0 is drawn as 10⁻¹⁷)")
 axes.legend()
-stable = Landscape(model, experiment.batches, near=torch.empty(0)).largest_stable_learning_rate()
+stable = Landscape(model, experiment.batches).largest_stable_learning_rate()
 print(f"A step multiplies w − 2 by 1 − 2αx². For x = 3 that is 0 at α = 1/18 = {1 / 18:.4f}: the "
       f"step lands on 2. Above, it overshoots; above 1/9 = {1 / 9:.4f} it ends farther off than "
       f"it began; above {stable:.6f} a whole epoch does.")  # fmt: skip

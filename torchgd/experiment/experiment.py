@@ -35,7 +35,7 @@ from torchgd.gradients import GradientSource, autograd_gradient, manual_gradient
 from torchgd.models import DTYPES, Linear, Model
 from torchgd.optim import ManualSGD
 from torchgd.theory.affine import affine_trajectory
-from torchgd.theory.landscape import best_learning_rate
+from torchgd.theory.landscape import Landscape
 from torchgd.training import Update, count_steps, train
 from torchgd.trajectory import Trajectory, record_interval
 
@@ -206,7 +206,7 @@ class Experiment:
         if batches.shuffle and len(batches) > 1:
             # Any samples may meet in a batch; none of their means is steeper than the steepest.
             batches = Batches(batches.x, batches.y, batch_size=1)
-        return best_learning_rate(model, batches)
+        return Landscape(model, batches).best_learning_rate()
 
     def try_first_step(self) -> None:
         """Take each update's first gradient, so that a model that cannot is refused now."""

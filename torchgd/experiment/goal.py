@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from torchgd.data import Batches
@@ -41,7 +40,7 @@ def least_squares(experiment: Experiment, predict: float) -> Goal | None:
     if experiment.streams or climbs or not is_linear_in_parameters(model, batches.x):
         return None
     try:
-        landscape = Landscape(model, [(batches.x, batches.y)], near=torch.empty(0))
+        landscape = Landscape(model, [(batches.x, batches.y)])
     except ValueError:
         return None
     if not landscape.unique:
@@ -109,7 +108,7 @@ def epochs_until(
     ends = path.step % count == 0
     weights = path.table[ends, 1 : 1 + len(path.names)].double()
     steps = path.step[ends]
-    found = Landscape(model, [(batches.x, batches.y)], near=weights).excess(weights)
+    found = Landscape(model, [(batches.x, batches.y)]).excess(weights)
     there = steps[(found <= excess) & (steps > 0)]
     settles = bool((found[-1] - found[len(found) // 2]).abs() <= 0.01 * found[-1])
     return int(there[0]) // count if len(there) else None, len(steps) - 1, settles

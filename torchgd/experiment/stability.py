@@ -1,6 +1,7 @@
 """The loss over all data; whether it climbed; and which learning rates would not have let it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,8 +12,7 @@ from torchgd.experiment.own_model import call_user_code
 from torchgd.gradients import is_linear_in_parameters
 from torchgd.loss import mean_squared_error
 from torchgd.models import Model
-from torchgd.theory.landscape import largest_stable_learning_rate
-from torchgd.theory.linear import hessian, jacobians
+from torchgd.theory.landscape import Landscape
 from torchgd.trajectory import Trajectory
 
 ROWS = 2**20  # that are looked at together
@@ -45,11 +45,11 @@ def climbed(experiment: Experiment, trajectory: Trajectory, loss: Tensor) -> boo
     """
     if experiment.options["maximize"] or not loss > first_loss(experiment, trajectory):
         return False
-    hessians = epoch_hessians(experiment)
-    if hessians is None or not hessians.isfinite().all():
-        return loss.item() > variance(experiment.batches.y)
     lr, options = rate_and_options(experiment)
-    return lr > largest_stable_learning_rate(hessians, **options)
+    with suppress(ValueError):  # it is beyond float64
+        if landscape := epoch_landscape(experiment):
+            return lr > landscape.largest_stable_learning_rate(**options)
+    return loss.item() > variance(experiment.batches.y)
 
 
 def variance(y: Tensor) -> float:
@@ -67,16 +67,19 @@ def rate_and_options(experiment: Experiment) -> tuple[float, dict[str, Any]]:
     return options.pop("lr"), options
 
 
-def epoch_hessians(experiment: Experiment) -> Tensor | None:
-    """Return each batch's Hessian in the first epoch's order; None where it is not known.
+def epoch_landscape(experiment: Experiment) -> Landscape | None:
+    """Return the landscape, with batches in the first epoch's order; None where it is not known.
 
     It is known of a model that is linear in its parameters, on data that are in memory.
+
+    Raises:
+        ValueError: it is beyond float64.
     """
     model, batches = experiment.new_model(), experiment.batches
     if experiment.streams or not is_linear_in_parameters(model, batches.x):
         return None
     batches.set_epoch(0)
-    return torch.stack([hessian(phi) for phi in jacobians(model, batches)])
+    return Landscape(model, batches)
 
 
 def divergence(experiment: Experiment, trajectory: Trajectory, loss: Tensor) -> str:
@@ -95,12 +98,13 @@ def _rates(experiment: Experiment) -> str:
     lr, options = rate_and_options(experiment)
     if experiment.options["maximize"]:
         return "maximising has no end, for this loss has no top"
-    hessians = epoch_hessians(experiment)
-    if hessians is None:
-        return f"the learning rate is {lr:g}; try a smaller one"
-    if not hessians.isfinite().all():
+    try:
+        landscape = epoch_landscape(experiment)
+        if landscape is None:
+            return f"the learning rate is {lr:g}; try a smaller one"
+        largest = landscape.largest_stable_learning_rate(**options)
+    except ValueError:
         return "no learning rate fits: x is too large for its powers; scale x"
-    largest = largest_stable_learning_rate(hessians, **options)
     stable = "stable in the first epoch's order" if experiment.batches.shuffle else "stable here"
     if largest == 0:
         return f"no learning rate is {stable}: lower momentum or dampening"
