@@ -1,9 +1,11 @@
 """What several test files share."""
 
 import codecs
+import functools
 import inspect
 import json
 import locale
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -11,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +28,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from torchgd import Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
+from torchgd.experiment.folder import State
+from torchgd.experiment.run import Outcome, Run, Watch
 from torchgd.gradients import GradientSource
 from torchgd.trajectory import Trajectory
 
@@ -172,8 +176,8 @@ from torchgd import Model
 
 
 def events(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read the scalars of a run's event file: tag to (step, value)."""
-    (file,) = directory.glob("events.out.tfevents.*")
+    """Read the scalars of a run's newest event file: tag to (step, value)."""
+    file = max(directory.glob("events.out.tfevents.*"))
     found: dict[str, list[tuple[int, float]]] = {}
     for event in EventFileLoader(str(file)).Load():
         for value in event.summary.value:
@@ -212,7 +216,8 @@ def with_columns(
 SCRIPT = ROOT / "scripts" / "train.py"
 KILLED = ROOT / "tests" / "killed.py"
 # The package need not be installed to be tested.
-PATHS = os.pathsep.join(filter(None, [str(ROOT), str(SCRIPT.parent), os.environ.get("PYTHONPATH")]))
+OWN = map(str, (ROOT, ROOT / "scripts", ROOT / "tests"))
+PATHS = os.pathsep.join(filter(None, [*OWN, os.environ.get("PYTHONPATH")]))
 # What a child prints is read as UTF-8, whatever the terminal's own encoding may be.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "PYTHONIOENCODING": "utf-8"}
 
@@ -231,15 +236,22 @@ def script(
     )
 
 
+@functools.cache
+def forks() -> Any:
+    """What starts processes as forks of one that has imported what they need, and done no more."""
+    from multiprocessing import forkserver
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", PATHS)
+        multiprocessing.set_forkserver_preload(["killed", "helpers", "torch._dynamo"])
+        forkserver.ensure_running()
+    return multiprocessing.get_context("forkserver")
+
+
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Wait for its end; return its exit status and what it printed."""
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
-
-
-def killed(folder: Path, sent: int, what: str, count: int, *words: str) -> subprocess.Popen[str]:
-    """Start train.py in a process that sends itself a signal (see tests/killed.py)."""
-    return script(folder, str(int(sent)), what, str(count), *words, file=KILLED)
 
 
 def wait_for(process: subprocess.Popen[str], happened: Callable[[], T]) -> T:
@@ -252,25 +264,57 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], T]) -> T:
     return sign
 
 
-def wait_for_rows(process: subprocess.Popen[str], path: Path, count: int = 3) -> None:
-    """Wait until a run's trajectory.csv has a few rows."""
+def wait_for_rows(process: subprocess.Popen[str], run: Path, count: int = 3) -> None:
+    """Wait until a run's newest event file has more than so many recorded steps."""
     wait_for(
         process,
-        lambda: path.exists() and path.read_text(encoding="utf-8").count("\n") > count,
+        lambda: any(run.glob("events.*")) and len(events(run).get("loss", [])) > count,
     )
+
+
+def saved(run: Path, after: int = 0) -> int:
+    """The step of a run's state on the disk, if it is beyond that; else 0."""
+    path = run / "run.pt"
+    step = State.load(path).step if path.exists() else 0
+    return step if step > after else 0
+
+
+def carry_out(
+    runs: AbstractContextManager[list[Run]], at: int | None = None, **watch: Any
+) -> Outcome:
+    """Carry out a run that is alone, up to step `at` more or to the end."""
+    left = iter(range(at or 0))
+    if at is not None:
+        watch["stop"] = lambda: next(left, None) is None
+    with runs as (run,), run.events() as open_events:
+        return run.carry_out(watch=Watch(**watch), events=open_events)
 
 
 def left(run: Path) -> dict[str, Any]:
     """What a run left, but for its times and events."""
     found: dict[str, Any] = {}
-    for path in sorted(run.rglob("*.*")):
+    for path in sorted(filter(Path.is_file, run.rglob("*.*"))):
         content: Any = path.read_bytes()
         if path.name == "result.json":
             content = json.loads(content)
             assert content.pop("seconds") > 0
-        if path.suffix in (".json", ".csv"):
+        if path.name == "run.pt":
+            content = plain(State.load(path))
+            assert content.pop("seconds") > 0
+        if path.suffix in (".json", ".csv", ".pt"):
             found[str(path.relative_to(run))] = content
     return found
+
+
+def plain(value: Any) -> Any:
+    """The same in what == compares, to the bit."""
+    if isinstance(value, Tensor):
+        return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+    if isinstance(value, State | Trajectory):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def shown(directory: Path) -> dict[str, list[tuple[int, float]]]:

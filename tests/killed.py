@@ -2,11 +2,11 @@
 
     python tests/killed.py SIGNAL WHAT COUNT [words of train.py]
 
-The signal comes when WHAT happens for the COUNT-th time: `step`, an optimizer begins a step;
-`figure`, one is about to be shown in TensorBoard;
-`open:NAME`, a file of that name is opened; `os.rename:NAME`, one is about to take that name;
-`os.truncate:NAME`, one is about to be cut off. A point of the work is the same on every machine,
-fast or slow, busy or idle; a moment is not.
+The signal comes when WHAT, a pattern as a shell's, happens for the COUNT-th time: `step`, an
+optimizer begins a step; `figure`, one is about to be shown in TensorBoard; and of a file below
+runs/: `open:NAME`, it is about to be made; `os.rename:NAME`, another is about to take that name;
+`os.remove:NAME`, it is about to go. A point of the work is the same on every machine, fast or slow,
+busy or idle; a moment is not.
 
 Of the processes that torchrun starts it is the one whose RANK is KILLED_RANK, and it is killed
 once: when torchrun starts it again, it runs on.
@@ -14,33 +14,42 @@ once: when torchrun starts it again, it runs on.
 
 import os
 import sys
+import threading
+import warnings
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 import train
+from helpers import forks
+from tqdm import tqdm
 
 from torchgd import ManualSGD
 from torchgd.experiment.command_line import run_script
 from torchgd.experiment.events import Events
 
 
-def main() -> int:
-    number, what, count, *words = sys.argv[1:]
-    left = int(count)
+def arm(sent: int, what: str, count: int) -> None:
+    """Have this process send itself the signal when that happens."""
+    left = count
     chosen = os.environ.get("RANK") == os.environ.get("KILLED_RANK")
     chosen = chosen and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 
     def happens(event: str) -> None:
         nonlocal left
-        left -= event == what
-        if left == 0 and event == what and chosen:
-            os.kill(os.getpid(), int(number))
+        if chosen and fnmatchcase(event, what):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), sent)
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        place = {"open": 0, "os.rename": 1, "os.truncate": 0}.get(event)
-        if place is not None and isinstance(arguments[place], str | Path):
-            happens(f"{event}:{Path(arguments[place]).name}")
+        place = {"open": 0, "os.rename": 1, "os.remove": 0}.get(event)
+        if place is None or not isinstance(arguments[place], str | Path):
+            return
+        path, known = Path(arguments[place]), event == "open" and not arguments[2] & os.O_EXCL
+        if "runs" in path.parts and not known:
+            happens(f"{event}:{path.name}")
 
     for optimizer in (ManualSGD, torch.optim.SGD):
 
@@ -56,8 +65,29 @@ def main() -> int:
 
     Events.add_figures = add_figures  # type: ignore[method-assign, assignment]
     sys.addaudithook(audit)
-    return train.main(words)
+
+
+def fork(folder: Path, sent: int, what: str, count: int, words: list[str]) -> None:
+    """What a fork does: all of it in a folder, where `printed` is its standard error."""
+    os.chdir(folder)
+    os.dup2(os.open("printed", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    warnings.simplefilter("error")
+    tqdm.set_lock(threading.RLock())  # its own one would outlive a process that is killed
+    arm(sent, what, count)
+    run_script(lambda: train.main(words))
+
+
+def killed(folder: Path, sent: int, what: str, count: int, *words: str) -> tuple[int, str]:
+    """Run train.py in a process that is killed; return its exit status and standard error."""
+    process = forks().Process(target=fork, args=(folder, sent, what, count, [*words]))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None
+    return process.exitcode, (folder / "printed").read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
-    run_script(main)
+    number, pattern, times, *given = sys.argv[1:]
+    arm(int(number), pattern, int(times))
+    run_script(lambda: train.main(given))

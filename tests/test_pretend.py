@@ -88,7 +88,7 @@ WORK: dict[str, Callable[[], object]] = {
     "in chunks": lambda: run(chunk_size=2),
     "affine": lambda: affine.affine_trajectory(*on(NAME), 0.001, 3),
     "with momentum": lambda: affine.affine_trajectory(*on(NAME), 0.001, 3, momentum=0.5),
-    "minimum": lambda: Landscape(*on(NAME), torch.ones(1, 3, dtype=F64)),
+    "minimum": lambda: Landscape(*on(NAME)),
     "oracles": lambda: oracles.check_gradient(on(NAME)[0], on(NAME)[1].x, on(NAME)[1].y),
 }
 
@@ -176,7 +176,7 @@ MIXES: list[tuple[str, Any, str, str]] = [
     ("affine", affine.walk_again, ", device=start.device", ""),
     ("affine", linear.reduced_rows, "x.new_zeros", "torch.zeros"),
     ("affine", linear.batch_rows, "torch.zeros_like(rows[:1])", "torch.zeros(rows[:1].shape)"),
-    ("with momentum", step_maps, "parameters + columns, **like", "parameters + columns"),
+    ("with momentum", step_maps, "2 * parameters + 1, **like", "2 * parameters + 1"),
     ("with momentum", step_maps, "parameters, parameters, **like", "parameters, parameters"),
     ("with momentum", affine.start_state, "torch.zeros_like(w)", "torch.zeros(w.shape)"),
     ("minimum", Landscape.__init__, "x.cpu()", "x"),

@@ -12,14 +12,15 @@ from torchgd.models import scalars
 
 
 class Stopped(str, Enum):
-    """How a descent stopped."""
+    """How a descent ended, in the word that str() gives."""
 
     FINISHED = "finished"
-    DIVERGED = "diverged"  # a loss or a weight is not finite
-    CLIMBED = "climbed"  # all is finite, but the loss grew
-    INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"  # a loss or weight is not finite
+    CLIMBED = "climbed"  # all are finite, but the loss grew: who compares the two ends sets this
+    INTERRUPTED = "interrupted"  # the caller stopped it
 
-    __str__ = str.__str__
+    def __str__(self) -> str:
+        return self.value
 
 
 UNSTABLE = (Stopped.DIVERGED, Stopped.CLIMBED)
@@ -34,7 +35,7 @@ class Trajectory:
     loss and gradients are unused zeros. Where the descent diverged, the last row is the first that
     is not finite.
 
-    `stopped` says how it ended; None marks a piece that is not the last, and has no final row.
+    `stopped` says how it ended; None marks a piece that is not the last, and so has no final row.
 
     Shapes, of P parameters, by `names`: `table` (K+1, 1 + 2P) in the model's dtype, `step` and
     `epoch` (K+1,); `loss` and each of `gradients` (K,), each of `weights` (K+1,); all on the CPU.
@@ -50,7 +51,7 @@ class Trajectory:
     @property
     def recorded(self) -> int:
         """K, how many steps are recorded."""
-        return len(self.step) - (self.stopped is not None)  # a piece has no final row
+        return len(self.step) - (self.stopped is not None)
 
     @property
     def loss(self) -> Tensor:
@@ -91,7 +92,7 @@ class Trajectory:
             return self
         end = int((~finite).nonzero()[0]) + 1
         step, epoch, table = self.step[:end], self.epoch[:end], self.table[:end]
-        return Trajectory(self.names, step, epoch, table, stopped=Stopped.DIVERGED)
+        return Trajectory(self.names, step, epoch, table, Stopped.DIVERGED)
 
     @classmethod
     def join(cls, pieces: Sequence["Trajectory"]) -> "Trajectory":
@@ -173,7 +174,7 @@ class Recorder:
     @property
     def diverged(self) -> bool:
         """Whether a loss or weight handed over so far was not finite."""
-        return bool(self.pieces) and self.pieces[-1].stopped == Stopped.DIVERGED
+        return bool(self.pieces) and self.pieces[-1].stopped is Stopped.DIVERGED
 
     @property
     def path(self) -> Trajectory:

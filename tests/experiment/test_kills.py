@@ -1,5 +1,6 @@
 """Real processes that are really killed, on disks that are really full."""
 
+import itertools
 import random
 import signal
 import subprocess
@@ -14,15 +15,18 @@ from helpers import (
     SCRIPT,
     Shell,
     ended,
-    killed,
     left,
+    read_csv,
+    saved,
     script,
     shell_of,
     shown,
-    wait_for_rows,
+    wait_for,
 )
+from killed import killed
 
-from torchgd.experiment.checkpoint import Checkpoint
+from torchgd.experiment.files import read_json
+from torchgd.experiment.folder import State, read_run
 
 pytestmark = [
     pytest.mark.processes,
@@ -35,17 +39,27 @@ shell = shell_of(train.main, *QUIET)
 LONG = (
     "--model quadratic --data co2 --standardize --momentum 0.9 --lr 0.001 --batch-size 4 --shuffle"
 ).split()
+PARTS, WHOLE = Path("runs", "parts"), Path("runs", "whole")
 
 
-# Where a run is stopped: in a step; when a checkpoint is begun and the rows before it are written;
-# when it is whole but has not taken its place; when the rows after it are not yet cut off.
-POINTS = (
-    "step",
-    "open:.checkpoint.tmp.pt",
-    "os.rename:checkpoint.pt",
-    "os.truncate:trajectory.csv",
-    "os.rename:result.json",  # between the two updates
-)
+def refuse_half_written(folder: Path) -> None:
+    """Each file in a run's directory that bears its name is all of it, whenever one looks."""
+    for path in folder.rglob("[!.]*.json"):
+        read_json(path)
+    for path in folder.rglob("run.pt"):
+        State.load(path)
+    for path in folder.rglob("trajectory.csv"):
+        read_run(path.parent)
+
+
+def refuse_other_than(whole: Path, parts: Path) -> None:
+    """A run that was stopped leaves what one leaves that was not, and TensorBoard shows the same."""
+    assert left(parts) == left(whole)
+    assert not list(parts.rglob(".*.tmp.*"))
+    for path in whole.rglob("run.pt"):
+        run = path.parent.relative_to(whole)
+        assert shown(parts / run) == shown(whole / run)
+
 
 Stop = tuple[int, str, int]
 
@@ -55,67 +69,86 @@ def same_bits_though_killed(shell: Shell, flags: list[str], stops: Sequence[Stop
     assert shell(*flags, "--name", "whole") == 0
     words = [*flags, "--name", "parts"]
     for sent, what, count in stops:
-        status, _, err = ended(killed(shell.folder, sent, what, count, *words, *QUIET))
+        status, err = killed(shell.folder, sent, what, count, *words, *QUIET)
         # SIGTERM is heard and answered by exit status 143.
-        assert status == (143 if sent == signal.SIGTERM else -sent), err
+        assert status == (143 if sent == signal.SIGTERM else -sent), (what, err)
+        refuse_half_written(PARTS)
         words = ["--resume", "runs/parts"]
     assert shell(*words) == 0
-    assert shell.err == "written to runs/parts; tensorboard --logdir runs\n"
-    parts, whole = (shell.folder / "runs" / name for name in ("parts", "whole"))
-    assert left(parts) == left(whole)
-    for update in ("manual", "autograd"):
-        assert shown(parts / update) == shown(whole / update)
-        ends = [Checkpoint.load(run / update / "checkpoint.pt") for run in (parts, whole)]
-        assert ends[0].step == ends[1].step
-        assert {n: w.item() for n, w in ends[0].model.items()} == {
-            n: w.item() for n, w in ends[1].model.items()
-        }
+    refuse_other_than(WHOLE, PARTS)
 
 
 def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(shell: Shell) -> None:
-    """1,170 steps by each update, a checkpoint after each 100; the last stop is in the second."""
+    """1,170 steps by each update, a checkpoint after each 100."""
     stops = [
         (signal.SIGKILL, "step", 250),
-        (signal.SIGTERM, "open:.checkpoint.tmp.pt", 3),
-        (signal.SIGKILL, "os.truncate:trajectory.csv", 1),
-        (signal.SIGKILL, "os.rename:checkpoint.pt", 9),
+        (signal.SIGTERM, "open:.run.*.tmp.pt", 5),
+        (signal.SIGKILL, "os.rename:run.pt", 6),
+        (signal.SIGKILL, "os.rename:trajectory.csv", 1),
+        (signal.SIGKILL, "os.rename:trajectory.csv", 2),  # that of the second update
+        (signal.SIGKILL, "os.rename:comparison.json", 1),
     ]
     same_bits_though_killed(shell, [*LONG, "--epochs", "10"], stops)
 
 
-@pytest.mark.parametrize("what", [
-    "os.rename:config.json", "os.rename:parts", "open:trajectory.csv", "open:.checkpoint.tmp.pt",
-])  # fmt: skip
-def test_a_run_that_is_killed_as_it_begins(shell: Shell, what: str) -> None:
-    """It is not there, or it goes on: nothing is there by its name before all of it is."""
-    flags = [*LONG, "--epochs", "2"]
-    status, _, err = ended(killed(shell.folder, signal.SIGKILL, what, 1, *flags, "--name", "parts",
-                                  *QUIET))  # fmt: skip
-    assert (status, err) == (-signal.SIGKILL, "")
-    parts = shell.folder / "runs" / "parts"
-    assert parts.exists() == (what.startswith("open"))
-    assert (
-        shell(*(["--resume", "runs/parts"] if parts.exists() else [*flags, "--name", "parts"])) == 0
-    )
+def test_a_run_that_is_killed_wherever_it_writes(shell: Shell) -> None:
+    """At each file that it makes, removes or gives its name, from the first one to the last.
+
+    It is not there, or it goes on: nothing is there by its name before all of it is.
+    """
+    flags = "--epochs 1 --update manual affine --no-figures --checkpoint-every 2steps".split()
     assert shell(*flags, "--name", "whole") == 0
-    assert left(parts) == left(shell.folder / "runs" / "whole")
+    for count in itertools.count(1):
+        name = f"parts-{count}"
+        parts = Path("runs", name)
+        words = [*flags, "--name", name]
+        status, err = killed(shell.folder, signal.SIGKILL, "*:*", count, *words)
+        if status == 0:
+            break
+        assert (status, err.count("\n")) == (-signal.SIGKILL, err.count("written to"))
+        refuse_half_written(Path("runs"))
+        assert shell(*(["--resume", str(parts)] if parts.exists() else words)) == 0
+        refuse_other_than(WHOLE, parts)
+    assert count > 30
 
 
 def test_a_run_that_is_killed_as_its_figures_are_drawn(shell: Shell) -> None:
     """All else is there: it is finished, and plot.py draws them."""
-    process = killed(shell.folder, signal.SIGKILL, "figure", 1, "--name", "parts")
-    status, _, err = ended(process)
+    status, err = killed(shell.folder, signal.SIGKILL, "figure", 1, "--name", "parts")
     assert status == -signal.SIGKILL
     assert err == "written to runs/parts; tensorboard --logdir runs\n"
     assert shell("--resume", "runs/parts") == 0
     assert shell.out == "runs/parts is finished, after 150 steps; --epochs can be raised\n"
     assert shell("--name", "whole") == 0
-    assert left(shell.folder / "runs" / "parts") == left(shell.folder / "runs" / "whole")
+    assert left(PARTS) == left(WHOLE)
 
 
-def test_between_the_two_updates(shell: Shell) -> None:
-    stops = [(signal.SIGKILL, "os.rename:result.json", 1)]
-    same_bits_though_killed(shell, [*LONG, "--epochs", "2"], stops)
+def test_a_sweep_that_is_killed_goes_on_as_a_whole(shell: Shell) -> None:
+    """In the first rate's second run, and in the second rate's first, with one to come."""
+    flags = [*LONG, "--epochs", "2", "--lr", "0.002", "0.003"]
+    stops = [(signal.SIGKILL, "step", 300), (signal.SIGKILL, "step", 251)]
+    same_bits_though_killed(shell, flags, stops)
+
+
+def test_more_epochs_that_are_killed_between_two_runs_are_both_runs(shell: Shell) -> None:
+    """The first run's config.json has them already, the second's not yet."""
+    flags = [*LONG, "--epochs", "2"]
+    assert shell(*flags, "--name", "parts") == 0
+    words = ["--resume", "runs/parts", "--epochs", "3"]
+    status, err = killed(shell.folder, signal.SIGKILL, "os.rename:config.json", 2, *words, *QUIET)
+    assert status == -signal.SIGKILL, err
+    flags[-1] = "3"
+    assert shell(*flags, "--name", "whole") == 0
+    assert shell("--resume", "runs/parts") == 0
+    refuse_other_than(WHOLE, PARTS)
+
+
+# Where a run is stopped: in a step; when its state is begun, and when it is whole but has not taken
+# its place; when it is saved for the last time, and the table is not there; between two runs.
+POINTS = {
+    "step": 1200, "open:.run.*.tmp.pt": 12, "os.rename:run.pt": 12, "os.rename:trajectory.csv": 1,
+    "os.rename:result.json": 1,
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -123,15 +156,12 @@ def test_between_the_two_updates(shell: Shell) -> None:
 def test_killed_25_times(shell: Shell, dtype: str) -> None:
     """23,400 steps by each update, of which the 25 starts take 25 × 1,200 at the most."""
     chance = random.Random(2)
-    stops = [(signal.SIGKILL, "step", 1200)]  # there are checkpoints then
-    for what in chance.choices(POINTS, k=24):
-        once = {"os.truncate:trajectory.csv": 1, "os.rename:result.json": 1}
-        highest = {"step": 1200, **once}.get(what, 12)
-        stops.append((signal.SIGKILL, what, chance.randint(1, highest)))
+    points = ["step", *chance.choices([*POINTS], k=24)]
+    stops = [(signal.SIGKILL, what, chance.randint(1, POINTS[what])) for what in points]
     same_bits_though_killed(shell, [*LONG, "--epochs", "200", "--dtype", dtype], stops)
 
 
-# It ends by a fault, or by the signal that follows its rows, never by itself.
+# It ends by a fault, or by the signal that follows its state, never by itself.
 ENDLESS = [*LONG, "--epochs", "1000000", "--record-every", "1", "--name", "parts"]
 
 
@@ -145,32 +175,38 @@ def limited(folder: Path, kilobytes: int, *words: str) -> tuple[int, str, str]:
     return ended(process)
 
 
+def said(err: str) -> str:
+    """The last line, before which there may be how long the run takes."""
+    *before, last = err.splitlines()
+    assert all(line.startswith("manual: ") for line in before), err
+    return last
+
+
 def goes_on(shell: Shell, run: Path) -> None:
     """A run that met a fault goes on to the bits of one that did not, up to where it is stopped."""
-    before = Checkpoint.load(run / "manual" / "checkpoint.pt")
-    assert before.step > 0
-    count = before.step + 300
+    step = saved(run / "manual")
+    assert step > 0
     process = script(shell.folder, "--resume", str(run), *QUIET)
-    csv = run / "manual" / "trajectory.csv"
-    wait_for_rows(process, csv, count)
+    wait_for(process, lambda: saved(run / "manual", step + 300))
     process.send_signal(signal.SIGINT)
     assert ended(process)[0] == 130
+    count = saved(run / "manual")
     words = [*LONG, "--epochs", str(count // 117 + 1), "--record-every", "1", "--log-dir", "again"]
     assert shell(*words, "--name", "again", "--update", "manual") == 0
-    again = shell.folder / "again" / "again" / "manual" / "trajectory.csv"
-    rows, expected = (path.read_text(encoding="utf-8").splitlines() for path in (csv, again))
-    assert rows[:count] == expected[:count]
+    both = (run / "manual", shell.folder / "again" / "again" / "manual")
+    rows, expected = (read_csv(one / "trajectory.csv")[1] for one in both)
+    assert rows[:-1] == expected[:count]
 
 
 @pytest.mark.parametrize("kilobytes", [60, 300])
 def test_a_file_that_cannot_grow_is_one_line(tmp_path: Path, kilobytes: int) -> None:
     status, _, err = limited(tmp_path, kilobytes, *ENDLESS, *QUIET)
-    assert (status, err.count("\n")) == (2, 1), err
-    assert err.startswith("train.py: ")
-    assert "File too large; mend that and go on with --resume " in err
+    assert status == 2
+    assert said(err).startswith("train.py: runs/parts/manual")
+    assert said(err).endswith("File too large; mend that and go on with --resume runs/parts")
     run = tmp_path / "runs" / "parts"
     assert not list(run.rglob(".*.tmp*"))
-    assert Checkpoint.load(run / "manual" / "checkpoint.pt").step > 0
+    assert saved(run / "manual") > 0
     assert not (run / "manual" / "result.json").exists()
 
 
@@ -195,11 +231,10 @@ def test_a_full_disk_and_then_a_larger_one(shell: Shell, disk: Path) -> None:
     run = str(disk / "parts")
     for words in ([*ENDLESS, "--log-dir", str(disk)], ["--resume", run]):
         assert shell(*words) == 2
-        assert shell.err.startswith("train.py: ")
-        assert shell.err.endswith(
-            f"No space left on device; mend that and go on with --resume {run}\n"
+        assert said(shell.err).startswith(f"train.py: {run}/manual")
+        assert said(shell.err).endswith(
+            f"No space left on device; mend that and go on with --resume {run}"
         )
-        assert shell.err.count("\n") == 1
         assert not list(disk.rglob(".*.tmp*"))
     remount(disk, "size=100m")
     goes_on(shell, disk / "parts")
@@ -234,17 +269,14 @@ def test_a_read_only_disk_is_one_line(shell: Shell, disk: Path) -> None:
         assert "Read-only file system" in shell.err
 
 
-def started(folder: Path) -> tuple[subprocess.Popen[str], Path]:
-    process, run = script(folder, *ENDLESS, *QUIET), folder / "runs" / "parts" / "manual"
-    wait_for_rows(process, run / "trajectory.csv", 2000)
-    return process, run
-
-
 def test_a_directory_that_vanishes_is_one_line(tmp_path: Path) -> None:
-    process, run = started(tmp_path)
+    process, run = script(tmp_path, *ENDLESS, *QUIET), tmp_path / PARTS / "manual"
+    wait_for(process, lambda: saved(run))
     run.rename(tmp_path / "elsewhere")
     status, _, err = ended(process)
-    assert (status, err.count("\n")) == (2, 1), err
-    assert err.startswith("train.py: runs/parts/manual")
-    assert "No such file or directory; mend that and go on with --resume runs/parts\n" in err
-    assert Checkpoint.load(tmp_path / "elsewhere" / "checkpoint.pt").step > 0
+    assert status == 2
+    assert said(err).startswith("train.py: runs/parts/manual")
+    assert said(err).endswith(
+        "No such file or directory; mend that and go on with --resume runs/parts"
+    )
+    assert saved(tmp_path / "elsewhere") > 0

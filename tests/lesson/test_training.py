@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import torchgd
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, manual_gradient, train
 from torchgd.experiment.sources import load
-from torchgd.trajectory import Recorder, record_interval
+from torchgd.trajectory import Recorder, Stopped, record_interval
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -327,6 +328,8 @@ def test_a_piece_never_has_the_final_row() -> None:
     assert t[-2:].step.tolist() == [4, 5]
     assert same_bits(t[-2:].loss, t.loss[-2:])
     assert t[:].step.tolist() == list(range(6))
+    assert (t.stopped, t[:].stopped) == (Stopped.FINISHED, None)
+    assert f"{t.stopped} {json.dumps(t.stopped)}" == 'finished "finished"'
 
 
 class Guarded:

@@ -44,8 +44,7 @@ from torchgd.experiment.sources import load
 from torchgd.gradients import GradientSource
 from torchgd.machine_code import machine_code
 from torchgd.proof.compare import Comparison
-from torchgd.theory.landscape import largest_stable_learning_rate
-from torchgd.theory.linear import hessian, jacobians
+from torchgd.theory.landscape import Landscape
 
 LESSON = (ROOT / "tests" / "data" / "transcript.txt").read_text(encoding="utf-8")
 UPDATES = ("manual", "autograd")
@@ -457,8 +456,8 @@ def test_of_shuffled_batches_it_is_the_first_epochs_order_that_counts(shell: She
     rates = []
     for epoch in (0, 49):
         experiment.batches.set_epoch(epoch)
-        hessians = [hessian(p) for p in jacobians(experiment.new_model(), experiment.batches)]
-        rates.append(largest_stable_learning_rate(torch.stack(hessians)))
+        landscape = Landscape(experiment.new_model(), experiment.batches)
+        rates.append(landscape.largest_stable_learning_rate())
     assert f"{rates[0]:.6g}" == found.group(1) != f"{rates[1]:.6g}"
 
 

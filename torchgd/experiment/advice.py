@@ -135,17 +135,13 @@ def why_not(experiment: Experiment) -> str:
 def epoch_ends(
     experiment: Experiment, landscape: Landscape, batches: Batches, start: Tensor, **options: float
 ) -> Tensor:
-    """Return the weights (E + 1, P) at the ends of many epochs from `start`, at rest there."""
+    """Return the weights (E + 1, P) at `start` and at the ends of many epochs, at rest at first."""
+    if not batches.shuffle or len(batches) == 1:
+        return landscape.epoch_ends(start=start, epochs=MOST, **options)
     model, every = experiment.new_model(start).cpu().double(), len(batches)
-    batches = Batches(
-        batches.x.cpu().double(),
-        batches.y.cpu().double(),
-        batches.batch_size,
-        batches.shuffle,
-        batches.seed,
-    )
-    epochs = SHUFFLED if batches.shuffle and every > 1 else max(1, min(MOST, 10**6 // every))
-    path = affine_trajectory(model, batches, epochs=epochs, record_every=every, **options)
+    own = Batches(batches.x.cpu().double(), batches.y.cpu().double(), batches.batch_size, True,
+                  batches.seed)  # fmt: skip
+    path = affine_trajectory(model, own, epochs=SHUFFLED, record_every=every, **options)
     return path.table[path.step % every == 0, 1 : 1 + len(path.names)]
 
 
@@ -176,7 +172,7 @@ def other_ways(experiment: Experiment) -> Iterator[tuple[str, Tensor]]:
                 else asked.x.cpu().double()
             )
             batches = Batches(x, y, size, asked.shuffle and not full, asked.seed)
-            landscape = Landscape(model, batches, start[None])
+            landscape = Landscape(model, batches)
             lr = best_rate(model, batches)
             flags = "--batch-size full " * full + "--standardize " * scaled + "--lr auto"
             yield flags, landscape.excess(epoch_ends(experiment, landscape, batches, start, lr=lr))

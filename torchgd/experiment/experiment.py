@@ -42,7 +42,7 @@ from torchgd.loss import mean_squared_error
 from torchgd.models import DTYPES, Model
 from torchgd.optim import ManualSGD
 from torchgd.proof.mistakes import WAYS
-from torchgd.theory.landscape import Landscape, best_learning_rate
+from torchgd.theory.landscape import Landscape
 from torchgd.training import Update, count_steps
 from torchgd.trajectory import record_interval
 
@@ -112,7 +112,7 @@ class Experiment:
         self.batches.set_epoch(0)
         try:
             return (
-                Landscape(self.new_model(), self.batches, torch.empty(0)) if self.linear else None
+                Landscape(self.new_model(), self.batches) if self.linear else None
             )
         except ValueError:
             return None
@@ -244,11 +244,11 @@ class Experiment:
 
 
 def best_rate(model: Model, batches: Batches) -> float:
-    """Return the best learning rate or, for batches, a safe one (see `theory.landscape`)."""
+    """Return the best learning rate or, for batches, a safe one (see `Landscape`)."""
     if batches.shuffle and len(batches) > 1:
         # Any samples may meet in a batch; none of their means is steeper than the steepest.
         batches = Batches(batches.x, batches.y, batch_size=1)
-    return best_learning_rate(model, batches)
+    return Landscape(model, batches).best_learning_rate()
 
 
 def resolve(asked: Sequence[Configuration], folder: Path = Path()) -> list[Experiment]:

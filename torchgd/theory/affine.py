@@ -22,7 +22,7 @@ from torch import Tensor
 from torchgd.data import Batches
 from torchgd.models import Model, scalars
 from torchgd.optim import ManualSGD
-from torchgd.theory.linear import batch_rows
+from torchgd.theory.linear import batch_rows, gradient_maps
 from torchgd.training import BatchesLike, count_steps
 from torchgd.trajectory import Trajectory, record_interval, recorded_steps
 
@@ -49,18 +49,18 @@ def step_maps(
 ) -> Tensor:
     """The map of a step on w, with momentum on (w, u), for each of n gradients Hw − h.
 
-    From H alone (n, P, P) it is the linear part A (n, S, S), by which the difference of two
-    descents shrinks; from [H −h] (n, P, P + 1) it is [A c] (n, S, S + 1). S is P or 2P.
+    From [H −h] (n, P, P + 1) it is [A c] (n, S, S + 1), where S is P or 2P. A, by which the
+    difference of two descents shrinks, depends on H alone.
     """
-    count, parameters, columns = gradients.shape
+    count, parameters, _ = gradients.shape
     like: dict[str, Any] = {"dtype": gradients.dtype, "device": gradients.device}
-    w, sign = torch.eye(parameters, columns, **like), -1.0 if maximize else 1.0
+    w, sign = torch.eye(parameters, parameters + 1, **like), -1.0 if maximize else 1.0
     G = lr * (sign * gradients + weight_decay * w)
     if momentum == 0:
         return w - G
     none = torch.zeros(count, parameters, parameters, **like)
-    G = torch.cat([G[..., :parameters], none, G[..., parameters:]], dim=2)
-    w, u = torch.eye(2 * parameters, parameters + columns, **like).split(parameters)
+    G = torch.cat([G[..., :-1], none, G[..., -1:]], dim=2)
+    w, u = torch.eye(2 * parameters, 2 * parameters + 1, **like).split(parameters)
     u = momentum * u + (1 - dampening) * G
     w = w - (G + momentum * u if nesterov else u)
     return torch.cat([w, u], dim=1)
@@ -71,6 +71,14 @@ def after(second: Tensor, first: Tensor) -> Tensor:
     both = second[..., :-1] @ first
     both[..., -1] += second[..., -1]
     return both
+
+
+def compose(maps: Tensor) -> Tensor:
+    """The one map (S, S + 1) of n maps (n, S, S + 1) that follow each other, by pairs."""
+    while len(maps) > 1:
+        pairs = len(maps) // 2 * 2
+        maps = torch.cat([after(maps[1:pairs:2], maps[0:pairs:2]), maps[pairs:]])
+    return maps[0]
 
 
 def prefixes(maps: Tensor, start: Tensor) -> Tensor:
@@ -101,11 +109,6 @@ def powers(one: Tensor, exponents: Tensor, start: Tensor) -> Tensor:
     return states
 
 
-def gradient_maps(rows: Tensor) -> Tensor:
-    """[H −h] (n, P, P + 1) of n batches."""
-    return 2 * rows[..., :-1].mT @ rows
-
-
 def table_rows(rows: Tensor, w: Tensor) -> Tensor:
     """Loss, weights and gradients (n, 1 + 2P) of n batches, each at its w (n, P, 1)."""
     r = after(rows, w)
@@ -113,15 +116,15 @@ def table_rows(rows: Tensor, w: Tensor) -> Tensor:
     return torch.cat([loss, w[..., 0], g[..., 0]], dim=1)
 
 
-def start_state(w: Tensor, rows: Tensor, lr: float, **options: Any) -> Tensor:
-    """Return the state (S, 1) before the first step, which has `rows` (K, P + 1).
+def start_state(w: Tensor, gradient: Tensor, lr: float, **options: Any) -> Tensor:
+    """Return the state (S, 1) at w (P, 1), before a first step with `gradient` (1, P, P + 1).
 
     That step sets v ← g, undamped, which is v ← μ·v + (1 − τ)·g from v = (τ/μ)·g.
     """
     momentum, dampening = options.get("momentum", 0.0), options.get("dampening", 0.0)
     if not momentum:
         return w
-    (undamped,) = step_maps(gradient_maps(rows[None]), lr, **{**options, "dampening": 0.0})
+    (undamped,) = step_maps(gradient, lr, **{**options, "dampening": 0.0})
     u = after(undamped, torch.cat([w, torch.zeros_like(w)]))[len(w) :]
     return torch.cat([w, dampening / momentum * u])
 
@@ -210,7 +213,7 @@ def affine_trajectory(
     again = epochs > 1 and alike(batches)
     blocks = batch_rows(model, batches, 1 if again else epochs)
     first = next(blocks)
-    start = start_state(w.double(), first[0], lr, **options)
+    start = start_state(w.double(), gradient_maps(first[:1]), lr, **options)
     pairs = ((b, step_maps(gradient_maps(b), lr, **options)) for b in chain([first], blocks))
     path = walk_again(pairs, start, row, length) if again else walk(pairs, start, row)
     tables = [table_rows(rows, states[:, : len(w)]).to("cpu", w.dtype) for rows, states in path]

@@ -4,10 +4,10 @@ Where ŷ is linear in the parameters the landscape is a paraboloid, with Φ as i
 
     loss(w) = loss(w*) + (1/N) ‖Φ(w − w*)‖²
 
-Its second term, the excess, is what a descent still has to go. So written it keeps its digits
-near the minimiser w*, where the difference of two losses has none left. How fast a descent may go,
-and how fast it gets there, follows from the Hessian H = (2/N) ΦᵀΦ: the difference of two descents
-shrinks by the steps' linear maps I − αH, on which neither w nor y bears.
+The second term, the excess, is what a descent still has to go. Computed in this form it keeps its
+digits near the minimiser w*, where the difference of two losses has none left. How fast a descent
+may go, and how fast it gets there, follows from the Hessian H = (2/N) ΦᵀΦ: a step multiplies the
+difference of two descents by I − αH, which depends on neither w nor y.
 """
 
 import math
@@ -19,108 +19,15 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import hessian as hessian_by_autograd
 from torch.func import functional_call
+from torch.nn.functional import pad
+from torch.nn.utils import vector_to_parameters
 
 from torchgd.gradients import is_linear_in_parameters
-from torchgd.loss import mean_squared_error
+from torchgd.loss import residual
 from torchgd.models import Model, scalars
-from torchgd.theory.affine import step_maps
-from torchgd.theory.linear import hessian, jacobian, jacobians
+from torchgd.theory.affine import compose, powers, start_state, step_maps
+from torchgd.theory.linear import BLOCK, at_zero, epoch_rows, few, gradient_maps, samples
 from torchgd.training import BatchesLike
-
-
-def best_learning_rate(model: Model, batches: BatchesLike) -> float:
-    """α = 2/(λ_min + λ_max), for the full batch the best constant rate of plain descent.
-
-    An error along an eigenvector of H shrinks by 1 − αλ a step. The slowest of these factors,
-    max |1 − αλ|, is least where the smallest and the largest eigenvalue are equally slow:
-    1 − αλ_min = −(1 − αλ_max).
-
-    λ_min is the smallest eigenvalue of the whole data's Hessian, λ_max the largest of any
-    batch's. For the full batch they are of one matrix; for smaller batches the rate is a safe one:
-    every batch's factors are within [−1, 1], so that no step of these batches enlarges the error.
-
-    Raises:
-        ValueError: the Hessian is singular or beyond float64, or the model not linear in its
-            parameters.
-    """
-    phis = jacobians(model, batches)
-    phi, hessians = torch.cat(phis), torch.stack([hessian(batch) for batch in phis])
-    beyond = "the Hessian is beyond float64: x is too large or too small for its powers; scale x"
-    if not (phi.isfinite().all() and hessians.isfinite().all()):
-        raise ValueError(beyond)
-    # Of Φ, not of ΦᵀΦ: forming the product would square the condition number.
-    rank, parameters = int(torch.linalg.matrix_rank(phi)), phi.shape[1]
-    if rank < parameters:
-        raise ValueError(
-            f"the Hessian is singular: the data determine {rank} of {parameters} parameters, so "
-            "no rate is best; give more data or a number"
-        )
-    smallest = 2 / len(phi) * torch.linalg.matrix_norm(phi, ord=-2).item() ** 2
-    largest = torch.linalg.eigvalsh(hessians).max().item()
-    if smallest + largest < 4 * torch.finfo(phi.dtype).tiny:
-        raise ValueError(beyond)
-    return 2 / (smallest + largest)
-
-
-def largest_stable_learning_rate(hessians: Tensor, **options: Any) -> float:
-    """The rate above which repeating an epoch's steps blows the error up.
-
-    `hessians` (n, P, P) holds each batch's H in the order of the epoch, `options` are SGD's (see
-    `step_maps`). An epoch multiplies the error by the product of its steps' linear maps, and is
-    stable while that product's spectral radius is at most 1. For the full batch without momentum
-    this is α = 2/λ_max. (Higher rates may happen to be stable again, where a step about lands on
-    the minimum.)
-
-    Found to nine digits by a scan upward in steps of a tenth, then bisection; an unstable window
-    narrower than that, which momentum on unlike batches can have, may be passed over. 0 where the
-    scan finds no stable rate, as with momentum above 1; there is none for maximize, 0.
-
-    Raises:
-        ValueError: a Hessian is not finite.
-    """
-
-    def stable(lr: float) -> bool:
-        # Along a direction that the data leave open the factor is 1, give or take its rounding.
-        return contraction(hessians, lr, **options) <= 1 + 1e-9
-
-    if options.get("maximize"):
-        return 0.0
-    if not hessians.isfinite().all():
-        raise ValueError("a Hessian is not finite: x is too large for its powers; scale x")
-    curvature = torch.linalg.eigvalsh(hessians).max().item() + options.get("weight_decay", 0.0)
-    if curvature == 0:
-        return math.inf
-    # Without momentum no step enlarges any error up to 2/λ_max.
-    low, high = 0.0, (0.01 if options.get("momentum") else 2.0) / curvature
-    while stable(high):
-        low, high = high, 1.1 * high
-    if low == 0:
-        return 0.0
-    for _ in range(27):  # 0.1 · 2⁻²⁷ < 10⁻⁹
-        middle = (low + high) / 2
-        low, high = (middle, high) if stable(middle) else (low, middle)
-    return low
-
-
-def contraction(hessians: Tensor, lr: float, **options: Any) -> float:
-    """ρ, by which the error of a descent is at last multiplied in every epoch.
-
-    The spectral radius of the product of the steps' maps (see `largest_stable_learning_rate` for
-    the arguments); infinite where that product is beyond float64. The loss, less its minimum, is
-    quadratic in the error and shrinks by ρ².
-    """
-    epoch = compose(step_maps(hessians, lr, **options))
-    if not epoch.isfinite().all():
-        return math.inf
-    return torch.linalg.eigvals(epoch).abs().max().item()
-
-
-def compose(maps: Tensor) -> Tensor:
-    """The matrix of n linear maps (n, S, S) applied one after another, the first one first."""
-    while len(maps) > 1:
-        pairs = len(maps) // 2 * 2
-        maps = torch.cat([maps[1:pairs:2] @ maps[0:pairs:2], maps[pairs:]])
-    return maps[0]
 
 
 class Landscape:
@@ -129,39 +36,59 @@ class Landscape:
     `minimiser` (P,) is where it is least, `minimum` its value there. Where the data determine
     fewer than P parameters it is one of the minimisers; `unique` says that it is the only one. Of a
     model that is not linear in its parameters it is a local minimum, found by torch's L-BFGS from
-    the lowest of the points `near` (G, P), and not known to be unique.
+    the lowest of the points `near` (G, P), by default the model's own weights, and not known to be
+    unique.
+
+    The data are read twice, in blocks. What concerns single batches, in the order of the epoch that
+    `batches` are at, is computed when it is first used, from min(B, P + 1) rows of P + 1 numbers a
+    batch.
+
+    Example: y = 2x at x = 1, 2, 3, where H = (2/3)(1 + 4 + 9) = 28/3 and 2/H = 3/14.
+
+        >>> from torchgd import Batches, Linear
+        >>> x = torch.tensor([1.0, 2.0, 3.0])
+        >>> found = Landscape(Linear(), Batches(x, 2 * x, batch_size=3))
+        >>> print(f"{found.minimiser.item():.6f} {found.largest_stable_learning_rate():.6f}")
+        2.000000 0.214286
 
     Raises:
-        ValueError: x, y or their powers are beyond float64.
+        ValueError: x, y or their powers are beyond float64, or the batches differ in size (see
+            `theory.linear.samples`).
     """
 
-    def __init__(self, model: Model, batches: BatchesLike, near: Tensor) -> None:
+    def __init__(self, model: Model, batches: BatchesLike, near: Tensor | None = None) -> None:
         self.model = deepcopy(model).cpu().double()
         self.names = list(scalars(model))
-        self.batches = [(x.cpu().double(), y.cpu().double()) for x, y in batches]
-        self.x, self.y = (torch.cat(parts) for parts in zip(*self.batches, strict=True))
-        self.linear = is_linear_in_parameters(self.model, self.x)
+        x, y, self.size = samples(batches)
+        self.x, self.y = x.cpu(), y.cpu()
+        self.linear = is_linear_in_parameters(self.model, few(self.x))
         if self.linear:
-            phi = jacobian(self.model, self.x)
-            self.minimiser, self.unique = self._least_squares(phi)
-            self.root = torch.linalg.qr(phi).R  # ‖Φd‖ = ‖Rd‖, whatever N
+            self._least_squares()
         else:
-            self.minimiser, self.unique = self._search(near), False
-        self.minimum = self.loss(self.minimiser[None]).item()
+            own = torch.stack([w.detach() for w in self.model.parameters()])[None]
+            self.minimiser, self.unique = self._search(own if near is None else near), False
+            self.minimum = self.loss(self.minimiser[None]).item()
 
-    # Φw* ≈ y − ŷ₀, on columns of one length, which takes most of the condition number of powers of
-    # x away; solved again for its own residual, which gives back the last digits.
-    def _least_squares(self, phi: Tensor) -> tuple[Tensor, bool]:
-        length = phi.norm(dim=0)
-        if not torch.cat([length, self.y]).isfinite().all():
-            raise ValueError("the data are beyond float64: x or y is too large; scale it")
-        length = length.where(length > 0, 1.0)
-        w = torch.zeros_like(length)
+    # Φd ≈ −r, from d = 0 on: R has the same solution as Φ. Columns of one length take most of the
+    # condition number of powers of x away; once more for the residual that is left, which gives
+    # the last digits.
+    def _least_squares(self) -> None:
+        model, w = at_zero(self.model), torch.zeros(len(self.names), dtype=torch.float64)
+        least = torch.finfo(w.dtype).eps * max(len(self.x), len(w))
         for _ in range(2):
-            left = (self.y - self.predict(w, self.x))[:, None]
-            found = torch.linalg.lstsq(phi / length, left, driver="gelsd")
-            w = w + found.solution[:, 0] / length
-        return w, int(found.rank) == len(w)
+            vector_to_parameters(w, model.parameters())
+            ((rows,),) = epoch_rows(model, self.x, self.y, len(self.x))  # of one batch
+            root, left = rows[:, :-1], rows[:, -1:]
+            length = root.norm(dim=0)
+            if not torch.cat([length, left[:, 0]]).isfinite().all():
+                raise ValueError("the data are beyond float64: x or y is too large; scale it")
+            length = length.where(length > 0, 1.0)
+            found = torch.linalg.lstsq(root / length, -left, rcond=least, driver="gelsd")
+            d = found.solution / length[:, None]
+            w = w + d[:, 0]
+        self.minimiser, self.root = w, root
+        self.rank, self.unique = int(found.rank), int(found.rank) == len(w)
+        self.minimum = (root @ d + left).square().sum().item()
 
     def _search(self, near: Tensor) -> Tensor:
         w = near[self.loss(near).nan_to_num(torch.inf).argmin()].clone().requires_grad_()
@@ -178,47 +105,149 @@ class Landscape:
         search.step(closure)  # type: ignore[no-untyped-call]
         return w.detach()
 
+    @property
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        """The batches (x, y) of the epoch, on the CPU."""
+        return list(zip(self.x.split(self.size), self.y.split(self.size), strict=True))
+
     def predict(self, w: Tensor, x: Tensor) -> Tensor:
         """ŷ at x, any shape, for the weights w (P,)."""
         weights = dict(zip(self.names, w.unbind(), strict=True))
         return functional_call(self.model, weights, (x,))
 
     def _loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return mean_squared_error(self.predict(w, x), y)
+        blocks = zip(x.split(BLOCK["cpu"]), y.split(BLOCK["cpu"]), strict=True)
+        rs = (residual(self.predict(w, xs.double()), ys.double()) for xs, ys in blocks)
+        return torch.stack([(r**2).sum() for r in rs]).sum() / len(x)
 
     @torch.no_grad()
     def loss(self, weights: Tensor, batch: int | None = None) -> Tensor:
         """The loss (G,) over all data, or over one batch, at each of the weights (G, P)."""
-        x, y = (self.x, self.y) if batch is None else self.batches[batch]
+        some = slice(None) if batch is None else slice(batch * self.size, (batch + 1) * self.size)
+        x, y = self.x[some], self.y[some]
         return torch.stack([self._loss(w, x, y) for w in weights])
 
     def excess(self, weights: Tensor) -> Tensor:
         """loss(w) − loss(w*), (G,), at each of the weights (G, P)."""
         if self.linear:
-            return ((weights - self.minimiser) @ self.root.T).square().sum(dim=1) / len(self.x)
+            return ((weights - self.minimiser) @ self.root.T).square().sum(dim=1)
         return (self.loss(weights) - self.minimum).clamp(min=0)
 
+    # Near w* the gradient of a nonlinear model is about H(w − w*): its maps are of w − w*.
     @cached_property
+    def _maps(self) -> Tensor:
+        """Each batch's gradient as a map, [H −h] (n, P, P + 1)."""
+        if self.linear:
+            blocks = epoch_rows(at_zero(self.model), self.x, self.y, self.size)
+            return torch.cat([gradient_maps(rows) for rows in blocks])
+        return pad(torch.stack([self._hessian(x, y) for x, y in self.batches]), (0, 1))
+
+    @property
     def hessians(self) -> Tensor:
         """∂²loss/∂w² of each batch at w*, (n, P, P)."""
-        return torch.stack([self._hessian(x, y) for x, y in self.batches])
+        return self._maps[..., :-1]
 
     @property
     def hessian(self) -> Tensor:
         """∂²loss/∂w² over all data at w*, (P, P)."""
-        return self._hessian(self.x, self.y)
+        return 2 * self.root.T @ self.root if self.linear else self._hessian(self.x, self.y)
 
     def _hessian(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.linear:
-            return hessian(jacobian(self.model, x))
         loss = partial(self._loss, x=x, y=y)
-        # Strict: zeros are no second derivative of a backward pass that has none.
+        # Strict: a backward pass without a second derivative is an error, not zeros.
         return hessian_by_autograd(loss, self.minimiser, strict=True)
 
     def contraction(self, lr: float, **options: Any) -> float:
-        """ρ of an epoch of SGD with these options, near w*; see the function `contraction`."""
-        return contraction(self.hessians, lr, **options)
+        """ρ, by which every epoch of SGD with these options in the end multiplies the error.
+
+        The spectral radius of the product of the linear maps of an epoch's steps; infinite where
+        that product is beyond float64. The loss, less its minimum, is quadratic in the error and
+        shrinks by ρ².
+        """
+        epoch = compose(step_maps(self._maps, lr, **options))[:, :-1]
+        if not epoch.isfinite().all():
+            return math.inf
+        return torch.linalg.eigvals(epoch).abs().max().item()
 
     def largest_stable_learning_rate(self, **options: Any) -> float:
-        """See the function `largest_stable_learning_rate`; for maximize there is none, 0."""
-        return largest_stable_learning_rate(self.hessians, **options)
+        """The rate above which repeating an epoch's steps makes the error grow.
+
+        An epoch is stable while its `contraction` is at most 1. For the full batch without momentum
+        this is α = 2/λ_max. (Higher rates may happen to be stable again, where one step ends near
+        the minimum.)
+
+        Found to nine digits by a scan upward in steps of a tenth, then bisection; an unstable
+        window narrower than that, which momentum on unlike batches can have, may be passed over. 0
+        where the scan finds no stable rate, as with momentum above 1; there is none for maximize.
+
+        Raises:
+            ValueError: a batch's Hessian is not finite.
+        """
+
+        def stable(lr: float) -> bool:
+            # Along a direction that the data leave open the factor is 1, give or take rounding.
+            return self.contraction(lr, **options) <= 1 + 1e-9
+
+        if options.get("maximize"):
+            return 0.0
+        curvature = self._steepest() + options.get("weight_decay", 0.0)
+        if curvature == 0:
+            return math.inf
+        # Without momentum no step enlarges any error up to 2/λ_max.
+        low, high = 0.0, (0.01 if options.get("momentum") else 2.0) / curvature
+        while stable(high):
+            low, high = high, 1.1 * high
+        if low == 0:
+            return 0.0
+        for _ in range(27):  # 0.1 · 2⁻²⁷ < 10⁻⁹
+            middle = (low + high) / 2
+            low, high = (middle, high) if stable(middle) else (low, middle)
+        return low
+
+    def _steepest(self) -> float:
+        """λ_max, the largest eigenvalue of any batch's Hessian."""
+        if not self.hessians.isfinite().all():
+            raise ValueError("a Hessian is not finite: x is too large for its powers; scale x")
+        return torch.linalg.eigvalsh(self.hessians).max().item()
+
+    # An error along an eigenvector of H shrinks by 1 − αλ a step. The slowest of these factors,
+    # max |1 − αλ|, is least where the smallest and the largest eigenvalue are equally slow:
+    # 1 − αλ_min = −(1 − αλ_max).
+    def best_learning_rate(self) -> float:
+        """α = 2/(λ_min + λ_max), for the full batch the best constant rate of plain descent.
+
+        λ_min is the smallest eigenvalue of the whole data's Hessian, λ_max the largest of any
+        batch's. For the full batch they are of one matrix; for smaller batches the rate is a safe
+        one: every batch's factors are within [−1, 1], so no step enlarges the error.
+
+        Raises:
+            ValueError: the Hessian is singular or beyond float64, or the model not linear in its
+                parameters.
+        """
+        if not self.linear:
+            raise ValueError(
+                f"{type(self.model).__name__} is not linear in its parameters: its Hessian changes "
+                "from step to step; choose the learning rate yourself"
+            )
+        if not self.unique:
+            raise ValueError(
+                f"the Hessian is singular: the data determine {self.rank} of {len(self.names)} "
+                "parameters, so no rate is best; give more data or a number"
+            )
+        # λ = 2σ², of R and not of RᵀR: forming the product would square the condition number.
+        smallest = 2 * torch.linalg.matrix_norm(self.root, ord=-2).item() ** 2
+        both = smallest + self._steepest()
+        if both < 4 * torch.finfo(torch.float64).tiny:
+            raise ValueError("the Hessian is beyond float64: x is too small; scale x")
+        return 2 / both
+
+    def epoch_ends(self, lr: float, start: Tensor, epochs: int, **options: Any) -> Tensor:
+        """The weights (epochs + 1, P) at `start` (P,) and at each epoch's end, by SGD at rest.
+
+        Only if ŷ is linear in the parameters, and each epoch takes the same batches: an epoch is
+        then one affine map, made of its steps', and all epochs are powers of it (see
+        `theory.affine`).
+        """
+        state = start_state(start.double()[:, None], self._maps[:1], lr, **options)
+        epoch = compose(step_maps(self._maps, lr, **options))
+        return powers(epoch, torch.arange(epochs + 1), state)[:, : len(start), 0]
