@@ -16,10 +16,10 @@ from pretend import HOST, NAME, Host
 
 import torchgd
 from torchgd import Batches, ManualSGD, Quadratic, Trajectory, train
-from torchgd.experiment import outcome, parallel
+from torchgd.experiment import parallel
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.outcome import run_update
+from torchgd.experiment.experiment import Experiment, converted
+from torchgd.experiment.run import outcome_of
 from torchgd.experiment.sources import load
 from torchgd.gradients import manual_gradient
 from torchgd.models import scalar
@@ -78,7 +78,7 @@ def test_train_has_the_cpus_bits_and_waits_for_blocks_alone(
 def run(**options: Any) -> None:
     """Two updates of the lesson."""
     for update in ("manual", "autograd"):
-        run_update(Experiment(Configuration(device=NAME, epochs=1, **options)), update, 5.0)
+        outcome_of(Configuration(device=NAME, epochs=1, update=update, **options))
 
 
 # Work on the device, for a fault planted in it to be met.
@@ -166,8 +166,8 @@ def test_a_planted_wait_is_reported_with_its_line(
 MIXES: list[tuple[str, Any, str, str]] = [
     ("train", scalar, "device=device, ", ""),
     ("train", Recorder.finish, "torch.zeros_like(weights[0])", "torch.zeros(())"),
-    ("run", Experiment._tensor, "self.device, ", ""),
-    ("run", outcome.values_of, "at.to(experiment.device, ", "at.to("),
+    ("run", converted, "c.device, ", ""),
+    ("run", Experiment.predict, "at.to(c.device, ", "at.to("),
     ("in chunks", parallel.in_chunks, "w.device, w", "w"),
     ("in chunks", parallel.in_chunks, ", device=w.device", ""),
     ("affine", step_maps, 'device": gradients.device', 'device": None'),

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.events import Events
 from torchgd.experiment.experiment import resolve
 from torchgd.experiment.files import read_json
-from torchgd.experiment.folder import read_run
+from torchgd.experiment.folder import State, read_run
 from torchgd.experiment.parallel import in_chunks
 from torchgd.experiment.report import verdict
 from torchgd.experiment.run import outcome_of
@@ -481,7 +482,7 @@ def test_one_that_diverges_is_told_from_the_other(shell: Shell) -> None:
     Path("steep.py").write_text(STEEP, encoding="utf-8")
     assert shell("--model", "steep.py:Steep") == 1
     assert shell.err.splitlines()[-1].startswith(
-        "train.py: the descent climbed, by hand alone; the loss "
+        "train.py: the descent diverged, by hand alone; the loss "
     )
 
 
@@ -605,20 +606,25 @@ def test_the_verdict_says_what_parts(first: Any, max_ulp: int, text: str) -> Non
 def test_a_disk_that_fails_is_one_line_and_keeps_what_was_written(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = RunWriter.record
+    """All rows of the first block are events, and the state after it is there to go on from."""
+    record, steps = Events.record, []
 
-    def full(self: RunWriter, piece: Trajectory) -> None:
-        if piece.step[0] > 0:
-            raise OSError(errno.ENOSPC, "No space left on device", "trajectory.csv")
-        record(self, piece)
+    def full(self: Events, tags: Any, rows: Any) -> None:
+        rows = list(rows)
+        if rows[0][0] > 0:
+            raise OSError(errno.ENOSPC, "No space left on device", "events.out.tfevents.1")
+        record(self, tags, rows)
+        steps.extend(step for step, _ in rows)
 
-    monkeypatch.setattr(RunWriter, "record", full)
-    assert shell("--epochs", "600") == 2
+    monkeypatch.setattr(Events, "record", full)
+    assert shell("--epochs", "600", "--checkpoint-every", "1000steps") == 2
     assert shell.err == (
-        "train.py: trajectory.csv: No space left on device; mend that and go on with "
+        "train.py: events.out.tfevents.1: No space left on device; mend that and go on with "
         f"--resume runs/{shell.run.name}\n"
     )
-    assert len(shell.rows()) == 1000
+    assert steps == list(range(1000))
+    assert [step for step, _ in events(shell.run / "manual")["loss"]] == steps
+    assert State.load(shell.run / "manual" / "run.pt").path.step.tolist() == steps
 
 
 def test_the_affine_update(shell: Shell) -> None:
@@ -629,7 +635,8 @@ def test_the_affine_update(shell: Shell) -> None:
     config, affine = read_run(shell.run / "affine")
     assert not config["compile"]
     assert config["update"] == shell.result("affine")["update"] == "affine"
-    manual = run_update(Experiment(Configuration.from_config(config)), "manual").trajectory
+    asked = replace(Configuration.from_config(config), update="manual")
+    manual = outcome_of(asked).trajectory
     assert torch.equal(affine.step, manual.step)
     for name, w in manual.weights.items():
         torch.testing.assert_close(affine.weights[name], w, rtol=1e-13, atol=1e-13)
@@ -644,7 +651,7 @@ def test_compiled_gradients_are_summed_in_another_order(shell: Shell) -> None:
     assert re.search(r"steps are identical|the weights differ by \S+ \(\d+ ULPs\)", shell.out)
     config, compiled = read_run(shell.run / "manual")
     assert config["compile"]
-    eager = run_update(Experiment(Configuration.from_config(config)), "manual")
+    eager = outcome_of(replace(Configuration.from_config(config), compile=False))
     for name, w in eager.trajectory.weights.items():
         off = 9 * 0.05 * 300 * 1e4 * torch.finfo(torch.float64).eps
         torch.testing.assert_close(compiled.weights[name], w, rtol=0, atol=off)
@@ -835,7 +842,7 @@ def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: i
     words = "--epochs 100000000 --momentum 0.5 --record-every 100 --name long".split()
     process = script(tmp_path, *words)
     csv = tmp_path / "runs" / "long" / "manual" / "trajectory.csv"
-    wait_for_rows(process, csv)
+    wait_for_rows(process, csv.parent)
     process.send_signal(sent)
     found, out, err = ended(process)
     assert found == status, err
@@ -850,7 +857,8 @@ def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: i
     assert float(rows[-1][3]) == result["parameters"]["w"]
     assert [int(row[0]) for row in rows[:-1]] == list(range(0, result["steps"], 100))
     assert events(csv.parent)["weight/w"][-1][0] == result["steps"]
-    assert os.listdir(csv.parents[1] / "autograd") == ["config.json"]  # it has not begun
+    # The other has not begun.
+    assert sorted(os.listdir(csv.parents[1] / "autograd")) == [".lock", "config.json"]
 
 
 SLOW = """
@@ -879,7 +887,7 @@ def test_a_second_signal_ends_a_step_that_does_not_end(tmp_path: Path) -> None:
     status, _, err = ended(process)
     assert status == 130
     assert "Traceback" not in err
-    assert len(read_csv(tmp_path / "runs" / "s" / "manual" / "trajectory.csv")[1]) == 1
+    assert not (tmp_path / "runs" / "s" / "manual" / "result.json").exists()
 
 
 def test_a_signal_that_comes_at_once_leaves_a_run_of_no_step(
@@ -896,15 +904,13 @@ def test_a_signal_that_comes_at_once_leaves_a_run_of_no_step(
 @pytest.mark.processes
 def test_sigkill_leaves_the_blocks_that_were_written(tmp_path: Path) -> None:
     process = script(tmp_path, *"--epochs 100000000 --record-every 50 --name k".split())
-    csv = tmp_path / "runs" / "k" / "manual" / "trajectory.csv"
-    wait_for_rows(process, csv)
-    written = csv.read_text(encoding="utf-8").count("\n")
-    wait_for_rows(process, csv, written)  # so that one block is all written
+    run = tmp_path / "runs" / "k" / "manual"
+    wait_for_rows(process, run)
     process.kill()
     ended(process)
-    _, rows = read_csv(csv)
-    assert len(rows) >= 3
-    assert len(events(csv.parent)["loss"]) >= 3
+    steps = [step for step, _ in events(run)["loss"]]
+    assert len(steps) >= 3
+    assert steps == list(range(0, 50 * len(steps), 50))
 
 
 @pytest.mark.processes

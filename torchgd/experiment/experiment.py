@@ -154,12 +154,17 @@ class Experiment:
             gradient = compiled(gradient, next(iter(self.batches))[0])
         if rows is None and processes() == 1:
             return gradient
+        return self._in_chunks(gradient, on_rows)
+
+    def _in_chunks(
+        self, gradient: GradientSource, on_rows: Callable[[int], object]
+    ) -> GradientSource:
 
         def before(count: int) -> None:
             self.refuse_changed_data()
             on_rows(count)
 
-        return in_chunks(gradient, rows or len(self.data.x), before)
+        return in_chunks(gradient, self.configuration.chunk_size or len(self.data.x), before)
 
     def refuse_changed_data(self) -> None:
         """Raise ValueError if the data are read from a file that is not what it was."""
@@ -172,7 +177,7 @@ class Experiment:
         x, y = self.batches.x, self.batches.y
         if self.configuration.chunk_size is None:
             return mean_squared_error(model(x), y).cpu()
-        return self.gradient(on_rows)(model, x, y).cpu()  # no step follows its gradients
+        return self._in_chunks(manual_gradient, on_rows)(model, x, y).cpu()  # no step follows
 
     def standardized(self, x: Tensor) -> Tensor:
         """Return what the model is given for x in the data's units."""

@@ -106,10 +106,12 @@ def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
             columns.append(["difference", *map(digits, difference(a, b))])
             columns.append(["ULPs", *map(str, ulps(a, b))])
     if landscape is not None:
-        best = first.experiment.new_model(landscape.minimiser)
-        parameters = first.experiment.parameters(best)
+        experiment, best = first.experiment, first.experiment.new_model(landscape.minimiser)
+        parameters = experiment.parameters(best)
         loss = torch.tensor(landscape.minimum, dtype=first.loss.dtype)
-        prediction = first.experiment.predict(best, first.predicted_at)
+        if experiment.configuration.chunk_size is None:  # else it takes all processes
+            loss = experiment.loss(best)
+        prediction = experiment.predict(best, first.predicted_at)
         values = torch.stack([*parameters.values(), loss, prediction])
         columns.append(["least squares", *map(digits, values)])
         distance = difference(first.column, values).tolist()
