@@ -399,7 +399,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--json", type=Path, metavar="FILE", help="write the figures there too")
     asked = parser.parse_args(argv)
     with refusing(parser, ValueError, OSError):
-        device, turns = find_device(asked.device), 2 if asked.quick else 7
+        device, turns = find_device(asked.device), 1 if asked.quick else 7
         # First, for a process starts with the peak of the one that it comes from.
         gigabytes = dict(memory(1_000_000 if asked.quick else 10_000_000))
         table = []
