@@ -84,6 +84,18 @@ def data(figure: Figure, gid: str, number: int = 0) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(x, dtype=F64), torch.as_tensor(y, dtype=F64)
 
 
+def tangent(figure: Figure, number: int = 0) -> Tensor:
+    """Its middle, (w, loss), and its slope."""
+    w, loss = data(figure, "tangent", number)
+    return torch.stack([w.mean(), loss.mean(), loss.diff()[0] / w.diff()[0]])
+
+
+def before(run: Run, row: int) -> Tensor:
+    """w, loss and ∂loss/∂w of a row."""
+    path = run.trajectory
+    return torch.stack([path.weights["w"][row], path.loss[row], path.gradients["w"][row]])
+
+
 def equal(a: Any, b: Any) -> bool:
     return torch.equal(torch.as_tensor(a, dtype=F64), torch.as_tensor(b, dtype=F64))
 
@@ -106,10 +118,7 @@ def test_the_loss_graphs_points_are_the_trajectorys() -> None:
     assert data(figure, "end") == (w[-1:], loss[-1:])
     assert len(artists(figure, "tangent")) == 3  # of the recorded slope, about the point
     for k in range(3):
-        along, height = data(figure, "tangent", k)
-        middle = torch.stack([along.mean(), height.mean(), height.diff()[0] / along.diff()[0]])
-        expected = torch.stack([w[k], loss[k], runs[0].trajectory.gradients["w"][k]])
-        assert_close(middle, expected, rtol=1e-13, atol=0)
+        assert_close(tangent(figure, k), before(runs[0], k), rtol=1e-13, atol=0)
 
 
 def test_the_loss_graphs_curves_are_the_losses() -> None:
@@ -347,9 +356,8 @@ def test_a_descent_that_diverges_leaves_the_picture() -> None:
     assert not artists(graph, "end")
     said = [text.get_text() for text in graph.legends[0].get_texts()]
     assert f"manual: leaves after step {rows - 1}" in said
-    assert labels(figures["fit"], "end")[0].startswith(
-        f"manual, step {rows - 1}:"
-    )  # nor does the fit follow
+    # Nor does the fit follow.
+    assert labels(figures["fit"], "end")[0].startswith(f"manual, step {rows - 1}:")
     _, grows = data(figures["curves"], "rate")
     assert grows[1] / grows[0] == pytest.approx((0.98 - 1.98 + 0) ** 2 * 24.1935, rel=1e-4)
 
@@ -412,19 +420,19 @@ def test_manual_and_autograd_differ_in_lightness_too() -> None:
 
 def test_runs_are_told_apart_by_colour_in_every_panel() -> None:
     """By lines, points, start and end; of one run, the colours are those of steps and weights."""
-    found = [trained("manual", lr=lr, epochs=5)[0] for lr in (0.01, 0.02, 0.05)]
-    runs = [(f"{k}", run.experiment, run.trajectory) for k, run in enumerate(found)]
+    runs = [recorded(f"{lr}", lr=lr, epochs=5) for lr in (0.01, 0.02, 0.05)]
     figures = draw(lay_together(runs))
-    drawn_colours = {
-        "points": [a.get_facecolor()[0] for a in artists(figures["loss"], "points")],
-        "path": [a.get_color()[0] for a in artists(figures["loss"], "path")],
-        **{gid: [a.get_color() for a in artists(figures["loss"], gid)] for gid in ("start", "end")},
-        "excess": [a.get_color() for a in artists(figures["curves"], "excess")],
-        "w": [a.get_color() for a in artists(figures["curves"], "w")],
-        "a run": [a.get_color() for a in artists(figures["rates"], "a run")[:3]],
-    }
-    for what, colours in drawn_colours.items():
-        assert [to_hex(colour) for colour in colours] == [*COLOURS[:3]], what
+    for name, gids in {
+        "loss": ["points", "path", "start", "end"], "curves": ["excess", "w"], "rates": ["a run"]
+    }.items():  # fmt: skip
+        for gid in gids:
+            colours = [colour_of(artist) for artist in artists(figures[name], gid)[:3]]
+            assert colours == [*COLOURS[:3]], gid
+
+
+def colour_of(artist: Any) -> str:
+    found = artist.get_color() if hasattr(artist, "get_color") else artist.get_facecolor()
+    return to_hex(to_rgba_array(found)[0])
 
 
 def test_a_zigzag_fades() -> None:
@@ -439,18 +447,13 @@ def test_a_zigzag_fades() -> None:
 
 def test_a_frame_has_the_tangent_where_it_stands() -> None:
     runs = trained("manual")
-    figure = Figure()
-    descent(figure, runs, 7)
-    w, loss = runs[0].trajectory.weights["w"][7], runs[0].trajectory.loss[7]
-    along, height = data(figure, "tangent")
-    assert_close(torch.stack([along.mean(), height.mean()]), torch.stack([w, loss]))
-    slope = (height.diff() / along.diff())[0]
-    assert_close(slope, runs[0].trajectory.gradients["w"][7])
+    figure = alone(descent, runs, upto=7)
+    w, _, _ = expected = before(runs[0], 7)
+    assert_close(tangent(figure), expected)
     mean = 14 / 3 * (w - 2) ** 2
     assert figure.axes[0].get_title() == f"step 7: w = {w:.6g}, loss = {mean:.4g}"
-    figure.clear()
-    descent(figure, runs, 150)
-    assert not artists(figure, "tangent")  # from the last weights no step starts
+    # From the last weights no step starts.
+    assert not artists(alone(descent, runs, upto=150), "tangent")
 
 
 @pytest.mark.parametrize("asked", [{"epochs": 5}, {**FULL, "epochs": 3}])
@@ -460,15 +463,14 @@ def test_the_animation(asked: dict[str, Any], tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["descent.gif"]
     assert (tmp_path / "descent.gif").stat().st_size < 5e6
     with Image.open(tmp_path / "descent.gif") as gif:
-        shown = [
-            (frame.info["duration"] / 1000, *np.hsplit(np.asarray(frame.convert("L"), int), 2))
-            for frame in ImageSequence.Iterator(gif)
-        ]
-    seconds, graphs, fits = zip(*shown, strict=True)
-    assert len(graphs) == len(runs[0].path)  # and the last one, which stays, is one frame
-    assert sum(seconds) <= 10
-    for frames in graphs, fits:  # by more than the rounding of a frame's colours
-        assert all(abs(a - b).max() > 100 for a, b in itertools.pairwise(frames))
+        frames = [(f.info["duration"], np.asarray(f.convert("L"), int))
+                  for f in ImageSequence.Iterator(gif)]  # fmt: skip
+    durations, pictures = zip(*frames, strict=True)
+    assert len(pictures) == len(runs[0].path)  # and the last one, which stays, is one frame
+    assert sum(durations) <= 10_000
+    for a, b in itertools.pairwise(pictures):
+        for side in np.hsplit(abs(a - b), 2):  # by more than the rounding of a frame's colours
+            assert side.max() > 100
 
 
 def test_an_animation_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
