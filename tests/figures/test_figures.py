@@ -18,16 +18,15 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.outcome import run_update
+from torchgd.experiment.experiment import Experiment, resolve
+from torchgd.experiment.run import outcome_of
 from torchgd.figures import animate, draw
 from torchgd.figures.curves import curves, rates
 from torchgd.figures.descent import descent, plane_of
 from torchgd.figures.fit import fit
-from torchgd.figures.runs import FAR, Run, lay_together
+from torchgd.figures.runs import FAR, DrawnRun, lay_together
 from torchgd.figures.style import COLOURS
 from torchgd.proof.compare import ulps
-from torchgd.proof.mistakes import MISTAKES
 
 F64 = torch.float64
 FULL: dict[str, Any] = {
@@ -37,20 +36,20 @@ FAR_OFF: dict[str, Any] = {"lr": 1.0, "epochs": 100}
 SHUFFLED: dict[str, Any] = {
     "bias": True, "data": "noint1", "lr": 1e-5, "shuffle": True, "batch_size": 5, "epochs": 2
 }  # fmt: skip
-KEPT: dict[str, tuple[list[Run], dict[str, Figure]]] = {}
+KEPT: dict[str, tuple[list[DrawnRun], dict[str, Figure]]] = {}
 
 
 def recorded(label: str, update: str = "manual", **asked: Any) -> tuple[str, Experiment, Any]:
-    experiment = Experiment(Configuration(**{"device": "cpu", **asked}))
-    return label, experiment, run_update(experiment, update).trajectory
+    outcome = outcome_of(Configuration(**{"device": "cpu", "update": update, **asked}))
+    return label, outcome.experiment, outcome.trajectory
 
 
-def trained(*updates: str, **asked: Any) -> list[Run]:
+def trained(*updates: str, **asked: Any) -> list[DrawnRun]:
     names = updates or ("manual", "autograd")
     return lay_together([recorded(update, update, **asked) for update in names])
 
 
-def drawn(**asked: Any) -> tuple[list[Run], dict[str, Figure]]:
+def drawn(**asked: Any) -> tuple[list[DrawnRun], dict[str, Figure]]:
     """Both updates' runs and all their figures, which are looked at and not changed: made once."""
     key = repr(sorted(asked.items()))
     if key not in KEPT:
@@ -59,7 +58,7 @@ def drawn(**asked: Any) -> tuple[list[Run], dict[str, Figure]]:
     return KEPT[key]
 
 
-def alone(kind: Callable[..., None], runs: list[Run], **options: Any) -> Figure:
+def alone(kind: Callable[..., None], runs: list[DrawnRun], **options: Any) -> Figure:
     figure = Figure()
     kind(figure, runs, **options)
     return figure
@@ -84,6 +83,18 @@ def data(figure: Figure, gid: str, number: int = 0) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(x, dtype=F64), torch.as_tensor(y, dtype=F64)
 
 
+def tangent(figure: Figure, number: int = 0) -> Tensor:
+    """Its middle, (w, loss), and its slope."""
+    w, loss = data(figure, "tangent", number)
+    return torch.stack([w.mean(), loss.mean(), loss.diff()[0] / w.diff()[0]])
+
+
+def before(run: DrawnRun, row: int) -> Tensor:
+    """w, loss and ∂loss/∂w of a row."""
+    path = run.trajectory
+    return torch.stack([path.weights["w"][row], path.loss[row], path.gradients["w"][row]])
+
+
 def equal(a: Any, b: Any) -> bool:
     return torch.equal(torch.as_tensor(a, dtype=F64), torch.as_tensor(b, dtype=F64))
 
@@ -106,10 +117,7 @@ def test_the_loss_graphs_points_are_the_trajectorys() -> None:
     assert data(figure, "end") == (w[-1:], loss[-1:])
     assert len(artists(figure, "tangent")) == 3  # of the recorded slope, about the point
     for k in range(3):
-        along, height = data(figure, "tangent", k)
-        middle = torch.stack([along.mean(), height.mean(), height.diff()[0] / along.diff()[0]])
-        expected = torch.stack([w[k], loss[k], runs[0].trajectory.gradients["w"][k]])
-        assert_close(middle, expected, rtol=1e-13, atol=0)
+        assert_close(tangent(figure, k), before(runs[0], k), rtol=1e-13, atol=0)
 
 
 def test_the_loss_graphs_curves_are_the_losses() -> None:
@@ -125,7 +133,7 @@ def test_the_loss_graphs_curves_are_the_losses() -> None:
     assert [len(artists(figure, "batch")) for figure in shown] == [3, 0, 12]
 
 
-def on_level(run: Run, figure: Figure, i: int, j: int) -> list[float]:
+def on_level(run: DrawnRun, figure: Figure, i: int, j: int) -> list[float]:
     """The largest relative distance between each level line and its level."""
     (lines,) = [c for c in figure.axes[0].collections if hasattr(c, "levels")]
     apart = []
@@ -186,17 +194,16 @@ def test_the_plane_is_of_the_two_that_cost_most() -> None:
 
 @pytest.mark.parametrize("name", ["cars", "co2", "pontius"])
 def test_the_fit_is_in_original_units(name: str) -> None:
-    experiment = Experiment(Configuration(**{**FULL, "data": name, "epochs": 300}))
-    outcome = run_update(experiment, "manual")
-    figure = alone(fit, lay_together([("manual", experiment, outcome.trajectory)]))
+    outcome = outcome_of(Configuration(**{**FULL, "data": name, "epochs": 300}))
+    figure = alone(fit, lay_together([("manual", outcome.experiment, outcome.trajectory)]))
     exact = {k: float(v) for k, v in CERTIFIED[name]["exact_30_digits"].items()}
     for gid, w in ("best", exact), ("end", outcome.parameters):
         x, y = data(figure, gid)
         expected = w["w2"] * x**2 + w["w1"] * x + w["b"]
         assert_close(y, expected, rtol=1e-9, atol=1e-9 * y.abs().max().item())
     x, y = data(figure, "data")
-    assert equal(x, experiment.data.x)
-    assert equal(y, experiment.data.y)
+    assert equal(x, outcome.experiment.data.x)
+    assert equal(y, outcome.experiment.data.y)
     low, high = figure.axes[0].get_xlim()
     assert low < x.min() < x.max() < high
 
@@ -254,11 +261,12 @@ def test_ulps_between_two_updates() -> None:
     figure = alone(curves, right)
     assert data(figure, "ulps w1")[1].count_nonzero() == 0
     assert figure.axes[2].get_title() == "manual against autograd: the same bits at every step"
-    experiment, trajectory = right[0].experiment, right[0].trajectory
-    wrong = experiment.descend(MISTAKES["two-roundings"].update(0.01, 1), {"lr": 0.01})
-    both = [("manual", experiment, trajectory), ("two roundings", experiment, wrong)]
+    asked = {"model": "quadratic", "data": "lesson", "batch_size": "full"}
+    wrong = recorded("two roundings", "two-roundings", **asked)
+    both = [("manual", right[0].experiment, right[0].trajectory), wrong]
     figure = alone(curves, lay_together(both))
-    apart = {name: ulps(w, wrong.weights[name]) for name, w in trajectory.weights.items()}
+    ours, theirs = right[0].trajectory.weights, wrong[2].weights
+    apart = {name: ulps(w, theirs[name]) for name, w in ours.items()}
     for name, expected in apart.items():
         assert equal(data(figure, f"ulps {name}")[1], expected.astype(float))
     largest = max(expected.max() for expected in apart.values())
@@ -322,7 +330,8 @@ def test_a_rate_of_the_sweep_is_where_a_run_gets(options: dict[str, Any]) -> Non
 
 def test_shuffled_batches_are_those_of_the_first_epoch() -> None:
     runs, figures = drawn(**SHUFFLED)
-    batches = Experiment(runs[0].experiment.configuration).batches
+    (experiment,) = resolve([runs[0].experiment.configuration])
+    batches = experiment.batches
     batches.set_epoch(0)
     for laid, first in zip(runs[0].landscape.batches, batches, strict=True):
         assert all(map(equal, laid, first))
@@ -347,9 +356,8 @@ def test_a_descent_that_diverges_leaves_the_picture() -> None:
     assert not artists(graph, "end")
     said = [text.get_text() for text in graph.legends[0].get_texts()]
     assert f"manual: leaves after step {rows - 1}" in said
-    assert labels(figures["fit"], "end")[0].startswith(
-        f"manual, step {rows - 1}:"
-    )  # nor does the fit follow
+    # Nor does the fit follow.
+    assert labels(figures["fit"], "end")[0].startswith(f"manual, step {rows - 1}:")
     _, grows = data(figures["curves"], "rate")
     assert grows[1] / grows[0] == pytest.approx((0.98 - 1.98 + 0) ** 2 * 24.1935, rel=1e-4)
 
@@ -412,19 +420,19 @@ def test_manual_and_autograd_differ_in_lightness_too() -> None:
 
 def test_runs_are_told_apart_by_colour_in_every_panel() -> None:
     """By lines, points, start and end; of one run, the colours are those of steps and weights."""
-    found = [trained("manual", lr=lr, epochs=5)[0] for lr in (0.01, 0.02, 0.05)]
-    runs = [(f"{k}", run.experiment, run.trajectory) for k, run in enumerate(found)]
+    runs = [recorded(f"{lr}", lr=lr, epochs=5) for lr in (0.01, 0.02, 0.05)]
     figures = draw(lay_together(runs))
-    drawn_colours = {
-        "points": [a.get_facecolor()[0] for a in artists(figures["loss"], "points")],
-        "path": [a.get_color()[0] for a in artists(figures["loss"], "path")],
-        **{gid: [a.get_color() for a in artists(figures["loss"], gid)] for gid in ("start", "end")},
-        "excess": [a.get_color() for a in artists(figures["curves"], "excess")],
-        "w": [a.get_color() for a in artists(figures["curves"], "w")],
-        "a run": [a.get_color() for a in artists(figures["rates"], "a run")[:3]],
-    }
-    for what, colours in drawn_colours.items():
-        assert [to_hex(colour) for colour in colours] == [*COLOURS[:3]], what
+    for name, gids in {
+        "loss": ["points", "path", "start", "end"], "curves": ["excess", "w"], "rates": ["a run"]
+    }.items():  # fmt: skip
+        for gid in gids:
+            colours = [colour_of(artist) for artist in artists(figures[name], gid)[:3]]
+            assert colours == [*COLOURS[:3]], gid
+
+
+def colour_of(artist: Any) -> str:
+    found = artist.get_color() if hasattr(artist, "get_color") else artist.get_facecolor()
+    return to_hex(to_rgba_array(found)[0])
 
 
 def test_a_zigzag_fades() -> None:
@@ -439,18 +447,13 @@ def test_a_zigzag_fades() -> None:
 
 def test_a_frame_has_the_tangent_where_it_stands() -> None:
     runs = trained("manual")
-    figure = Figure()
-    descent(figure, runs, 7)
-    w, loss = runs[0].trajectory.weights["w"][7], runs[0].trajectory.loss[7]
-    along, height = data(figure, "tangent")
-    assert_close(torch.stack([along.mean(), height.mean()]), torch.stack([w, loss]))
-    slope = (height.diff() / along.diff())[0]
-    assert_close(slope, runs[0].trajectory.gradients["w"][7])
+    figure = alone(descent, runs, upto=7)
+    w, _, _ = expected = before(runs[0], 7)
+    assert_close(tangent(figure), expected)
     mean = 14 / 3 * (w - 2) ** 2
     assert figure.axes[0].get_title() == f"step 7: w = {w:.6g}, loss = {mean:.4g}"
-    figure.clear()
-    descent(figure, runs, 150)
-    assert not artists(figure, "tangent")  # from the last weights no step starts
+    # From the last weights no step starts.
+    assert not artists(alone(descent, runs, upto=150), "tangent")
 
 
 @pytest.mark.parametrize("asked", [{"epochs": 5}, {**FULL, "epochs": 3}])
@@ -460,15 +463,14 @@ def test_the_animation(asked: dict[str, Any], tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["descent.gif"]
     assert (tmp_path / "descent.gif").stat().st_size < 5e6
     with Image.open(tmp_path / "descent.gif") as gif:
-        shown = [
-            (frame.info["duration"] / 1000, *np.hsplit(np.asarray(frame.convert("L"), int), 2))
-            for frame in ImageSequence.Iterator(gif)
-        ]
-    seconds, graphs, fits = zip(*shown, strict=True)
-    assert len(graphs) == len(runs[0].path)  # and the last one, which stays, is one frame
-    assert sum(seconds) <= 10
-    for frames in graphs, fits:  # by more than the rounding of a frame's colours
-        assert all(abs(a - b).max() > 100 for a, b in itertools.pairwise(frames))
+        frames = [(f.info["duration"], np.asarray(f.convert("L"), int))
+                  for f in ImageSequence.Iterator(gif)]  # fmt: skip
+    durations, pictures = zip(*frames, strict=True)
+    assert len(pictures) == len(runs[0].path)  # and the last one, which stays, is one frame
+    assert sum(durations) <= 10_000
+    for a, b in itertools.pairwise(pictures):
+        for side in np.hsplit(abs(a - b), 2):  # by more than the rounding of a frame's colours
+            assert side.max() > 100
 
 
 def test_an_animation_that_fails_leaves_the_old_one(tmp_path: Path) -> None:

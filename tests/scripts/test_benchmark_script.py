@@ -1,8 +1,8 @@
 """The benchmark's sides do the same work; how long they take is no test."""
 
 import re
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import benchmark
@@ -10,70 +10,68 @@ import pytest
 import torch
 from helpers import Shell, needs_compiler, shell_of
 
-from torchgd import Batches
+from torchgd import Batches, Linear, Quadratic, manual_gradient
 from torchgd.experiment.files import read_json
 
 CPU = torch.device("cpu")
+X, Y = benchmark.points(300, CPU)
 shell = shell_of(benchmark.main)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-@pytest.mark.parametrize(
-    ("works", "size", "count"),
-    [
-        (benchmark.small_steps, 2, 4),  # logging is one of them
-        (benchmark.per_sample, 300, 12),
-        (benchmark.many_samples, 300, 2),
-        pytest.param(benchmark.full_batch, 1000, 4, marks=needs_compiler),
-    ],
-)
-def test_the_sides_agree(
-    works: Callable[[torch.device, int], Iterator[benchmark.Work]], size: int, count: int
-) -> None:
-    if "sample" in works.__name__:
-        pytest.importorskip("sklearn")
-        pytest.importorskip("numba")
-    found = list(works(CPU, size))
+@pytest.mark.parametrize(("works", "count"), [
+    (partial(benchmark.small_steps, CPU, 2), 3),
+    (partial(benchmark.per_sample, Linear, benchmark.line, X, Y), 6),
+    (partial(benchmark.per_sample, Quadratic, benchmark.parabola, X, Y), 6),
+    (partial(benchmark.many_samples, CPU, 300), 2),
+    pytest.param(partial(benchmark.full_batch, CPU, 1000), 4, marks=needs_compiler),
+])  # fmt: skip
+def test_the_sides_agree(works: Callable[[], Iterator[benchmark.Work]], count: int) -> None:
+    found = list(works())
     assert len(found) == count
     for work in found:
+        if "SGDRegressor" in work.peer:
+            pytest.importorskip("sklearn")
         if "--compile" not in work.name:
-            benchmark.agree(work)
+            size = work.peer_size or work.size
+            benchmark.agree(work.name, work.ours(size), work.theirs(size), work.error)
 
 
 def test_numpys_full_batch_is_ours() -> None:
-    x, y = benchmark.points(1000, CPU)
-    ours = benchmark.train(Batches(x, y, 1000), 5)
-    assert benchmark.numpy_full_batch(x, y, 5) == pytest.approx(ours, rel=1e-12)
+    way = benchmark.step_by_step(manual_gradient)
+    ours = benchmark.trained(way, Linear, Batches(X, Y, len(X)), 5)
+    assert benchmark.numpy_full_batch(X, Y, 5) == pytest.approx(ours, rel=1e-12)
 
 
 def test_sides_that_disagree_are_refused() -> None:
     work = benchmark.Work("one", lambda _: [1.0], "two", lambda _: [2.0])
-    with pytest.raises(ValueError, match=r"^one: weights \[1\.0\], two: \[2\.0\]; no time counts$"):
+    said = r"^one beside two: weights \[1\.0\] and \[2\.0\]; no time counts$"
+    with pytest.raises(ValueError, match=said):
         benchmark.measure(work, 1)
 
 
-def test_without_scikit_learn_its_rows_alone_are_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert "SGDRegressor" not in {w.peer_name for w in benchmark.per_sample(CPU, 10)}
-    assert capsys.readouterr().err.count("scikit-learn is missing: its rows are left out;") == 1
-
-
 def test_a_table_of_one_work(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call takes 2 s: for two units of ours, and for one of theirs."""
-    one = benchmark.Work("this", lambda _: [1.0], "that", lambda _: [1.0], 2, 1, goal="0.4")
+    """Each call takes 2 s: for two units of ours, and for one of theirs.
+
+    scikit-learn is missing, and so its row alone.
+    """
+    one = benchmark.Work("this", lambda _: [1.0], "that", lambda _: [1.0], 2, 1)
+    other = benchmark.Work("this", lambda _: [1.0], "SGDRegressor", lambda _: [1.0])
     monkeypatch.setattr(benchmark, "timeit", lambda *_, number: 2.0)
-    monkeypatch.setattr(benchmark, "works", lambda device, quick: [one])
+    monkeypatch.setattr(benchmark, "works", lambda device, quick: [one, other])
     monkeypatch.setattr(benchmark, "python", lambda *words: "0.5")
-    monkeypatch.setattr(benchmark, "seconds", lambda processes, rows: 3.0 / processes)
+    monkeypatch.setattr(benchmark, "by_processes", lambda count, rows: ([1.0], 3.0 / count))
+    monkeypatch.setattr(benchmark, "find_spec", {"numba": True}.get)
     assert shell("--quick", "--json", "found.json") == 0
-    assert shell.out.splitlines()[0].split()[:2] == ["work", "torchgd"]
-    row = ["this", "1 s", "that", "2 s", "0.5 (0.5 to 0.5)", "0.4"]
-    assert re.split(r" {2,}", shell.out.splitlines()[1]) == row
-    assert "2 processes beside 1, one thread each: 0.50 (0.50 to 0.50)" in shell.out
+    head, first, second, *_ = (re.split(r" {2,}", line) for line in shell.out.splitlines())
+    assert head[:2] == ["work", "torchgd"]
+    assert first == ["this", "1 s", "that", "2 s", "0.5 (0.5 to 0.5)"]
+    assert second[0] == "full batch of 1000000 by hand, 2 processes"
+    assert second[-1] == "0.5 (0.5 to 0.5)"
+    assert "this beside SGDRegressor: left out, for sklearn is missing\n" in shell.err
     found = read_json(Path("found.json"))
-    assert (found["memory_gb"]["affine"], found["rows"][0]["goal"]) == (0.5, "0.4")
+    assert [*found["memory_gb"].values()] == [0.5, 0.5]
+    assert [row["peer"] for row in found["rows"]] == ["that", "1 process"]
     assert shell("--device", "tpu") == 2
 
 

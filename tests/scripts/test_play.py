@@ -34,6 +34,20 @@ def of(browser: Chrome, name: str) -> Any:
     return browser.find_element(By.ID, name)
 
 
+def said(browser: Chrome, name: str = "said") -> str:
+    return str(of(browser, name).text)
+
+
+def click(browser: Chrome, *names: str) -> None:
+    for name in names:
+        of(browser, name).click()
+
+
+def type_in(browser: Chrome, name: str, text: str) -> None:
+    """In the place of what is there."""
+    of(browser, name).send_keys(Keys.CONTROL, "a", Keys.NULL, text)
+
+
 def state(browser: Chrome, what: str) -> Any:
     return browser.execute_script(f"return {what}")  # type: ignore[no-untyped-call]
 
@@ -66,10 +80,9 @@ def test_its_steps_have_the_bits_of_the_runs(trained: Shell, browser: Chrome, fl
     opened(browser, "runs/a/manual")
     *steps, last = state(browser, f"pathOf({count})")
     _, path = read_run(Path("runs/a/manual"))
-    expected = path.table[:count]
-    assert torch.equal(torch.tensor(steps, dtype=torch.float64), expected)
     weights = path.table[count, 1 : 1 + len(path.names)]
-    assert torch.equal(torch.tensor(last, dtype=torch.float64), weights)
+    for found, expected in (steps, path.table[:count]), (last, weights):
+        assert torch.equal(torch.tensor(found, dtype=torch.float64), expected)
 
 
 def test_a_product_and_a_sum_are_rounded_once(page: Chrome) -> None:
@@ -93,28 +106,26 @@ def test_a_product_and_a_sum_are_rounded_once(page: Chrome) -> None:
 
 
 def test_step_back_run_and_reset(page: Chrome) -> None:
-    assert of(page, "said").text == "Press Step."
+    assert said(page) == "Press Step."
     assert not of(page, "back").is_enabled()
-    of(page, "step").click()
-    of(page, "step").click()
-    assert of(page, "said").text.splitlines() == [
+    click(page, "step", "step")
+    assert said(page).splitlines() == [
         "∂loss/∂w = 2x(w·x − y) = 2·2·(1.02·2 − 4) = −7.84",
         "w ← w − α·∂loss/∂w = 1.02 − 0.01·(−7.84) = 1.0984",
         "the loss of sample 2 was 3.8415999999999997",
     ]
-    of(page, "back").click()
-    assert "2·1·(1·1 − 2) = −2" in of(page, "said").text
-    page.find_element(By.TAG_NAME, "body").send_keys("s")  # keys do the same
-    assert of(page, "number").text == "2"
-    page.find_element(By.TAG_NAME, "body").send_keys("b")
-    assert of(page, "number").text == "1"
-    of(page, "run").click()
-    while int(of(page, "number").text) < 5:
+    click(page, "back")
+    assert "2·1·(1·1 − 2) = −2" in said(page)
+    for key, number in ("s", "2"), ("b", "1"):  # keys do the same
+        page.find_element(By.TAG_NAME, "body").send_keys(key)
+        assert said(page, "number") == number
+    click(page, "run")
+    while int(said(page, "number")) < 5:
         pass
-    of(page, "run").click()
-    assert of(page, "run").text == "Run"
-    of(page, "reset").click()
-    assert of(page, "number").text == "0"
+    click(page, "run")
+    assert said(page, "run") == "Run"
+    click(page, "reset")
+    assert said(page, "number") == "0"
 
 
 def test_the_weight_is_dragged_and_moved_by_keys(page: Chrome) -> None:
@@ -122,8 +133,7 @@ def test_the_weight_is_dragged_and_moved_by_keys(page: Chrome) -> None:
     ActionChains(page).drag_and_drop_by_offset(of(page, "weight"), 60, 0).perform()
     dragged = state(page, "now().w[0]")
     assert dragged > before + 0.2
-    of(page, "weight").send_keys(Keys.ARROW_LEFT)
-    of(page, "weight").send_keys(Keys.ARROW_LEFT)
+    of(page, "weight").send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
     assert before < state(page, "now().w[0]") < dragged
     assert state(page, "document.activeElement.id") == "weight"
 
@@ -149,84 +159,66 @@ def test_a_drag_ends_where_the_pointer_is_lifted_or_taken_away(page: Chrome, end
 
 def test_a_sample_is_dragged_and_moved_by_keys(page: Chrome) -> None:
     """And least squares follow, and the largest stable rate."""
-
-    def sample() -> Any:
-        return page.find_element(By.CSS_SELECTOR, "[data-sample='2']")
-
-    before = state(page, "[run.x[2], run.y[2], state.known.stable]")
-    ActionChains(page).drag_and_drop_by_offset(sample(), -30, 40).perform()
-    after = state(page, "[run.x[2], run.y[2], state.known.stable]")
+    sample = By.CSS_SELECTOR, "[data-sample='2']"
+    known = "[run.x[2], run.y[2], state.known.stable]"
+    before = state(page, known)
+    ActionChains(page).drag_and_drop_by_offset(page.find_element(*sample), -30, 40).perform()
+    after = state(page, known)
     assert after[0] < before[0]
     assert after[1] < before[1]
     assert after[2] > before[2]
-    sample().send_keys(Keys.ARROW_UP)
+    page.find_element(*sample).send_keys(Keys.ARROW_UP)
     assert state(page, "run.y[2]") > after[1]
     assert state(page, "document.activeElement.getAttribute('aria-label')") == "sample 3"
     x, y = (torch.tensor(state(page, f"run.{name}"), dtype=torch.float64) for name in "xy")
     assert state(page, "view.best[0]") == pytest.approx((x @ y / (x @ x)).item())
-    of(page, "reset").click()
-    assert state(page, "[run.x[2], run.y[2], state.known.stable]") == before
+    click(page, "reset")
+    assert state(page, known) == before
 
 
 def test_rates_are_named(page: Chrome) -> None:
-    known = state(page, "state.known")
-    assert known["stable"] == pytest.approx(0.204018, rel=1e-5)
-    assert known["best"] == pytest.approx(1 / 18)
-    typed = of(page, "rate-number")
-    typed.clear()
-    typed.send_keys("0.21")
-    assert of(page, "rate-said").text == (
+    known = "[state.known.stable, state.known.best]"
+    assert state(page, known) == [pytest.approx(0.204018, rel=1e-5), pytest.approx(1 / 18)]
+    type_in(page, "rate-number", "0.21")
+    assert said(page, "rate-said") == (
         "α = 0.21. α is above 0.204018, the largest stable rate: the descent climbs."
     )
-    for _ in range(60):
-        of(page, "step").click()
+    click(page, *60 * ["step"])
     assert abs(state(page, "now().w[0]") - 2) > 1
     of(page, "rate").send_keys(Keys.ARROW_LEFT)
-    assert "0.21." not in of(page, "rate-said").text
+    assert "0.21." not in said(page, "rate-said")
     Select(of(page, "batch")).select_by_visible_text("all 3")
-    assert state(page, "state.known.stable") == pytest.approx(3 / 14)
-    assert state(page, "state.known.best") == pytest.approx(3 / 28)
-    of(page, "step").click()
-    assert of(page, "said").text.startswith("∂loss/∂w = (2/3) Σ x(w·x − y) = −9.333333333333332")
-    momentum = of(page, "momentum")
-    momentum.clear()
-    momentum.send_keys("0.5", Keys.TAB)
+    assert state(page, known) == pytest.approx([3 / 14, 3 / 28])
+    click(page, "step")
+    assert said(page).startswith("∂loss/∂w = (2/3) Σ x(w·x − y) = −9.333333333333332")
+    type_in(page, "momentum", "0.5" + Keys.TAB)
     assert state(page, "state.known.stable") == pytest.approx(1.5 * 3 / 14, rel=1e-6)
 
 
 def test_ones_own_derivative(page: Chrome) -> None:
-    box = of(page, "own")
-    box.send_keys("2x(wx - y)")
-    assert of(page, "own-said").text == "✓ right at 20 random points"
-    box.clear()
-    box.send_keys("2(w·x − y)")
-    assert of(page, "own-said").text.startswith("✗ wrong: at x = ")
-    of(page, "use-own").click()
-    of(page, "step").click()
-    assert of(page, "said").text.splitlines()[0] == "∂loss/∂w = 2(w·x − y) = −2   (yours)"
-    faults = {
-        "2q": "q is not understood", "2*(x": "a bracket is not closed",
-        "2*": "something is missing at the end", "2)": ") stands at a wrong place",
-    }  # fmt: skip
-    for text, message in faults.items():
-        box.clear()
-        box.send_keys(text)
-        assert message in of(page, "own-said").text
+    for text, found in {
+        "2x(wx - y)": "✓ right at 20 random points", "2q": "q is not understood",
+        "2*(x": "a bracket is not closed", "2*": "something is missing at the end",
+        "2)": ") stands at a wrong place", "2(w·x − y)": "✗ wrong: at x = ",
+    }.items():  # fmt: skip
+        type_in(page, "own", text)
+        assert found in said(page, "own-said")
+    click(page, "use-own", "step")
+    assert said(page).splitlines()[0] == "∂loss/∂w = 2(w·x − y) = −2   (yours)"
 
 
 def test_what_is_written_is_of_the_step_that_was_taken(page: Chrome) -> None:
     """Whatever is changed after it."""
-    of(page, "step").click()
-    before = of(page, "said").text
-    of(page, "rate-number").send_keys(Keys.CONTROL, "a", Keys.NULL, "0.1")
-    assert of(page, "said").text == before
+    click(page, "step")
+    before = said(page)
+    type_in(page, "rate-number", "0.1")
+    assert said(page) == before
     of(page, "own").send_keys("x(w*x - y)")
-    of(page, "use-own").click()
-    of(page, "step").click()
-    before = of(page, "said").text
+    click(page, "use-own", "step")
+    before = said(page)
     assert "= x(w*x - y) = −3.92" in before
-    of(page, "use-own").click()
-    assert of(page, "said").text == before
+    click(page, "use-own")
+    assert said(page) == before
 
 
 @pytest.mark.parametrize(("text", "right"), [
@@ -235,42 +227,41 @@ def test_what_is_written_is_of_the_step_that_was_taken(page: Chrome) -> None:
 ])  # fmt: skip
 def test_how_a_derivative_is_read(page: Chrome, text: str, right: bool | None) -> None:
     of(page, "own").send_keys(text)
-    said = {True: "✓ right", False: "✗ wrong", None: "✗ that is longer than 200 characters"}[right]
-    assert of(page, "own-said").text.startswith(said)
+    found = {True: "✓ right", False: "✗ wrong", None: "✗ that is longer than 200 characters"}
+    assert said(page, "own-said").startswith(found[right])
 
 
 def test_a_descent_that_diverges_says_so_and_stops(page: Chrome) -> None:
     page.get_log("browser")  # type: ignore[no-untyped-call]
-    of(page, "rate-number").send_keys(Keys.CONTROL, "a", Keys.NULL, "1e150")
-    of(page, "run").click()
-    while of(page, "run").text != "Run":
+    type_in(page, "rate-number", "1e150")
+    click(page, "run")
+    while said(page, "run") != "Run":
         pass
-    assert of(page, "said").text.endswith("The descent has diverged: press Back, or Reset.")
-    count = of(page, "number").text
-    of(page, "step").click()
-    assert of(page, "number").text == count
+    assert said(page).endswith("The descent has diverged: press Back, or Reset.")
+    count = said(page, "number")
+    click(page, "step")
+    assert said(page, "number") == count
     assert page.get_log("browser") == []  # type: ignore[no-untyped-call]
-    of(page, "reset").click()
-    assert of(page, "rate-said").text.startswith(
-        "α = 0.01. Stable up to 0.204018; an epoch shrinks"
-    )
+    click(page, "reset")
+    assert said(page, "rate-said").startswith("α = 0.01. Stable up to 0.204018; an epoch shrinks")
 
 
 def test_what_is_no_rate_is_said(page: Chrome) -> None:
-    box = of(page, "rate-number")
-    for text, last in {"-1": "0.01", "1e": "1"}.items():  # 1 is one, on the way
-        box.send_keys(Keys.CONTROL, "a", Keys.NULL, text)
-        assert of(page, "rate-said").text == f"Type a number, 0 or more; α stays {last}."
-    box.send_keys(Keys.CONTROL, "a", Keys.NULL, "0")
-    assert of(page, "rate-said").text == "α = 0. It stands still."
+    for text, found in {
+        "-1": "Type a number, 0 or more; α stays 0.01.",
+        "1e": "Type a number, 0 or more; α stays 1.",  # 1 is one, on the way
+        "0": "α = 0. It stands still.",
+    }.items():
+        type_in(page, "rate-number", text)
+        assert said(page, "rate-said") == found
 
 
 def test_data_that_do_not_determine_the_weights(trained: Shell, browser: Chrome) -> None:
     Path("two.csv").write_text("x,y\n1,2\n1,2\n", encoding="utf-8")
     assert trained("--data", "two.csv", "--bias") == 0
     opened(browser, "runs/a/manual")
-    said = "The data do not determine the weights: there is no one minimum."
-    assert of(browser, "rate-said").text.endswith(said)
+    found = "The data do not determine the weights: there is no one minimum."
+    assert said(browser, "rate-said").endswith(found)
 
 
 @pytest.mark.parametrize(("mistake", "w"), [
@@ -280,11 +271,10 @@ def test_data_that_do_not_determine_the_weights(trained: Shell, browser: Chrome)
 def test_a_mistake_beside_the_right_descent(page: Chrome, mistake: str, w: float) -> None:
     Select(of(page, "batch")).select_by_visible_text("all 3")
     page.find_element(By.CSS_SELECTOR, f"input[value='{mistake}']").click()
-    assert of(page, "mistake-said").text
-    of(page, "step").click()
-    right, wrong = state(page, "[now().w[0], wrongNow().w[0]]")
-    assert right == pytest.approx(1 + 0.01 * 28 / 3)
-    assert wrong == pytest.approx(w)
+    assert said(page, "mistake-said")
+    click(page, "step")
+    right = 1 + 0.01 * 28 / 3
+    assert state(page, "[now().w[0], wrongNow().w[0]]") == pytest.approx([right, w])
     assert page.find_elements(By.CSS_SELECTOR, "#loss path.wrong")
 
 
@@ -316,9 +306,9 @@ def test_names_that_are_html_are_texts(trained: Shell, browser: Chrome) -> None:
     opened(browser, "runs/a/manual")
     assert state(browser, "document.images.length + document.querySelectorAll('i').length") == 0
     assert "onerror" in state(browser, "document.querySelector('#fit').textContent")
-    assert "a<b>&amp;" in of(browser, "about").text
-    of(browser, "step").click()
-    assert of(browser, "number").text == "1"
+    assert "a<b>&amp;" in said(browser, "about")
+    click(browser, "step")
+    assert said(browser, "number") == "1"
 
 
 @pytest.mark.parametrize(("flags", "message"), [
@@ -335,15 +325,15 @@ def test_what_it_does_not_know_is_refused(
     assert not Path("runs/a/manual/lesson.html").exists()
 
 
-@pytest.mark.parametrize(("flags", "said"), [
+@pytest.mark.parametrize(("flags", "why"), [
     ("--dtype float32", "the run was in float32"),
     ("--shuffle", "its batches were shuffled, and here they come in order"),
     ("--data synthetic:257 --batch-size full --epochs 1",
      "n > 256 terms torch adds in another order, by at most n·ε·Σ|terms|"),
 ])  # fmt: skip
 def test_where_bits_may_differ_it_says_so(
-    trained: Shell, browser: Chrome, flags: str, said: str
+    trained: Shell, browser: Chrome, flags: str, why: str
 ) -> None:
     assert trained(*flags.split()) == 0
     opened(browser, "runs/a/manual")
-    assert f"Its numbers are not the run's: {said}." in of(browser, "about").text
+    assert f"Its numbers are not the run's: {why}." in said(browser, "about")

@@ -31,7 +31,7 @@ from helpers import (
     wait_for_rows,
 )
 
-from torchgd import Batches, Linear, ManualSGD, Trajectory, manual_gradient
+from torchgd import Batches, Linear, ManualSGD, manual_gradient
 from torchgd import train as descend
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.events import Events

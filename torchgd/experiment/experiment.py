@@ -111,9 +111,7 @@ class Experiment:
         """The loss over all data; None of a model not linear in w, or data beyond float64."""
         self.batches.set_epoch(0)
         try:
-            return (
-                Landscape(self.new_model(), self.batches) if self.linear else None
-            )
+            return Landscape(self.new_model(), self.batches) if self.linear else None
         except ValueError:
             return None
 

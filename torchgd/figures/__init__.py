@@ -21,7 +21,7 @@ from torchgd.figures.style import STYLE
 
 
 def draw(runs: Runs, plane: list[str] | None = None) -> dict[str, Figure]:
-    """Return every figure of runs that are drawn together, by name.
+    """Return every figure of these runs, by name, each with all runs in it.
 
     They are `loss` (of one parameter) or `contour`, `fit`, `curves` and, where some learning rate
     is stable and some is not, `rates`.
@@ -33,8 +33,7 @@ def draw(runs: Runs, plane: list[str] | None = None) -> dict[str, Figure]:
     del options["lr"]
     stable = landscape.largest_stable_learning_rate(**options)
     graph = "loss" if len(landscape.names) == 1 else "contour"
-    kinds: dict[str, Any] = {graph: partial(descent, plane=plane)}
-    kinds |= {"fit": fit, "curves": curves}
+    kinds: dict[str, Any] = {graph: partial(descent, plane=plane), "fit": fit, "curves": curves}
     if 0 < stable < math.inf:
         kinds["rates"] = partial(rates, stable=stable)
     with matplotlib.rc_context(STYLE):
@@ -46,7 +45,7 @@ def draw(runs: Runs, plane: list[str] | None = None) -> dict[str, Figure]:
 
 
 def take_words_literally(figure: Figure) -> None:
-    """Show names and units of the user's as they are: between two $ stands no mathematics."""
+    """Show the user's names and units as they are: matplotlib takes $…$ for mathematics."""
     texts = [text for legend in figure.findobj(Legend) for text in legend.get_texts()]
     for axes in figure.axes:
         texts += [axes.title, axes.xaxis.label, axes.yaxis.label]
@@ -66,8 +65,8 @@ def save(figures: dict[str, Figure], directory: Path, suffix: str) -> Iterator[P
 def animate(runs: Runs, file: Path, plane: list[str] | None = None) -> None:
     """Write a GIF of the descent, on its loss graph or contour plot, beside the fit.
 
-    At most 48 frames, 10 a second, of rows spaced more widely as the descent slows down; the last
-    one stays for a second. The file is written whole or not at all.
+    It has at most 48 frames, 10 a second. The later rows are spaced more widely, for the descent
+    slows down. The last frame stays for a second. The file is written whole or not at all.
 
     Raises:
         ValueError: the plane is not of two of the parameters.

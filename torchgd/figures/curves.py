@@ -1,4 +1,4 @@
-"""What a descent comes to over its steps, and over the learning rates that it could have had."""
+"""Loss and weights over the steps of a descent, and its end over other learning rates."""
 
 import math
 from dataclasses import replace
@@ -20,9 +20,9 @@ DASHES = ("-", "--", ":", "-.")
 def curves(figure: Figure, runs: Runs) -> None:
     """loss − minimum and the weights over the steps; of two updates, how far their weights part.
 
-    The dashed line leaves the first point by ρ² an epoch, at which theory lets the excess shrink
-    at last (see `theory.landscape.contraction`). Batches that disagree on the minimiser, or weight
-    decay, stop the excess on its way.
+    The dashed line starts at the first point and shrinks by ρ² an epoch, as theory says the excess
+    does after many epochs (see `theory.landscape.contraction`). Where the batches have different
+    minimisers, or with weight decay, the excess stops shrinking earlier.
     """
     asked = [replace(run.experiment.configuration, update="manual") for run in runs[:2]]
     in_update_alone = asked[1:] == asked[:1]
@@ -41,7 +41,7 @@ def curves(figure: Figure, runs: Runs) -> None:
 
 
 def _excess_panel(axes: Axes, runs: Runs) -> None:
-    """Draw what each run still has to go down, and the rates that theory predicts, each once."""
+    """Draw each run's loss − minimum, and each rate that theory predicts, once."""
     theories: set[str] = set()
     for number, run in enumerate(runs):
         step, excess = run.trajectory.step, run.excess
@@ -66,9 +66,9 @@ def _excess_panel(axes: Axes, runs: Runs) -> None:
 
 
 def _weight_panel(axes: Axes, runs: Runs) -> None:
-    """Draw the weights, each run in its colour and each weight in its dashes; one run in colours.
+    """Draw the weights: a colour for each run, or of one run for each weight.
 
-    If they leave all bounds, on a logarithmic axis.
+    Where a run diverged, the axis is logarithmic.
     """
     for number, run in enumerate(runs):
         for k, (name, w) in enumerate(run.trajectory.weights.items()):
@@ -104,7 +104,7 @@ def _ulp_panel(axes: Axes, a: DrawnRun, b: DrawnRun) -> None:
 
 
 def rates(figure: Figure, runs: Runs, stable: float) -> None:
-    """A sweep of learning rates: how far a run as long as the first one gets, and why.
+    """Draw where a run as long as the first one ends at other learning rates, and why.
 
     Above, of a model that is linear in its parameters, loss − minimum after as many epochs from
     the same start; below, |ρ|, by which an epoch multiplies the error at last (see
@@ -155,7 +155,7 @@ def _after_panel(axes: Axes, run: DrawnRun, sweep: list[float]) -> None:
     after = run.landscape.excess(torch.stack([path_of(descent)[-1] for descent in descents]))
     after = after.nan_to_num(math.inf)
     start = run.excess[0].item() or 1.0
-    floor = 1e-32 * start  # the square of rounding: what is below is not seen
+    floor = 1e-32 * start  # the square of rounding: a smaller excess is rounding alone
     axes.plot(sweep, after.clamp(floor, HIGHEST), gid="after")
     axes.axhline(start, color=GREY, linewidth=1, label="at the start")
     axes.set_yscale("log")

@@ -1,13 +1,17 @@
 """The descent on its loss graph or contour plot.
 
-Each draws on what it is given; in an animation `upto` is the last row that is shown yet.
+Each function draws on the figure or axes that it is given. In a frame of an animation, `upto` is
+the last row that is drawn.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import FigureBase
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -59,8 +63,8 @@ def loss_graph(axes: Axes, runs: Runs, upto: int | None) -> None:
     """loss(w) over the only parameter w, and the descent on it.
 
     A point is a row of the trajectory: the weight before a step, and the loss of that step's batch
-    there. It lies on this batch's own curve, down whose tangent the step goes, and not on the
-    curve of all samples. The last weight, from which no step starts, lies on the latter.
+    there. The point lies on the curve of this batch, and the step goes down the tangent there. No
+    step starts from the last weight: its point lies on the curve of all samples.
     """
     first, landscape = runs[0], runs[0].landscape
     middle, lowest = landscape.minimiser.item(), landscape.minimum
@@ -77,9 +81,12 @@ def loss_graph(axes: Axes, runs: Runs, upto: int | None) -> None:
     axes.set(xlim=(middle - half, middle + half), ylim=(lowest - 0.06 * room, lowest + 1.08 * room))
     draw_paths(axes, runs, points, upto)
     if upto is None:
-        _tangents(axes, first, half / 8)
+        lines = _tangents(axes, first, slice(3), half / 8, linewidth=1.5, zorder=4)
+        for line in lines[:1]:
+            line.set_label("tangents of the first steps")
     else:
-        _tangent(axes, first, upto)
+        row = rows_shown(first, upto) - 1
+        _tangents(axes, first, slice(row, row + 1), half / 4, linewidth=2, zorder=6)
     axes.set_xlabel(f"w  {first.weight_unit(landscape.names[0])}")
     axes.set_ylabel(f"loss = (1/N) Σ (ŷ − y)²  {first.loss_unit}")
 
@@ -100,27 +107,26 @@ def _batch_curves(axes: Axes, landscape: Landscape, w: Tensor) -> None:
     first.set_label(f"loss(w) of one {what}")
 
 
-def _tangents(axes: Axes, run: DrawnRun, half: float) -> None:
-    """Draw the tangents down which the first steps go: their slope is the recorded ∂loss/∂w."""
-    first = run.trajectory[:3]
-    ((name, slopes),) = first.gradients.items()
+def _tangents(axes: Axes, run: DrawnRun, rows: slice, half: float, **style: Any) -> list[Line2D]:
+    """Draw the tangents of some steps: their slope is the recorded ∂loss/∂w."""
+    part = run.trajectory[rows]  # the last row has no step, and so no tangent
+    ((name, slopes),) = part.gradients.items()
     along = torch.tensor([[-half], [half]], dtype=F64)
-    style: Style = {"color": RED, "linewidth": 1.5, "zorder": 4, "gid": "tangent"}
-    lines = axes.plot(first.weights[name] + along, first.loss + slopes * along, **style)
-    for line in lines[:1]:
-        line.set_label("tangents of the first steps")
+    x, y = part.weights[name] + along, part.loss + slopes * along
+    return axes.plot(x, y, color=RED, gid="tangent", **style)
 
 
 def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None) -> None:
     """The loss's level lines over two parameters, and the descent projected on their plane.
 
     The other parameters are at the minimiser. The Hessian's principal axes in this plane are
-    dashed: across, along the larger curvature λ, a descent zigzags, along the other it creeps.
+    dashed. A descent overshoots first along the axis with the larger curvature λ, and is slowest
+    along the other.
     """
     landscape = runs[0].landscape
     i, j = ij = plane_of(runs, plane)
     (x0, y0), (x1, y1) = _window(runs, ij)
-    # Beyond the window, which grows where both axes get one scale.
+    # The window grows where both axes get one scale, so the level lines reach beyond it.
     count = 241 if landscape.linear else 121
     u = torch.linspace(2 * x0 - x1, 2 * x1 - x0, count, dtype=F64)
     v = torch.linspace(2 * y0 - y1, 2 * y1 - y0, count, dtype=F64)
@@ -140,8 +146,8 @@ def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None) -
 
     look()
     draw_paths(axes, runs, [run.path[:, ij].T for run in runs], upto)
-    look()  # again, for the paths may reach out
-    if 1 / 6 < (x1 - x0) / (y1 - y0) < 6:  # right angles look right
+    look()  # again, for drawing the paths may have changed the limits
+    if 1 / 6 < (x1 - x0) / (y1 - y0) < 6:  # one scale for both shows the axes at right angles
         axes.set_aspect("equal", adjustable="datalim")
     x, y = (f"{name}  {runs[0].weight_unit(name)}" for name in (landscape.names[k] for k in ij))
     axes.set(xlabel=x, ylabel=y)
@@ -150,8 +156,8 @@ def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None) -
 def plane_of(runs: Runs, chosen: list[str] | None) -> list[int]:
     """Return the two parameters of a contour plot.
 
-    Unless chosen, those whose own way costs most: H_kk·(w_k − w*_k)², at its largest on the path,
-    is twice what parameter k alone adds to the loss.
+    If none are chosen, they are the two with the largest H_kk·(w_k − w*_k)² on the path: this is
+    twice what parameter k alone adds to the loss.
     """
     landscape, names = runs[0].landscape, runs[0].landscape.names
     if chosen is None:
@@ -168,7 +174,7 @@ def plane_of(runs: Runs, chosen: list[str] | None) -> list[int]:
 
 
 def _window(runs: Runs, ij: list[int]) -> list[list[float]]:
-    """Where two parameters are looked at: the reach of each, widened towards the other's scale."""
+    """Return the corners of the plot: the reach of each parameter, at a scale near the other's."""
     low, high = (end[ij] for end in _reach(runs))
     middle, size = (low + high) / 2, high - low
     other = size.flip(0)
@@ -178,7 +184,7 @@ def _window(runs: Runs, ij: list[int]) -> list[list[float]]:
 
 
 def _reach(runs: Runs) -> tuple[Tensor, Tensor]:
-    """From where to where each parameter goes (P,), inside of the picture; with the minimiser."""
+    """Return each parameter's least and largest value (P,) in the picture, with the minimiser."""
     seen = [run.path[: run.inside] for run in runs]
     low, high = torch.cat([*seen, runs[0].landscape.minimiser[None]]).aminmax(dim=0)
     room = (0.5 * high.abs()).where(high != 0, 1.0)
@@ -194,17 +200,3 @@ def _principal_axes(axes: Axes, landscape: Landscape, ij: list[int], length: flo
         line: Style = {"color": GREEN, "linewidth": 1.4, "dashes": dashes, "gid": "axis"}
         label = f"principal axis of the Hessian:\ncurvature λ = {curvature:.3g}"
         axes.plot(*ends.T, scalex=False, scaley=False, label=label, **line)
-
-
-def _tangent(axes: Axes, run: DrawnRun, upto: int) -> None:
-    """Draw the tangent down which the step after row `upto` goes."""
-    row = rows_shown(run, upto) - 1
-    if row >= len(run.trajectory.loss):  # from the last weights no step starts
-        return
-    left, right = axes.get_xlim()
-    ((name, slopes),) = run.trajectory.gradients.items()
-    w, loss, slope = (column[row].item() for column in (
-        run.trajectory.weights[name], run.trajectory.loss, slopes
-    ))  # fmt: skip
-    along = np.array([-1, 1]) * (right - left) / 8
-    axes.plot(w + along, loss + slope * along, color=RED, linewidth=2, zorder=6, gid="tangent")

@@ -1,6 +1,6 @@
 """The data, and the curve that a descent fits to them.
 
-It draws on what it is given; in an animation `upto` is the last row that is shown yet.
+It draws on the figure that it is given. In a frame of an animation, `upto` is the last row drawn.
 """
 
 import math
@@ -16,8 +16,6 @@ from torchgd.figures.runs import DrawnRun, Runs, title_of
 from torchgd.figures.style import BLACK, RED, STEPS, Style, line_of, scale_of
 from torchgd.trajectory import UNSTABLE
 
-F64 = torch.float64
-
 
 def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
     """The data, ŷ at several steps and at the end, and least squares' ŷ; in original units."""
@@ -28,14 +26,13 @@ def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
     axes.plot(data.x[some], data.y[some], "o", **dots)
     low, high = data.x.min().item(), data.x.max().item()
     margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
-    x = torch.linspace(low - margin, high + margin, 201, dtype=F64)
+    x = torch.linspace(low - margin, high + margin, 201, dtype=torch.float64)
     z = first.experiment.standardized(x)
     if upto is None:
         _early(axes, first, x, z, many=len(runs) > 1)
     for number, run in enumerate(runs):
         end = _fitted(run, upto) - 1
-        which = f"{run.label}, " if len(runs) > 1 else ""
-        label = f"{which}step {run.trajectory.step[end]}"
+        label = _step(run, end, many=len(runs) > 1)
         if upto is None and (left := run.excess[end].item()) < math.inf:
             label += f":\nloss − minimum = {left:.2g}"
         prediction = landscape.predict(run.path[end], z)
@@ -51,24 +48,27 @@ def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
 
 
 def _fitted(run: DrawnRun, upto: int | None) -> int:
-    """How many rows have their ŷ shown: if the descent diverged, those inside of the picture."""
+    """Return how many rows have a ŷ to draw; of a descent that diverged, those in the picture."""
     whole = upto is None and run.trajectory.stopped not in UNSTABLE
     return len(run.path) if whole else rows_shown(run, upto)
 
 
 def _early(axes: Axes, run: DrawnRun, x: Tensor, z: Tensor, many: bool) -> None:
-    """Draw ŷ at up to six rows before the last, spaced by powers: most happens at first."""
+    """Draw ŷ at up to six rows before the last, closer together at first, where ŷ changes most."""
     norm = scale_of(run)
     for row in np.unique(np.geomspace(1, _fitted(run, None), 7).round()).astype(int)[:-1] - 1:
-        step = int(run.trajectory.step[row])
-        which = f"{run.label}, " * many
-        label = f"{which}step {step}"
-        style: Style = {"color": STEPS(norm(step)), "linewidth": 1.2, "label": label}
+        colour = STEPS(norm(int(run.trajectory.step[row])))
+        style: Style = {"color": colour, "linewidth": 1.2, "label": _step(run, row, many)}
         axes.plot(x, run.landscape.predict(run.path[row], z), gid="early", **style)
 
 
+def _step(run: DrawnRun, row: int, many: bool) -> str:
+    """Name a row by its step and, of many runs, its run."""
+    return f"{run.label}, " * many + f"step {run.trajectory.step[row]}"
+
+
 def _heights(run: DrawnRun, best: Tensor, z: Tensor) -> tuple[float, float]:
-    """From where to where the fit is shown: all data, and of the first curve what is near."""
+    """Return the limits of ŷ's axis: around all data and the part of the first curve near them."""
     heights = torch.cat([run.experiment.data.y, best])
     bottom, top = heights.min().item(), heights.max().item()
     room = top - bottom or 0.5 * abs(top) or 1.0

@@ -1,6 +1,6 @@
-"""A program in cells as one page: what each says, its pictures beside it, and its code.
+"""A program in cells as one page: what each cell prints, its pictures beside it, and its code.
 
-A cell begins with a line `# %% Title`; a picture is where it prints `picture: FILE.svg`.
+A cell begins with a line `# %% Title`. It shows a picture by printing `picture: FILE.svg`.
 """
 
 import ast
@@ -32,7 +32,7 @@ code { white-space: nowrap; }
 
 @dataclass(frozen=True)
 class Cell:
-    """A thought: its title, and its code, which begins at line `first` of its file."""
+    """A cell: its title, and its code, which begins at line `first` of its file."""
 
     title: str
     code: str
@@ -40,7 +40,7 @@ class Cell:
 
 
 def cells(source: str) -> list[Cell]:
-    """Return the cells of a program; what comes before the first is none."""
+    """Return the cells of a program, without the lines before the first."""
     lines = source.splitlines(keepends=True)
     starts = [k for k, line in enumerate(lines) if line.startswith("# %%")]
     ends = [*starts[1:], len(lines)]
@@ -51,7 +51,7 @@ def cells(source: str) -> list[Cell]:
 
 
 def run(cell: Cell, path: str, namespace: dict[str, Any]) -> None:
-    """Run a cell among what those before it left."""
+    """Run a cell with the names that the cells before it defined."""
     code = "\n" * cell.first + cell.code  # so that an error names the file's line
     exec(compile(code, path, "exec"), namespace)
 
@@ -98,7 +98,7 @@ def sides(said: str) -> tuple[list[str], list[str]]:
 
 
 def blocks(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield runs of lines that are words, or a table, whose columns stand below each other."""
+    """Yield blocks of lines of one kind: words, a table (its lines have columns), a picture."""
     kinds = [
         "picture" if line.startswith("picture: ")
         else "table" if re.search(r"\t|\S  +\S|^ ", line)

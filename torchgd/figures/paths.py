@@ -13,7 +13,7 @@ RING: Style = {"color": BLACK, "fillstyle": "none", "zorder": 9}
 
 
 def rows_shown(run: DrawnRun, upto: int | None) -> int:
-    """How many rows of a run are drawn."""
+    """Return how many rows of a run are drawn."""
     return run.inside if upto is None else min(run.inside, upto + 1)
 
 
@@ -25,7 +25,7 @@ def draw_paths(axes: Axes, runs: Runs, points: list[Tensor], upto: int | None) -
     alone = len(runs) == 1
     for number, (run, (x, y)) in enumerate(zip(runs, points, strict=True)):
         rows, line = rows_shown(run, upto), line_of(runs, number, alone=1.2)
-        joined = rows if upto is not None else rows + 1  # the step that leaves the picture, too
+        joined = rows if upto is not None else rows + 1  # with the step that leaves the picture
         _lines(axes, torch.stack([x, y], dim=1)[:joined], line)
         colours: Style = {"c": run.trajectory.step[:rows], "norm": scale_of(run), "cmap": STEPS}
         size: Style = {"s": 30 / (1 + number), "linewidths": 0.3, "edgecolors": line["color"]}
@@ -46,8 +46,8 @@ def draw_paths(axes: Axes, runs: Runs, points: list[Tensor], upto: int | None) -
             axes.plot([], [], label=f"{run.label}: {last}", **mark, **line)
 
 
-# A zigzag of many steps would fill the picture with ink, so a step is the fainter the longer the
-# path before it is, in widths of the picture: 1/(1 + length/2).
+# The lines of a long zigzag would hide what is under them. So each step is drawn with the opacity
+# 1/(1 + length/2), where length is that of the path before it, in widths of the picture.
 def _lines(axes: Axes, points: Tensor, line: Style) -> None:
     """Draw the lines between a path's points (K, 2)."""
     points = points.clamp(-HIGHEST, HIGHEST)
