@@ -62,7 +62,7 @@ def test_it_is_small_and_whole_and_speaks_of_no_machine() -> None:
     for update in UPDATES:
         names = sorted(path.name for path in (REFERENCE / update).iterdir())
         assert names == [
-            "checkpoint.pt", "config.json", f"events.out.tfevents.0.lesson.{update}", "result.json",
+            "config.json", f"events.out.tfevents.0.lesson.{update}", "result.json", "run.pt",
             "trajectory.csv",
         ]  # fmt: skip
         assert read_json(REFERENCE / update / "config.json")["working_directory"] is None

@@ -15,8 +15,9 @@ from helpers import EXPONENTIAL, ROOT, Shell, events, same_bits, same_trajectory
 
 from torchgd import ManualSGD, manual_gradient
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import UPDATES, Experiment
+from torchgd.experiment.experiment import AUTOGRAD, MANUAL, resolve
 from torchgd.experiment.folder import read_run
+from torchgd.experiment.run import outcome_of
 from torchgd.proof.compare import which_half_differs
 from torchgd.proof.mistakes import MISTAKES, TwoRoundings
 from torchgd.training import Update
@@ -124,21 +125,22 @@ CAUSES: dict[str, Update] = {
     "gradient": (HALF, ManualSGD),
     "update": (manual_gradient, TwoRoundings),
     "gradient and update": (HALF, TwoRoundings),
-    "gradient and update together": UPDATES["manual"],
+    "gradient and update together": MANUAL,
 }
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_the_mixed_pairs_tell_the_cause(cause: str) -> None:
-    descend = partial(Experiment(Configuration("quadratic")).descend, options={"lr": 0.01})
-    assert which_half_differs(descend, CAUSES[cause], UPDATES["autograd"]) == cause
+    (experiment,) = resolve([Configuration(model="quadratic")])
+    descend = partial(compare.descend, experiment=experiment, options={"lr": 0.01})
+    assert which_half_differs(descend, CAUSES[cause], AUTOGRAD) == cause
 
 
 @pytest.mark.parametrize("cause", ["update", "gradient"])
 def test_a_wrong_update_is_found_in_the_matrix(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
-    monkeypatch.setitem(UPDATES, "manual", CAUSES[cause])
+    monkeypatch.setattr(compare, "MANUAL", CAUSES[cause])
     assert shell("--model", "linear", "--epochs", "10") == 1
     assert f"cause: {cause}\n" in shell.out
 
@@ -153,8 +155,7 @@ def test_a_recorded_run_is_read_back_to_the_bit(shell: Shell, dtype: str) -> Non
     run = record("--model", "quadratic", "--dtype", dtype, "--epochs", "7", "--name", "a")
     config, trajectory = read_run(run / "manual")
     assert config["dtype"] == dtype
-    experiment = Experiment(Configuration("quadratic", dtype=dtype, epochs=7))
-    again = experiment.descend(UPDATES["manual"], experiment.options)
+    again = outcome_of(Configuration(model="quadratic", dtype=dtype, epochs=7)).trajectory
     assert same_trajectory(trajectory, again)
     assert torch.equal(trajectory.epoch, again.epoch)
 
@@ -236,15 +237,15 @@ def test_a_mistake_leaves_both_descents_as_runs(shell: Shell) -> None:
     (run,) = Path("runs").iterdir()
     assert shell.err == f"written to {run}; tensorboard --logdir runs\n"
     assert re.fullmatch(r"sum-quadratic-lesson-\d{8}-\d{6}", run.name)
-    (right, a), (wrong, b) = (read_run(run / which) for which in ("right", "wrong"))
-    assert (right["mistake"], wrong["mistake"]) == ("", "sum")
+    (right, a), (wrong, b) = (read_run(run / which) for which in ("manual", "sum"))
+    assert (right["update"], wrong["update"]) == ("manual", "sum")
     assert same_bits(3 * a.loss[:1], b.loss[:1])
     plot_shell = Shell(plot.main, shell.folder, shell.capsys)
     assert plot_shell(str(run)) == 0
     assert {path.name for path in run.glob("*.png")} == {
         "contour.png", "fit.png", "curves.png", "rates.png",
     }  # fmt: skip
-    assert events(run / "wrong")["loss"][0][1] == pytest.approx(3 * a.loss[0].item(), rel=1e-6)
+    assert events(run / "sum")["loss"][0][1] == pytest.approx(3 * a.loss[0].item(), rel=1e-6)
 
 
 def test_a_mistake_that_makes_no_difference_says_so(shell: Shell) -> None:
@@ -321,7 +322,7 @@ REFUSED = {
     ("runs/a/manual",): "1 runs: give two; runs/NAME stands for the updates in it",
     ("runs/a", "runs/b"): "4 runs: give two",
     ("runs/a", "--mistake", "half"): "two runs go without --model, --data",
-    (".", "."): ". holds no trajectory.csv: give a run's directory, such as runs/NAME/manual",
+    (".", "."): ". holds no run: give a run's directory, such as runs/NAME/manual",
     ("runs/a/manual", "runs/b/manual"): "parameters ['w'] and ['w2', 'w1', 'b']: compare runs of",
     ("runs/a/manual", "runs/c/manual"): "dtypes torch.float64 and torch.float32: give two",
     ("--model", "cubic"): "model 'cubic': choose linear or quadratic",

@@ -153,7 +153,7 @@ def test_what_is_no_run(shell: Shell, path: str) -> None:
     Path("file").write_text("text", encoding="utf-8")
     assert shell(path) == 2
     assert shell.err == (
-        f"plot.py: {path} holds no trajectory.csv: give a run's directory, such as "
+        f"plot.py: {path} holds no run: give a run's directory, such as "
         "runs/NAME/manual\n"
     )
     assert not Path("nowhere").exists()
@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_written(lesson: Shell, monkeypatch: pytest.Monk
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
     before = contents(LESSON)
     assert lesson(str(LESSON)) == 2
-    assert lesson.err == "plot.py: runs/lesson/.loss.tmp.png: No space left on device\n"
+    assert lesson.err == "plot.py: runs/lesson/loss.png: No space left on device\n"
     assert contents(LESSON) == before  # the older picture, too
 
 

@@ -52,6 +52,10 @@ def replacing(path: Path) -> Iterator[Path]:
         _synchronize(temporary)
         os.replace(temporary, path)
         _synchronize(path.parent)
+    except OSError as error:
+        if error.filename is not None and os.fsdecode(error.filename) == str(temporary):
+            error.filename = str(path)  # the name that the user knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

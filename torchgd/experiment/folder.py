@@ -170,7 +170,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def runs_in(path: Path) -> list[Path]:
     """Return the runs in runs/NAME, such as manual and autograd, or in a sweep; else the path."""
-    files = [*path.glob(f"*/{TABLE}")] or [*path.glob(f"*/*/{TABLE}")]
+    files = [*path.glob("*/config.json")] or [*path.glob("*/*/config.json")]
     inside = sorted(file.parent for file in files)
     # The update by hand is the first, by whatever name the other comes.
     return sorted(inside, key=lambda run: (run.name != "manual", run.name)) or [path]
@@ -183,12 +183,12 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
         ValueError: `directory` holds no run that has stopped, or a damaged one.
         OSError: a file cannot be read.
     """
-    if not os.path.lexists(directory / TABLE):
+    if not os.path.lexists(directory / "config.json"):
         raise ValueError(
-            f"{directory} holds no trajectory.csv: give the directory of a run that has stopped, "
-            "such as runs/NAME/manual"
+            f"{directory} holds no run: give a run's directory, such as runs/NAME/manual"
         )
     config = read_config(directory)
+    _refuse_unfinished(directory, TABLE)
     try:
         text = read_file(directory / TABLE).decode()
         trajectory = _parse(text, DTYPES[config["dtype"]])
@@ -207,16 +207,21 @@ def read_result(directory: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     file = directory / "result.json"
-    if not os.path.lexists(file):
-        raise ValueError(
-            f"{directory} has no result.json: the run is still being written, or was killed; "
-            "wait for its end, or go on with it: train.py --resume"
-        )
+    _refuse_unfinished(directory, file.name)
     result = read_json(file)
     for name, kind in (("steps", int), ("stopped", str)):
         if not isinstance(result.get(name), kind):
             raise ValueError(f"{file} is damaged (no {name!r}); run it again")
     return result
+
+
+def _refuse_unfinished(directory: Path, name: str) -> None:
+    """Refuse a run that has not written a file which it writes as it stops."""
+    if not os.path.lexists(directory / name):
+        raise ValueError(
+            f"{directory} has no {name}: the run is still being written, or was killed; "
+            "wait for its end, or go on with it: train.py --resume"
+        )
 
 
 def tags(names: tuple[str, ...]) -> list[str]:
