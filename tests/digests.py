@@ -20,9 +20,8 @@ from typing import Any
 import torch
 
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import read_json, write_json
-from torchgd.experiment.outcome import run_update
+from torchgd.experiment.run import outcome_of
 
 FILE = Path(__file__).parent / "data" / "digests.json"
 DATA: dict[str, dict[str, Any]] = {
@@ -51,8 +50,7 @@ def environment(device: str = "cpu") -> str:
 
 def digests(case: str, device: str = "cpu") -> tuple[str, str]:
     """Return the digest of a case's whole path by hand, and 4 hexadecimal digits of each step."""
-    experiment = Experiment(Configuration(**{**CASES[case], "device": device}))
-    table = run_update(experiment, "manual").trajectory.table
+    table = outcome_of(Configuration(**{**CASES[case], "device": device})).trajectory.table
     whole, steps = hashlib.sha256(), ""
     for row in table.numpy():
         content = row.astype(row.dtype.newbyteorder("<")).tobytes()

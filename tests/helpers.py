@@ -290,6 +290,11 @@ def carry_out(
         return run.carry_out(watch=Watch(**watch), events=open_events)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file in a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def left(run: Path) -> dict[str, Any]:
     """What a run left, but for its times and events."""
     found: dict[str, Any] = {}

@@ -15,6 +15,7 @@ import itertools
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ import filelock  # noqa: F401  # takes this system's own lock, as it would take 
 
 MODULES = ("fcntl", "grp", "pwd", "pty", "resource", "termios", "tty")
 SIGNALS = ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGSTOP", "SIGUSR1")
-FUNCTIONS = ("fork", "forkpty", "getuid", "geteuid", "mkfifo", "O_DIRECTORY")
+FUNCTIONS = (
+    "fork", "forkpty", "getuid", "geteuid", "mkfifo", "posix_fallocate", "O_DIRECTORY", "O_NOFOLLOW"
+)  # fmt: skip
 DESCRIPTORS = Path("/proc/self/fd")
 real_fsync, real_open, real_replace, real_unlink = os.fsync, os.open, os.replace, os.unlink
 
@@ -42,7 +45,8 @@ def replace(source: Any, target: Any) -> None:
 
 
 def unlink(path: Any, **options: Any) -> None:
-    if not Path(path).name.startswith(".filelock-probe-"):  # which its lock for Windows lacks
+    # What filelock probes there its lock for Windows lacks; temporary files there go by themselves.
+    if not Path(path).name.startswith((".filelock-probe-", tempfile.gettempprefix())):
         refuse_open_file(path)
     real_unlink(path, **options)
 

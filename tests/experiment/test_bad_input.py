@@ -212,10 +212,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 FLAGS = (
     "--model --data --update --device --dtype --lr --momentum --dampening --weight-decay "
     "--nesterov --maximize --batch-size --shuffle --seed --standardize --bias --initial --predict "
-    "--show-steps --record-every --compile --checkpoint-every --resume --name --log-dir --rubbish"
+    "--show-steps --record-every --compile --chunk-size --checkpoint-every --resume --name --log-dir "
+    "--rubbish"
 ).split()
 WORDS = st.sampled_from(
-    "linear quadratic lesson parabola cars both manual autograd affine cpu cuda auto float32 0 1 2 "
+    "linear quadratic lesson parabola cars manual autograd affine half cpu cuda auto float32 0 1 2 "
     "-1 0.5 1e308 1e-320 nan inf full w=1 b=2 w2=-1e300 =1 w= models.py:W models.py:NaN word.csv "
     "giant.npy . 5steps".split()
 ) | st.text(max_size=5)

@@ -1,6 +1,6 @@
 """Data larger than memory, a chunk at a time."""
 
-import json
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,22 +11,24 @@ import numpy as np
 import pytest
 import torch
 import train
-from helpers import Shell, left, same_bits, script, stacked
+from helpers import Shell, carry_out, contents, left, same_bits, saved, script, shell_of, stacked
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgd import Batches, Linear, Quadratic, autograd_gradient, manual_gradient
+from torchgd import Linear, Quadratic, autograd_gradient, manual_gradient
+from torchgd.experiment import experiment, sources
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.files import read_json
 from torchgd.experiment.folder import read_run
-from torchgd.experiment.outcome import run_update
 from torchgd.experiment.parallel import CHUNK, in_chunks
-from torchgd.experiment.sources import BLOCK, Column, Slices, load, sha256, synthetic
+from torchgd.experiment.run import outcome_of
+from torchgd.experiment.runs import new_runs
+from torchgd.experiment.sources import BLOCK, Mapped, load, sha256, synthetic
 from torchgd.gradients import partial_derivatives
 from torchgd.models import Model
 
 F64 = torch.float64
-CPU = torch.device("cpu")
+shell = shell_of(train.main, "--no-figures")
 
 
 def gradients(model: Model, loss: torch.Tensor) -> torch.Tensor:
@@ -60,38 +62,30 @@ def test_any_chunks_give_the_same_gradient(count: int, size: int, data: st.DataO
 @pytest.mark.parametrize("update", ["manual", "autograd"])
 @pytest.mark.parametrize("size", [7, 47])
 def test_a_descent_in_chunks_is_the_one_without(update: str, size: int) -> None:
-    asked: dict[str, Any] = {"data": "cars", "lr": 1e-4, "batch_size": size, "momentum": 0.5}
-    whole = run_update(Experiment(Configuration(**asked, epochs=5)), update)
+    asked: dict[str, Any] = {
+        "data": "cars", "lr": 1e-4, "batch_size": size, "momentum": 0.5, "epochs": 5,
+        "update": update,
+    }  # fmt: skip
+    whole = outcome_of(Configuration(**asked))
     for chunk in (1, 3, 50):
-        cut_up = run_update(Experiment(Configuration(**asked, epochs=5, chunk_size=chunk)), update)
+        cut_up = outcome_of(Configuration(**asked, chunk_size=chunk))
         apart = (stacked(cut_up.trajectory) - stacked(whole.trajectory)).abs().max()
         assert apart <= 1e-13 * stacked(whole.trajectory).abs().max()
         assert cut_up.loss.item() == pytest.approx(whole.loss.item(), rel=1e-13)
 
 
-@pytest.mark.parametrize("size", [1, 7, 47, 50])
-def test_slices_are_the_batches_of_the_data_in_memory(size: int) -> None:
-    points = load("cars")
-    x, y = (Column(lambda a, b, t=t: t[a:b], range(len(t))) for t in (points.x, points.y))  # type: ignore[misc]
-    slices, batches = Slices(x, y, size), Batches(points.x, points.y, size)
-    assert len(slices) == len(batches)
-    for pair, expected in zip(slices, batches, strict=True):
-        assert all(torch.equal(c.to(CPU, F64), t) for c, t in zip(pair, expected, strict=True))
-
-
-COUNT = 2 * BLOCK + 5
-ENDS = st.sampled_from([0, BLOCK - 1, BLOCK, 2 * BLOCK, COUNT]) | st.integers(0, COUNT)
-
-
-@given(ends=st.tuples(ENDS, ENDS).map(sorted), curved=st.booleans())
-def test_any_part_of_the_synthetic_points_is_that_of_all(ends: list[int], curved: bool) -> None:
-    points, endless = (synthetic(count, 3, curved) for count in (COUNT, 2**40))
-    a, b = ends
-    for column, whole in ((endless.x, points.x), (endless.y, points.y)):
-        assert isinstance(column, Column)
-        part = column[a:][: b - a]
-        assert len(part) == b - a
-        assert same_bits(part.to(CPU, F64), whole[a:b])
+@pytest.mark.parametrize("curved", [False, True])
+def test_a_synthetic_point_is_the_same_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch, curved: bool
+) -> None:
+    """In memory and, if they are large, in a file that has no name."""
+    points = synthetic(2 * BLOCK + 5, 3, curved)
+    for count in (1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 5):
+        for large in (sources.LARGE, 0):
+            monkeypatch.setattr(sources, "LARGE", large)
+            part = synthetic(count, 3, curved)
+            assert same_bits(part.x, points.x[:count])
+            assert same_bits(part.y, points.y[:count])
 
 
 def test_the_synthetic_points_are_of_the_model_and_its_seed() -> None:
@@ -100,30 +94,33 @@ def test_the_synthetic_points_are_of_the_model_and_its_seed() -> None:
     noise = curve.y - (3 * curve.x**2 + 2 * curve.x + 1)
     assert noise.std().item() == pytest.approx(0.1, rel=0.1)
     assert not torch.equal(line.x, curve.x)
-    other = load("synthetic:1000", seed=1)
-    assert sha256(line.x, line.y) != sha256(other.x, other.y)
+    assert sha256(line) != sha256(load("synthetic:1000", seed=1))
 
 
-def test_a_large_file_stays_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchgd.experiment.sources.LARGE", 100)
-    rows = np.arange(40, dtype=np.float32).reshape(20, 2)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_large_file_stays_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type
+) -> None:
+    path, rows = tmp_path / "mine.npy", np.arange(40, dtype=dtype).reshape(20, 2)
+    np.save(path, rows)
+    held = load(str(path))
+    monkeypatch.setattr(sources, "LARGE", 100)
+    mapped = load(str(path))
+    assert isinstance(mapped, Mapped)
+    assert mapped.x.dtype == {np.float32: torch.float32, np.float64: F64}[dtype]
+    assert torch.equal(mapped.x.double(), held.x)
+    assert torch.equal(mapped.y.double(), held.y)
+    assert sha256(mapped) == sha256(held)
+    before = path.read_bytes()
+    mapped.x[3] = 0.0  # as a model might: it is a copy that changes
+    assert path.read_bytes() == before
     rows[17, 1] = np.nan
-    np.save(tmp_path / "mine.npy", rows)
-    data = load(str(tmp_path / "mine.npy"))
-    assert isinstance(data.x, Column)
-    assert data.x[3:6].to(CPU, F64).tolist() == [6, 8, 10]
-    assert data.y[3:6].to(CPU, torch.float32).dtype == torch.float32
+    np.save(path, rows)
     with pytest.raises(ValueError, match=r"mine\.npy, row 17: \[34\.0, nan\] is not finite; remov"):
-        data.y[10:].to(CPU, F64)
-    assert len(load(str(tmp_path / "mine.npy")).x) == 20
-
-
-@pytest.fixture
-def shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    return Shell(train.main, tmp_path, capsys)
+        load(str(path))
+    np.save(path, rows[:17].astype(int))
+    with pytest.raises(ValueError, match="dtype int64; save so many rows as float64 or float32"):
+        load(str(path))
 
 
 STREAM = "--data synthetic:100000 --batch-size 30000 --chunk-size 7000 --lr 0.1 --epochs 4".split()
@@ -139,26 +136,106 @@ def test_a_run_in_chunks_goes_on_to_the_same_files(shell: Shell) -> None:
 
 def test_a_run_in_chunks_that_diverges(shell: Shell) -> None:
     steep = ["1e200" if word == "0.1" else word for word in STREAM]
-    assert shell(*steep, "--no-figures") == 1
-    assert shell.err.endswith("the learning rate is 1e+200; try a smaller one\n")
+    assert shell(*steep) == 1
+    assert "the learning rate 1e+200 is above " in shell.err
+
+
+@pytest.mark.parametrize("flags", ["--lr auto", "--lr 0.1 0.2 --update manual"])
+def test_rates_need_no_data_in_memory(shell: Shell, flags: str) -> None:
+    words = ["--data", "cars", "--batch-size", "full", *flags.split(), "--epochs", "3", "--name"]
+    status = shell(*words, "a")
+    assert shell(*words, "b", "--chunk-size", "9") == status
+    tables = [sorted(Path("runs", name).rglob("trajectory.csv")) for name in "ab"]
+    assert len(tables[0]) == 2
+    for ours, whole in zip(*tables, strict=True):
+        paths = [stacked(read_run(table.parent)[1]) for table in (ours, whole)]
+        assert (paths[0] - paths[1]).abs().max() <= 1e-13 * paths[1].abs().max()
+
+
+ON_DISK = "--data mine.npy --batch-size 999 --lr 0.1 --epochs 3".split()
+
+
+@pytest.fixture
+def mapped(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of 5,000 points that is large enough to stay on the disk, and 700 a chunk."""
+    points = synthetic(5000, 1, curved=False)
+    np.save("mine.npy", torch.stack([points.x, points.y], dim=1).numpy())
+    for module in (sources, experiment):
+        monkeypatch.setattr(module, "LARGE", 100)
+    monkeypatch.setitem(CHUNK, "cpu", 700)
+    return Path("mine.npy")
 
 
 def test_a_large_file_is_trained_on_where_it_is(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, mapped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = synthetic(5000, 1, curved=False)
-    np.save("mine.npy", torch.stack([points.x, points.y], dim=1).numpy())
-    words = "--data mine.npy --batch-size 999 --lr 0.1 --epochs 3 --no-figures".split()
-    assert shell(*words, "--name", "held") == 0
-    monkeypatch.setattr("torchgd.experiment.sources.LARGE", 100)
-    monkeypatch.setitem(CHUNK, "cpu", 700)
-    assert shell(*words, "--name", "mapped") == 0
+    assert shell(*ON_DISK, "--name", "mapped") == 0
     assert "All 18 steps are identical, bit for bit" in shell.out
-    config = json.loads(Path("runs/mapped/manual/config.json").read_text(encoding="utf-8"))
-    assert config["chunk_size"] == 700
+    assert read_json(Path("runs/mapped/manual/config.json"))["chunk_size"] == 700
+    assert shell("--resume", "runs/mapped", "--epochs", "4") == 0
+    for module in (sources, experiment):
+        monkeypatch.setattr(module, "LARGE", 2**30)
+    assert shell(*ON_DISK, "--epochs", "4", "--name", "held") == 0
     a, b = (read_run(Path("runs", name, "manual"))[1] for name in ("held", "mapped"))
     assert (stacked(a) - stacked(b)).abs().max() < 1e-13
-    assert shell("--resume", "runs/mapped", "--epochs", "4") == 0
+
+
+def rewritten(path: Path) -> None:
+    """In place, as another program does, and at another time: clocks are coarse."""
+    content, time = bytearray(path.read_bytes()), path.stat().st_mtime_ns
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(time, time + 1))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "rewritten": rewritten,
+    "cut short": lambda path: os.truncate(path, 4096),  # reading on would kill the process
+    "empty": lambda path: os.truncate(path, 0),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("step", [0, 7, 17])
+def test_a_file_that_changes_while_a_run_reads_it_is_one_line(
+    shell: Shell, mapped: Path, monkeypatch: pytest.MonkeyPatch, change: str, step: int
+) -> None:
+    """What was saved stays, and the run goes on when the file is back."""
+    content, time = mapped.read_bytes(), mapped.stat().st_mtime_ns
+    asked = iter(range(step))
+
+    def stop(_: train.Stop) -> bool:
+        if next(asked, None) is None:
+            CHANGES[change](mapped)
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Stop, "__call__", stop)
+        words = [*ON_DISK, "--checkpoint-every", "2steps", "--name", "parts"]
+        assert shell(*words, "--update", "manual") == 2
+    assert shell.err.splitlines()[-1].startswith("train.py: ")
+    assert str(mapped) in shell.err.splitlines()[-1]
+    assert "Traceback" not in shell.err
+    assert saved(Path("runs/parts/manual")) == step // 2 * 2
+    before = contents(Path("runs/parts"))
+    mapped.write_bytes(content)
+    os.utime(mapped, ns=(time, time))
+    assert contents(Path("runs/parts")) == before
+    assert shell("--resume", "runs/parts") == 0
+    assert shell(*ON_DISK, "--name", "whole", "--update", "manual") == 0
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
+def test_a_file_that_changed_is_refused_later_too(shell: Shell, mapped: Path) -> None:
+    asked = Configuration(data="mine.npy", batch_size=999, lr=0.1, epochs=3)
+    carry_out(new_runs([asked], Path("runs"), "parts"), at=5)
+    rewritten(mapped)
+    assert shell("--resume", "runs/parts") == 2
+    assert shell.err == (
+        "train.py: data 'mine.npy' is not the one that the run in runs/parts/manual was trained "
+        "with (SHA-256); give that one back or start a new run\n"
+    )
 
 
 def peak(process: subprocess.Popen[Any]) -> float:

@@ -1,14 +1,12 @@
 """Several processes take the steps of one."""
 
 import gc
-import json
-import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,11 @@ from helpers import (
     SCRIPT,
     Shell,
     ended,
+    forks,
     left,
     same_bits,
     same_trajectory,
+    saved,
     script,
     shell_of,
     shown,
@@ -38,12 +38,11 @@ from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from torchgd import Batches, Linear, Quadratic, Trajectory, manual_gradient, train
-from torchgd.experiment.checkpoint import Checkpoint, Saver
-from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import UPDATES, Experiment
-from torchgd.experiment.outcome import Hooks, ignore, run_update
-from torchgd.experiment.parallel import in_chunks
-from torchgd.experiment.ranks import process_group, share
+from torchgd.experiment.configuration import DEFAULT_UPDATES, Configuration
+from torchgd.experiment.experiment import resolve
+from torchgd.experiment.files import read_json
+from torchgd.experiment.parallel import in_chunks, process_group, share
+from torchgd.experiment.run import NOBODY, Run, Watch
 from torchgd.experiment.sources import load
 
 pytestmark = [
@@ -101,20 +100,21 @@ def threads() -> list[str]:
 
 def everything(folder: str) -> dict[str, Any]:
     # All bring what they recorded to the CPU for each checkpoint, though the first alone saves.
-    saving = Hooks(saver=Saver(ignore, steps=3))
+    saving = Watch(steps=3)
     return {
         "descents": {case: descent(*case) for case in CASES},
         "usual": by_distributed_data_parallel(lambda squares: squares.sum() / ROWS),
         "the mean of the ranks' means": by_distributed_data_parallel(
             lambda squares: squares.mean() / dist.get_world_size()
         ),
-        "three rows": [ran(update, batch_size="full") for update in UPDATES],
-        "diverged": [ran(u, saving, data="cars", lr=1e30, batch_size=7) for u in UPDATES],
+        "three rows": [ran(update, batch_size="full") for update in DEFAULT_UPDATES],
+        "diverged": [ran(u, saving, data="cars", lr=1e30, batch_size=7) for u in DEFAULT_UPDATES],
     }
 
 
-def ran(update: str, hooks: Hooks | None = None, **asked: Any) -> Trajectory:
-    return run_update(Experiment(Configuration(**asked)), update, hooks=hooks).trajectory
+def ran(update: str, watch: Watch = NOBODY, **asked: Any) -> Trajectory:
+    (experiment,) = resolve([Configuration(update=update, **asked)])
+    return Run(experiment).carry_out(watch=watch).trajectory
 
 
 def by_distributed_data_parallel(
@@ -136,8 +136,7 @@ def by_distributed_data_parallel(
 def spawned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     ports = {size: free_port() for size in (2, 3, 4)}
-    # All are forks of one process that has imported what they need, and done no more.
-    multiprocessing.set_forkserver_preload(["train", "helpers", "torch._dynamo"])
+    forks()
     start_processes(rank, (ports, str(folder)), max(ports), start_method="forkserver")
     return folder
 
@@ -214,13 +213,14 @@ def torchrun(
     )
 
 
-def as_ranks(folder: Path, *words: str) -> list[tuple[int, str, str]]:
-    """Run train.py in two processes, told what torchrun would tell them."""
+def as_ranks(folder: Path, *words: str, second: Sequence[str] = ()) -> list[tuple[int, str, str]]:
+    """Run train.py in two processes, told what torchrun would tell them, the `second` more."""
     told: dict[str, Any] = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
         "TORCHELASTIC_RUN_ID": "here", "TORCHELASTIC_RESTART_COUNT": "0", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    ranks = [script(folder, *words, RANK=str(k), LOCAL_RANK=str(k), **told) for k in range(2)]
+    each = [words, (*words, *second)]
+    ranks = [script(folder, *each[k], RANK=str(k), LOCAL_RANK=str(k), **told) for k in range(2)]
     return [ended(process) for process in ranks]
 
 
@@ -238,25 +238,24 @@ def test_a_killed_rank_starts_all_again_and_the_run_ends_as_if_it_had_not(tmp_pa
     assert left(tmp_path / "runs/parts") == left(tmp_path / "runs/whole")
     for update in ("manual", "autograd"):
         assert shown(tmp_path / "runs/parts" / update) == shown(tmp_path / "runs/whole" / update)
-        config = (tmp_path / "runs/parts" / update / "config.json").read_text(encoding="utf-8")
-        assert json.loads(config)["processes"] == 2
+        assert read_json(tmp_path / "runs/parts" / update / "config.json")["processes"] == 2
 
 
 def test_a_signal_ends_all_and_the_run_goes_on(tmp_path: Path) -> None:
-    kept = tmp_path / "runs" / "parts" / "manual" / "checkpoint.pt"
     words = [*FLAGS, "--epochs", "1000000", "--record-every", "1", "--name", "parts"]
-    step = interrupted(torchrun(tmp_path, *words), kept)
+    step = interrupted(tmp_path, words)
     assert step % 40 == 0
     words = ["--resume", "runs/parts", "--checkpoint-every", "40steps", "--no-figures"]
-    interrupted(torchrun(tmp_path, *words), kept, step)
+    interrupted(tmp_path, words, step)
 
 
-def interrupted(process: subprocess.Popen[str], kept: Path, after: int = 0) -> int:
+def interrupted(folder: Path, words: list[str], after: int = 0) -> int:
     """End a run when it has saved another step; return which it kept."""
-    wait_for(process, lambda: kept.exists() and Checkpoint.load(kept).step > after)
+    process, run = torchrun(folder, *words), folder / "runs" / "parts" / "manual"
+    wait_for(process, lambda: saved(run, after))
     process.send_signal(signal.SIGTERM)
     ended(process)
-    return Checkpoint.load(kept).step
+    return saved(run)
 
 
 def test_updates_that_diverge_do_so_alike_though_one_process_saves(tmp_path: Path) -> None:
@@ -270,10 +269,35 @@ def test_updates_that_diverge_do_so_alike_though_one_process_saves(tmp_path: Pat
 
 def test_what_processes_cannot_share_is_said_once(tmp_path: Path) -> None:
     first, second = as_ranks(tmp_path, "--update", "affine")
-    message = "train.py: --compile and --update affine take one process, not 2\n"
+    message = (
+        "train.py: --update affine takes one process and no --chunk-size; take manual or autograd\n"
+    )
     assert first == (2, "", message)
     assert second[0] == 2
     assert second[1:] == ("", "")
+    assert not (tmp_path / "runs").exists()
+
+
+UNLIKE: dict[str, tuple[list[str], str]] = {
+    "a rate": (["--lr", "0.02"], "lr of run 0 0.02, and rank 0 has 0.01"),
+    "more rates": (["--lr", "0.02", "0.01"], "runs 4, and rank 0 has 2"),
+    "more epochs": (["--epochs", "60"], "steps of run 0 120, and rank 0 has 100"),
+    "another file": (["--data", "other.csv"], "data_sha256 of run 0 '"),
+}
+
+
+@pytest.mark.parametrize(("more", "what"), UNLIKE.values(), ids=UNLIKE)
+def test_processes_that_are_asked_for_unlike_runs_say_so_and_leave_nothing(
+    tmp_path: Path, more: list[str], what: str
+) -> None:
+    for name, row in (("mine.csv", "1,2"), ("other.csv", "1,3")):
+        (tmp_path / name).write_text(f"{row}\n2,4\n", encoding="utf-8")
+    words = ["--data", "mine.csv", "--no-figures", "--name", "a"]
+    first, second = as_ranks(tmp_path, *words, second=more)
+    assert (first[:2], second) == ((2, ""), (2, "", "")), first
+    assert first[2].startswith(f"train.py: rank 1 has {what}")
+    assert first[2].endswith(": give all processes the same\n")
+    assert first[2].count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
 

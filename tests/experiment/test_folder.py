@@ -8,31 +8,27 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import MANUAL, events, read_csv, same_bits
+from helpers import carry_out, events, read_csv, same_bits
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from torchgd import Trajectory
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import UPDATES, Experiment
 from torchgd.experiment.files import new_directory, read_json, write_json
-from torchgd.experiment.folder import RunWriter
-from torchgd.experiment.outcome import Hooks, run_update
-from torchgd.experiment.report import config_json, result_json
+from torchgd.experiment.folder import read_result, read_run
+from torchgd.experiment.run import outcome_of
+from torchgd.experiment.runs import new_runs
 
 
-def written(directory: Path, dtype: str, **changes: Any) -> tuple[Trajectory, dict[str, Any]]:
-    experiment = Experiment(Configuration(dtype=dtype, **changes))
-    config = config_json(experiment, "manual")
-    with RunWriter(directory, config, list(config["initial"])) as writer:
-        outcome = run_update(experiment, "manual", hooks=Hooks(writer.record))
-        writer.finish(result_json(experiment, outcome))
-    return outcome.trajectory, config
+def written(folder: Path, **asked: Any) -> tuple[Path, Trajectory]:
+    """Carry out a run by hand; return its directory and its path."""
+    runs = new_runs([Configuration(**asked)], folder, "run")
+    return folder / "run" / "manual", carry_out(runs).trajectory
 
 
-@pytest.mark.parametrize("dtype_name", ["float32", "float64"])
-def test_trajectory_csv_keeps_every_bit(tmp_path: Path, dtype_name: str) -> None:
-    t, _ = written(tmp_path / "run", dtype_name, model="quadratic", epochs=3)
-    head, rows = read_csv(tmp_path / "run" / "trajectory.csv")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_trajectory_csv_keeps_every_bit(tmp_path: Path, dtype: str) -> None:
+    run, t = written(tmp_path, dtype=dtype, model="quadratic", epochs=3)
+    head, rows = read_csv(run / "trajectory.csv")
     assert head == ["step", "epoch", "loss", "weight/w2", "weight/w1", "weight/b",
                     "gradient/w2", "gradient/w1", "gradient/b"]  # fmt: skip
     assert [int(row[0]) for row in rows] == t.step.tolist() == list(range(64))
@@ -45,38 +41,38 @@ def test_trajectory_csv_keeps_every_bit(tmp_path: Path, dtype_name: str) -> None
 
 
 def test_events_hold_the_same_points(tmp_path: Path) -> None:
-    t, _ = written(tmp_path / "run", "float64")
-    single = {
-        tag: torch.tensor([v for _, v in points])
-        for tag, points in events(tmp_path / "run").items()
-    }
+    run, t = written(tmp_path)
+    single = {tag: torch.tensor([v for _, v in points]) for tag, points in events(run).items()}
     assert set(single) == {"loss", "weight/w", "gradient/w", "result/loss", "result/w"}
     assert same_bits(single["loss"], t.loss.float())
     assert same_bits(single["weight/w"], t.weights["w"].float())
     assert same_bits(single["gradient/w"], t.gradients["w"].float())
-    steps = {tag: [step for step, _ in points] for tag, points in events(tmp_path / "run").items()}
+    steps = {tag: [step for step, _ in points] for tag, points in events(run).items()}
     assert steps["weight/w"] == t.step.tolist()
     assert steps["loss"] == steps["gradient/w"] == t.step.tolist()[:-1]
 
 
+def values_of(run: Path) -> list[list[Any]]:
+    """All that the events of a run say, an event at a time."""
+    (file,) = run.glob("events.out.tfevents.*")
+    return [[*event.summary.value] for event in EventFileLoader(str(file)).Load()]
+
+
 def test_one_event_a_step_holds_all_of_its_values(tmp_path: Path) -> None:
-    t, _ = written(tmp_path / "run", "float64", model="quadratic", epochs=2)
-    (file,) = (tmp_path / "run").glob("events.out.tfevents.*")
+    run, t = written(tmp_path, model="quadratic", epochs=2)
     counts = [
-        len(event.summary.value)
-        for event in EventFileLoader(str(file)).Load()
-        if event.summary.value
-        and event.summary.value[0].metadata.plugin_data.plugin_name == "scalars"
+        len(values)
+        for values in values_of(run)
+        if values and values[0].metadata.plugin_data.plugin_name == "scalars"
     ]
     assert counts == [7] * len(t.loss) + [3, 4]
 
 
 def test_config_and_hyperparameters_are_in_the_run_itself(tmp_path: Path) -> None:
-    _, config = written(tmp_path / "run", "float64")
-    assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8")) == config
+    run, _ = written(tmp_path)
+    config = read_json(run / "config.json")
     assert {"torch", "numpy", "python", "torchgd", "device_name", "threads"} <= set(config)
-    (file,) = (tmp_path / "run").glob("events.out.tfevents.*")
-    values = [value for event in EventFileLoader(str(file)).Load() for value in event.summary.value]
+    values = [value for values in values_of(run) for value in values]
     plugins = {value.tag: value.metadata.plugin_data.plugin_name for value in values}
     assert plugins["config/text_summary"] == "text"
     hparams = {tag for tag, plugin in plugins.items() if plugin == "hparams"}
@@ -85,24 +81,24 @@ def test_config_and_hyperparameters_are_in_the_run_itself(tmp_path: Path) -> Non
     (text,) = [v.tensor.string_val[0].decode() for v in values if v.tag == "config/text_summary"]
     assert json.loads(text.removeprefix("```json\n").removesuffix("\n```")) == config
     assert plugins["custom_scalars__config__"] == "custom_scalars"
-    assert sorted(os.listdir(tmp_path / "run"))[:2] == [".lock", "config.json"]
-    assert not any(path.is_dir() for path in (tmp_path / "run").iterdir())
+    (events_file,) = {path.name for path in run.iterdir()} - {
+        ".lock", "config.json", "result.json", "run.pt", "trajectory.csv"
+    }  # fmt: skip
+    assert events_file.startswith("events.out.tfevents.")
 
 
 def test_config_is_everything_needed_to_run_it_again(tmp_path: Path) -> None:
     """Rebuilt from config.json alone, the run has the same bits."""
-    wanted = {"model": "quadratic", "data": "cars", "standardize": True, "lr": "auto",
-              "batch_size": "full", "shuffle": True, "epochs": 7}  # fmt: skip
-    t, config = written(tmp_path / "run", "float64", **wanted)
-    saved = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
-    again = run_update(Experiment(Configuration.from_config(saved)), "manual").trajectory
+    run, t = written(tmp_path, model="quadratic", data="cars", standardize=True, lr="auto",
+                     batch_size="full", shuffle=True, epochs=7)  # fmt: skip
+    config = read_json(run / "config.json")
+    again = outcome_of(Configuration.from_config(config)).trajectory
     assert all(same_bits(t.weights[name], again.weights[name]) for name in t.weights)
     assert config["lr"] == pytest.approx(0.29215397910948837, rel=1e-12)
 
 
 def test_result_json(tmp_path: Path) -> None:
-    written(tmp_path / "run", "float64")
-    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    result = read_result(written(tmp_path)[0])
     assert result.pop("seconds") > 0
     assert result == {
         "update": "manual", "model": "linear", "data": "lesson", "device": "cpu",
@@ -110,6 +106,16 @@ def test_result_json(tmp_path: Path) -> None:
         "parameters": {"w": 1.999999723695619},
         "loss": pytest.approx((1.999999723695619 - 2) ** 2 * 14 / 3, rel=1e-9),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("read", "message"), [
+    (read_run, "holds no trajectory.csv: give the directory of a run that has stopped, such as r"),
+    (read_result, "has no result.json: the run is still being written, or was killed; wait for its "
+     "end, or go on with it: train.py --resume"),
+])  # fmt: skip
+def test_a_run_that_has_not_stopped_says_so(tmp_path: Path, read: Any, message: str) -> None:
+    with new_runs([Configuration()], tmp_path, "run"), pytest.raises(ValueError, match=message):
+        read(tmp_path / "run" / "manual")
 
 
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
@@ -124,46 +130,22 @@ def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_everything_recorded_is_on_disk_while_the_run_goes_on(tmp_path: Path) -> None:
-    """When a block has been handed over, a reader finds all of its rows and events."""
-    experiment = Experiment(Configuration(epochs=1000))
-    config = config_json(experiment, "manual")
-    seen = []
-    with RunWriter(tmp_path / "run", config, ["w"]) as writer:
+def test_everything_recorded_is_in_the_events_while_the_run_goes_on(tmp_path: Path) -> None:
+    """When a block has been handed over, TensorBoard finds all of it; the table comes at the end."""
+    run, seen = tmp_path / "run" / "manual", []
 
-        def look(piece: Trajectory) -> None:
-            writer.record(piece)
-            _, rows = read_csv(tmp_path / "run" / "trajectory.csv")
-            last = int(piece.step[-1])
-            seen.append(last)
-            assert int(rows[-1][0]) == events(tmp_path / "run")["weight/w"][-1][0] == last
+    def look(piece: Trajectory) -> None:
+        seen.append(int(piece.step[-1]))
+        assert events(run)["weight/w"][-1][0] == seen[-1]
+        assert not (run / "trajectory.csv").exists()
 
-        run_update(experiment, "manual", hooks=Hooks(look))
+    carry_out(new_runs([Configuration(epochs=1000)], tmp_path, "run"), on_piece=look)
     assert len(seen) >= 3  # or more, where a thousand steps take over a second
     assert seen[-1] == 3000
+    assert len(read_csv(run / "trajectory.csv")[1]) == 3001
 
 
-def test_what_was_recorded_stays_when_the_run_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    experiment, (gradient, make) = Experiment(Configuration()), MANUAL
-    config = config_json(experiment, "manual")
-
-    def failing(model: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        if x.item() == 3:
-            raise RuntimeError("the third sample")
-        return gradient(model, x, y)
-
-    monkeypatch.setitem(UPDATES, "manual", (failing, make))
-    writer = RunWriter(tmp_path / "run", config, ["w"])
-    with writer, pytest.raises(RuntimeError, match="the third sample"):
-        run_update(experiment, "manual", hooks=Hooks(writer.record))
-    _, rows = read_csv(tmp_path / "run" / "trajectory.csv")
-    assert [row[0] for row in rows] == ["0", "1"]
-    assert [step for step, _ in events(tmp_path / "run")["loss"]] == [0, 1]
-
-
-def test_a_writer_that_fails_is_not_called_again() -> None:
+def test_a_writer_that_fails_is_not_called_again(tmp_path: Path) -> None:
     calls = []
 
     def full(piece: Trajectory) -> None:
@@ -171,7 +153,7 @@ def test_a_writer_that_fails_is_not_called_again() -> None:
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        run_update(Experiment(Configuration(epochs=500)), "manual", hooks=Hooks(full))
+        carry_out(new_runs([Configuration(epochs=500)], tmp_path, "run"), on_piece=full)
     assert len(calls) == 1
 
 
@@ -179,17 +161,17 @@ def test_values_beyond_single_precision_are_left_out_of_tensorboard_and_a_text_s
     tmp_path: Path,
 ) -> None:
     """In trajectory.csv they are; and where float64 ends, so it does there."""
-    t, _ = written(tmp_path / "run", "float64", lr=30.0, epochs=100)
+    run, t = written(tmp_path, lr=30.0, epochs=100)
     single = torch.finfo(torch.float32).max
     shown = [(step, value) for step, value in zip(t.step.tolist(), t.loss.tolist(), strict=False)
              if value <= single]  # fmt: skip
     assert len(shown) < len(t.loss)
-    found = events(tmp_path / "run")["loss"]
+    assert read_run(run)[1].loss[-1] == t.loss[-1]
+    found = events(run)["loss"]
     assert [step for step, _ in found] == [step for step, _ in shown]
     assert [value for _, value in found] == pytest.approx([value for _, value in shown])
-    (file,) = (tmp_path / "run").glob("events.out.tfevents.*")
-    texts = [v.tensor.string_val[0].decode() for event in EventFileLoader(str(file)).Load()
-             for v in event.summary.value if v.tag == "beyond/text_summary"]  # fmt: skip
+    texts = [v.tensor.string_val[0].decode() for values in values_of(run) for v in values
+             if v.tag == "beyond/text_summary"]  # fmt: skip
     first = shown[-1][0] + 1
     assert texts == [
         f"From step {first} on loss is beyond single precision, which is all that TensorBoard "

@@ -1,7 +1,6 @@
 """Runs that were killed, interrupted, or met a fault, and go on with --resume."""
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -13,12 +12,11 @@ from typing import Any
 import helpers
 import pytest
 import train
-from helpers import EXPONENTIAL, left, read_csv, shown
+from helpers import EXPONENTIAL, contents, events, left, saved, shown
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from torchgd.experiment.checkpoint import Checkpoint
 from torchgd.experiment.files import read_json
-from torchgd.experiment.folder import RunWriter, Start
+from torchgd.experiment.run import Run
 
 SHUFFLED = (
     "--model quadratic --data cars --standardize --momentum 0.9 --batch-size 7 --shuffle --seed 3 "
@@ -60,19 +58,36 @@ def test_an_interrupted_run_goes_on_to_the_same_files(shell: Shell, after: int) 
         assert shown(Path("runs/parts", update)) == shown(Path("runs/whole", update))
 
 
-@pytest.mark.parametrize("after", [0, 2, 7, 20])
+@pytest.mark.parametrize("after", [0, 2, 7, 13])
 @pytest.mark.parametrize("more", [[], ["--momentum", "0"], ["--record-every", "77"]], ids=str)
-def test_a_compiled_loop_goes_on_to_the_same_files(
+def test_a_compiled_run_goes_on_to_the_same_files(
     shell: Shell, after: int, more: list[str]
 ) -> None:
-    """100 samples an epoch in blocks of 40 steps; asked after each whether to stop."""
+    """600 steps in blocks of 40; asked after each whether to stop."""
     pytest.importorskip("numba")
-    flags = [*SHUFFLED, "--batch-size", "1", "--compile", "--checkpoint-every", "40steps", *more]
+    every = ["--checkpoint-every", "40steps"]
+    flags = [*SHUFFLED, "--batch-size", "1", "--update", "compiled", *every, *more]
     assert shell(*flags, "--name", "whole") == 0
     assert shell.stopped(after, *flags, "--name", "parts") == 143
-    words = "--resume runs/parts --no-figures --checkpoint-every 40steps"
-    assert shell(*words.split()) == 0
+    assert shell("--resume", "runs/parts", "--no-figures", *every) == 0
     assert left(Path("runs/parts")) == left(Path("runs/whole"))
+
+
+@pytest.mark.parametrize("update", ["affine", "no-zero-grad", "epoch-loss"])
+def test_what_goes_on_from_no_step_begins_again(shell: Shell, update: str) -> None:
+    """Affine maps take all steps at once, and a mistake may have a memory of its own."""
+    flags = f"--update {update} --no-figures --lr 0.001 --epochs 9 --checkpoint-every 7steps"
+    assert shell(*flags.split(), "--name", "whole") == 0
+    assert shell.stopped(9, *flags.split(), "--name", "parts") == (143 if update != "affine" else 0)
+    for lost in ("result.json", "trajectory.csv"):
+        assert shell("--resume", "runs/parts", "--no-figures") == 0
+        assert left(Path("runs/parts")) == left(Path("runs/whole"))
+        assert shown(Path("runs/parts", update)) == shown(Path("runs/whole", update))
+        Path("runs/parts", update, lost).unlink()
+    assert shell("--resume", "runs/parts", "--epochs", "10", "--no-figures") == 0
+    flags = flags.replace("--epochs 9", "--epochs 10")
+    assert shell(*flags.split(), "--name", "more") == 0
+    assert left(Path("runs/parts")) == left(Path("runs/more"))
 
 
 def test_on_a_device_it_goes_on_to_the_same_files_too(shell: Shell, named_device: str) -> None:
@@ -83,19 +98,19 @@ def test_on_a_device_it_goes_on_to_the_same_files_too(shell: Shell, named_device
     assert left(Path("runs/parts")) == left(Path("runs/whole"))
 
 
-def test_an_interrupted_sweep_ends(shell: Shell) -> None:
-    assert shell.stopped(20, "--lr", "0.01", "0.02", "--name", "sweep") == 143
-    assert [path.name for path in Path("runs/sweep").iterdir()] == ["lr-0.01", "lr-0.02"]
-    *_, first, second = shell.err.splitlines()
-    assert first.endswith("go on with --resume runs/sweep/lr-0.01")
-    assert second == "train.py: not begun; go on with --resume runs/sweep/lr-0.02"
-    assert shell("--resume", "runs/sweep") == 2
-    said = "train.py: runs/sweep holds several runs: give one, such as runs/sweep/lr-0.01\n"
-    assert shell.err == said
-    for rate in ("0.01", "0.02"):
-        assert shell("--resume", f"runs/sweep/lr-{rate}", "--no-figures") == 0
-        assert shell("--lr", rate, "--name", rate, "--no-figures") == 0
-        assert left(Path("runs/sweep", f"lr-{rate}")) == left(Path("runs", rate))
+def test_an_interrupted_sweep_goes_on_as_a_whole(shell: Shell) -> None:
+    flags = ["--lr", "0.01", "0.02", "0.03", "--no-figures", "--name"]
+    assert shell(*flags, "whole") == 0
+    tables = shell.out
+    assert shell.stopped(320, *flags, "parts") == 143  # in the second rate's first run
+    assert shell.err.endswith(
+        "train.py: interrupted, manual at step 20; go on with --resume runs/parts\n"
+    )
+    assert shell("--resume", "runs/parts", "--no-figures") == 0
+    finished = "runs/parts/lr-0.01 is finished, after 150 steps; --epochs can be raised\n"
+    first = tables.index("linear-lesson", 1)
+    assert shell.out == finished + tables[first:]
+    assert left(Path("runs/parts")) == left(Path("runs/whole"))
 
 
 def test_a_clock_that_goes_backwards(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +137,10 @@ def test_epochs_may_be_raised_after_the_end(shell: Shell) -> None:
     assert shown(Path("runs/parts/autograd")) == shown(Path("runs/whole/autograd"))
 
 
-def test_more_epochs_that_are_killed_before_their_first_checkpoint(
+def test_more_epochs_that_fail_at_once_can_be_asked_for_again(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By then the last row is cut off, and the checkpoint must be one of the shorter table."""
+    """By then config.json says that there are more; or they are forgotten."""
     more = [*SHUFFLED, "--record-every", "7"]
     assert shell(*more, "--name", "parts") == 0
 
@@ -133,8 +148,9 @@ def test_more_epochs_that_are_killed_before_their_first_checkpoint(
         raise OSError(errno.EIO, "Input/output error", "disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "run_update", fails)
+        patch.setattr(Run, "carry_out", fails)
         assert shell("--resume", "runs/parts", "--epochs", "20", "--no-figures") == 2
+    assert shell.err.endswith("disk: Input/output error; mend that and go on with --resume runs/parts\n")
     assert shell("--resume", "runs/parts", "--epochs", "20", "--no-figures") == 0
     more[more.index("12")] = "20"
     assert shell(*more, "--name", "whole") == 0
@@ -166,20 +182,21 @@ def test_a_finished_run_says_so(shell: Shell) -> None:
     assert shell.out == "runs/b diverged, and nothing goes on from there; start a new run\n"
     assert shell("--resume", "runs/b", "--epochs", "300") == 2
     assert shell.err == (
-        "train.py: --epochs 300: manual diverged at step 224 of runs/b, and more epochs change "
+        "train.py: --epochs 300: runs/b/manual diverged at step 224, and more epochs change "
         "nothing; leave it out\n"
     )
+    climbs = "--lr 0.3 --batch-size full --no-figures --name c".split()
+    assert shell(*climbs) == 1
+    assert shell("--resume", "runs/c") == 1
+    assert shell.out == "runs/c climbed, in 50 steps; start a new run with a smaller --lr\n"
 
 
-def test_what_had_not_begun_begins(shell: Shell) -> None:
-    """Killed between the updates, or before the first checkpoint, or before comparison.json."""
+def test_what_is_lost_is_made_again(shell: Shell) -> None:
     assert shell(*SHUFFLED, "--name", "whole") == 0
-    for lost in ("autograd", "manual/checkpoint.pt", "manual/result.json", "comparison.json"):
+    for lost in ("autograd/run.pt", "manual/result.json", "manual/trajectory.csv",
+                 "comparison.json"):  # fmt: skip
         shutil.copytree("runs/whole", "runs/parts")
-        path = Path("runs/parts", lost)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if "checkpoint" in lost:
-            (path.parent / "result.json").unlink()
+        Path("runs/parts", lost).unlink()
         assert shell("--resume", "runs/parts", "--no-figures") == 0
         assert left(Path("runs/parts")) == left(Path("runs/whole"))
         assert shown(Path("runs/parts/manual")) == shown(Path("runs/whole/manual"))
@@ -187,25 +204,16 @@ def test_what_had_not_begun_begins(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("epochs", ["200", "74"])  # the 74th is the one that overflows
-def test_a_diverged_update_and_one_that_had_not_begun(shell: Shell, epochs: str) -> None:
+def test_a_diverged_run_and_one_that_had_not_begun(shell: Shell, epochs: str) -> None:
     flags = f"--lr 1 --epochs {epochs} --no-figures".split()
     assert shell(*flags, "--name", "whole") == 1
     shutil.copytree("runs/whole", "runs/parts")
-    shutil.rmtree("runs/parts/autograd")
-    Path("runs/parts/comparison.json").unlink()
+    for path in (*Path("runs/parts/autograd").glob("[!c]*"), Path("runs/parts/comparison.json")):
+        path.unlink()
     assert shell("--resume", "runs/parts", "--no-figures") == 1
     assert left(Path("runs/parts")) == left(Path("runs/whole"))
-    assert shown(Path("runs/parts/manual")) == shown(Path("runs/whole/manual"))
-
-
-def test_an_affine_run_is_taken_at_once_again(shell: Shell) -> None:
-    assert shell("--update", "affine", "--no-figures", "--name", "a") == 0
-    before = left(Path("runs/a"))
-    Path("runs/a/affine/result.json").unlink()
-    assert shell("--resume", "runs/a", "--no-figures") == 0
-    assert left(Path("runs/a")) == before
-    assert shell("--resume", "runs/a", "--epochs", "51", "--no-figures") == 0
-    assert len(read_csv(Path("runs/a/affine/trajectory.csv"))[1]) == 3 * 51 + 1
+    for update in ("manual", "autograd"):
+        assert shown(Path("runs/parts", update)) == shown(Path("runs/whole", update))
 
 
 def test_a_model_of_ones_own_is_named_again(shell: Shell) -> None:
@@ -226,8 +234,8 @@ def test_a_model_of_ones_own_is_named_again(shell: Shell) -> None:
     Path("other.py").write_text(EXPONENTIAL, encoding="utf-8")
     assert shell("--resume", "runs/parts", "--model", "other.py:Exponential") == 2
     assert shell.err == (
-        "train.py: model 'other.py:Exponential' is not the one that the run in runs/parts was "
-        "trained with (SHA-256); give that one back or start a new run\n"
+        "train.py: model 'other.py:Exponential' is not the one that the run in runs/parts/manual "
+        "was trained with (SHA-256); give that one back or start a new run\n"
     )
     assert shell("--resume", "runs/parts", "--model", "own.py:Exponential", "--no-figures") == 0
     assert left(Path("runs/parts")) == left(Path("runs/whole"))
@@ -245,8 +253,8 @@ def test_data_of_ones_own_must_be_what_they_were(shell: Shell, tmp_path: Path) -
     Path("../mine.csv").write_text("x,y\n1,3\n2,5\n4,9\n", encoding="utf-8")
     assert shell("--resume", "../runs/parts") == 2
     assert shell.err == (
-        "train.py: data 'mine.csv' is not the one that the run in ../runs/parts was trained with "
-        "(SHA-256); give that one back or start a new run\n"
+        "train.py: data 'mine.csv' is not the one that the run in ../runs/parts/manual was trained "
+        "with (SHA-256); give that one back or start a new run\n"
     )
     Path("../mine.csv").rename("moved.csv")
     assert shell("--resume", "../runs/parts") == 2
@@ -263,19 +271,20 @@ def damage(path: str, change: Callable[[str], str]) -> None:
     file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def test_a_damaged_checkpoint_is_named_and_a_removed_one_is_a_start(shell: Shell) -> None:
+def test_a_damaged_state_is_named_and_a_removed_one_is_a_start(shell: Shell) -> None:
     assert shell(*SHUFFLED, "--name", "whole") == 0
     assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
-    path, before = Path("runs/parts/manual/checkpoint.pt"), left(Path("runs/parts"))
+    path, before = Path("runs/parts/manual/run.pt"), contents(Path("runs/parts"))
     content = bytearray(path.read_bytes())
     content[1000] ^= 4
     path.write_bytes(content)
+    before[path] = bytes(content)
     assert shell("--resume", "runs/parts") == 2
     assert shell.err == (
         f"train.py: {path} is damaged: its {len(content)} bytes do not fit their checksum; take "
         "an earlier copy, or remove it and the run starts again\n"
     )
-    assert left(Path("runs/parts")) == before
+    assert contents(Path("runs/parts")) == before
     path.unlink()
     assert shell("--resume", "runs/parts", "--no-figures") == 0
     assert left(Path("runs/parts")) == left(Path("runs/whole"))
@@ -283,11 +292,10 @@ def test_a_damaged_checkpoint_is_named_and_a_removed_one_is_a_start(shell: Shell
 
 REFUSED = {
     "--resume nowhere": "nowhere holds no run: give its directory, such as runs/NAME",
-    "--resume runs": "runs holds several runs: give one, such as runs/parts",
     "--resume runs/parts/manual/config.json": "runs/parts/manual/config.json holds no run: give",
     "--resume runs/parts --epochs 11": "--epochs 11: the run has 12, and can only get more; leave",
     "--resume runs/parts --model linear": "runs/parts/manual: initial w2=1.0: model 'linear' has",
-    "--resume runs/parts --data co2": "data 'co2' is not the one that the run in runs/parts was ",
+    "--resume runs/parts --data co2": "data 'co2' is not the one that the run in runs/parts/man",
     **{
         f"--resume runs/parts {flag}": f"{flag.split()[0]}: the run has its own; --resume takes "
         for flag in ("--lr 0.02", "--lr 0.01", "--seed 4", "--nesterov", "--batch-size full",
@@ -306,13 +314,13 @@ REFUSED = {
 
 def test_what_cannot_go_on_is_one_line_and_changes_nothing(shell: Shell) -> None:
     assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
-    before = left(Path("runs/parts"))
+    before = contents(Path("runs/parts"))
     for flags, message in REFUSED.items():
         assert shell(*flags.split()) == 2, flags
         assert shell.out == ""
         assert shell.err.startswith(f"train.py: {message}"), shell.err
         assert shell.err.count("\n") == 1
-    assert left(Path("runs/parts")) == before
+    assert contents(Path("runs/parts")) == before
     assert os.listdir("runs") == ["parts"]
 
 
@@ -327,10 +335,11 @@ SPOILT: dict[str, tuple[str, str]] = {
     '"shuffle": true,': ("", ": config.json lacks 'shuffle'; run it again"),
     '"w2": 1.0': ('"w2": []', ": config.json is damaged: initial '[]' is not"),
     '"model": "quadratic"': ('"model": ["a"]', ": config.json is damaged: model ['a'] is not"),
-    '"data": "cars"': ('"data": "co2"', " is not the one that the run in runs/parts was trained"),
+    '"data": "cars"': ('"data": "co2"', " is not the one that the run in runs/parts/manual was"),
     '"device": "cpu"': ('"device": "tpu"', ": device 'tpu': choose auto, cpu, cuda or cuda:N"),
-    '"data_sha256": "': ('"data_sha256": "0', " is not the one that the run in runs/parts was"),
-    '"updates": [': ('"updates": ["affine", ', ": updates ['affine', 'manual', 'autograd'] is dam"),
+    '"data_sha256": "': ('"data_sha256": "0', " is not the one that the run in runs/parts/man"),
+    '"update": "manual"': ('"update": "half"', " is of another run: update is 'manual' there, and"),
+    '"update": "man': ('"update": "wom', ": config.json is damaged: update 'womual' is not"),
     '"lr": 0.01,': ('"lr": 0.02,', " is of another run: lr is 0.01 there, and 0.02 here; give "),
     '{': ("", "/config.json is damaged (Extra data: line 2 column"),
     "}": ("", "/config.json is damaged (Expecting"),
@@ -340,7 +349,7 @@ SPOILT: dict[str, tuple[str, str]] = {
 def test_a_damaged_configuration_is_one_line_and_changes_nothing(shell: Shell) -> None:
     assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
     path = Path("runs/parts/manual/config.json")
-    whole, before = path.read_text(encoding="utf-8"), left(Path("runs/parts"))
+    whole, before = path.read_text(encoding="utf-8"), contents(Path("runs/parts"))
     for text, (other, message) in SPOILT.items():
         assert text in whole
         path.write_text(whole.replace(text, other, 1), encoding="utf-8")
@@ -348,30 +357,12 @@ def test_a_damaged_configuration_is_one_line_and_changes_nothing(shell: Shell) -
         assert message in shell.err
         assert (shell.out, shell.err.count("\n")) == ("", 1)
     path.write_text(whole, encoding="utf-8")
-    assert left(Path("runs/parts")) == before
-
-
-def test_a_run_has_one_writer(shell: Shell) -> None:
-    """A second one touches nothing."""
-    assert shell(*SHUFFLED, "--name", "a") == 0
-    before, directory = left(Path("runs/a")), Path("runs/a/manual")
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    start = Start.read(directory, Checkpoint.load(directory / "checkpoint.pt"), lambda step: True)
-    with RunWriter(directory, config, ["w2", "w1", "b"], start):
-        there = left(Path("runs/a"))
-        assert shell("--resume", "runs/a", "--epochs", "20") == 2
-        assert shell.err == (
-            "train.py: runs/a/manual: another process is writing this run; wait for its end or "
-            "stop it\n"
-        )
-        assert left(Path("runs/a")) == there
-    assert there.keys() == before.keys() - {"manual/result.json"}
+    assert contents(Path("runs/parts")) == before
 
 
 def test_another_torch_is_said(shell: Shell) -> None:
     assert shell.stopped(20, *SHUFFLED, "--name", "parts") == 143
-    for update in ("manual",):
-        damage(f"runs/parts/{update}/config.json", lambda t: t.replace('"torch": "', '"torch": "0'))
+    damage("runs/parts/manual/config.json", lambda t: t.replace('"torch": "', '"torch": "0'))
     assert shell("--resume", "runs/parts", "--no-figures") == 0
     assert "and the run began with 0" in shell.err.splitlines()[0]
     assert shell.err.splitlines()[0].endswith(": bits may differ from then on")
@@ -419,10 +410,17 @@ def test_buffers_and_shared_parameters_are_kept(shell: Shell) -> None:
 
 
 def test_a_model_that_fails_on_the_way_is_one_line_and_keeps_the_way(shell: Shell) -> None:
+    """In the events all that was recorded, and the last state; what has not stopped has no table."""
     Path("own.py").write_text(STATEFUL, encoding="utf-8")
-    assert shell("--model", "own.py:Late", "--no-figures", "--name", "a") == 2
-    assert shell.err == "train.py: model 'own.py:Late' fails with SystemExit: 0\n"
-    assert len(read_csv(Path("runs/a/manual/trajectory.csv"))[1]) > 50
+    line = 1 + STATEFUL.splitlines().index("            raise SystemExit(0)")
+    words = "--model own.py:Late --no-figures --name a --checkpoint-every 10steps"
+    assert shell(*words.split()) == 2
+    assert shell.err == f"train.py: own.py:{line}: SystemExit: 0\n"
+    run = Path("runs/a/manual")
+    steps = [step for step, _ in events(run)["loss"]]
+    assert steps == list(range(len(steps)))
+    assert saved(run) == len(steps) // 10 * 10 >= 50
+    assert not any((run / name).exists() for name in ("trajectory.csv", "result.json"))
 
 
 def test_a_model_that_draws_lots_is_refused(shell: Shell) -> None:
@@ -434,28 +432,24 @@ def test_a_model_that_draws_lots_is_refused(shell: Shell) -> None:
     )
 
 
-def test_a_checkpoint_beyond_the_end_is_refused_and_nothing_is_touched(shell: Shell) -> None:
+def test_a_state_beyond_the_end_is_refused_and_nothing_is_touched(shell: Shell) -> None:
     assert shell(*SHUFFLED, "--name", "a") == 0
     damage("runs/a/manual/config.json", lambda t: t.replace('"epochs": 12', '"epochs": 5'))
-    before = left(Path("runs/a"))
+    before = contents(Path("runs/a"))
     assert shell("--resume", "runs/a") == 2
     assert shell.err == (
-        "train.py: runs/a/manual/checkpoint.pt is 96 steps on, and this run has 40; give it its "
+        "train.py: runs/a/manual/run.pt is 96 steps on, and this run has 40; give it its "
         "own, or remove it and the run starts again\n"
     )
-    assert left(Path("runs/a")) == before
+    assert contents(Path("runs/a")) == before
 
 
-def test_a_run_without_checkpoints_or_without_sense(shell: Shell) -> None:
+def test_a_damaged_result_is_named(shell: Shell) -> None:
     assert shell(*SHUFFLED, "--name", "a") == 0
-    config, result = Path("runs/a/manual/config.json"), Path("runs/a/manual/result.json")
-    texts = config.read_text(encoding="utf-8"), result.read_text(encoding="utf-8")
+    result = Path("runs/a/manual/result.json")
     result.write_text('{"steps": [1], "stopped": {}}', encoding="utf-8")
     assert shell("--resume", "runs/a") == 2
     assert shell.err == f"train.py: {result} is damaged (no 'steps'); run it again\n"
-    config.write_text(texts[0].replace('"updates"', '"ups"'), encoding="utf-8")
-    assert shell("--resume", "runs/a") == 2
-    assert shell.err == "train.py: runs/a/manual: updates None is damaged; run it again\n"
 
 
 def test_names_that_tensorboard_cannot_write(shell: Shell) -> None:
