@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchgd.data import Standardization
-from torchgd.gradients import partial_derivatives
+from torchgd.gradients import partial_derivatives, require_dense
 from torchgd.models import Linear, Model, Quadratic, scalars
 
 MODELS: dict[str, type[Model]] = {"linear": Linear, "quadratic": Quadratic}
@@ -123,17 +123,10 @@ def refuse_model(name: str, model: Model, x: Tensor) -> None:
                 f"model {name!r}: forward(x) is {kind}; give a tensor of x's shape, "
                 f"{tuple(x.shape)}"
             )
+        call_user_code(name, require_dense, "forward(x)", prediction, x)
         partials = call_user_code(name, partial_derivatives, model, x, prediction)
         derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
-        found = {"forward(x)": prediction, **derivatives}
-        for what, value in found.items():
-            plain = value.layout is torch.strided and value.device == x.device
-            if not (plain and value.is_floating_point()):
-                raise ValueError(
-                    f"model {name!r}: {what} is of {value.layout} and {value.dtype} on "
-                    f"{value.device}; give a dense tensor of floating-point numbers on x's device"
-                )
-        return found
+        return {"forward(x)": prediction, **derivatives}
 
     before = x.clone()
     again = returned()
