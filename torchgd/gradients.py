@@ -6,7 +6,7 @@ factors below are multiplied in the order in which autograd multiplies them. (A 
 own can be right and differ in the last bit.)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from numbers import Real
 from typing import Any
@@ -37,52 +37,70 @@ def manual_gradient(model: Model, x: Tensor, y: Tensor) -> Tensor:
             `partials` returns what `partial_derivatives` refuses.
     """
     loss, derivative = mean_squared_error_and_derivative(model(x), y)
-    partials = partial_derivatives(model, x, derivative)
-    for name, w in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    for name, partial in partial_derivatives(model, x, derivative, parameters).items():
+        w = parameters[name]
         same_dtype(name, w, loss)
-        w.grad = (derivative * partials[name]).sum()
+        w.grad = (derivative * partial).sum()
     return loss
 
 
-def partial_derivatives(model: Model, x: Tensor, prediction: Tensor) -> dict[str, Tensor]:
+def partial_derivatives(
+    model: Model, x: Tensor, prediction: Tensor, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
     """Return each ∂ŷ/∂w in the prediction's shape, from `model.partials(x)`.
 
-    There a constant, a number or a tensor of shape (), stands for every sample.
+    A constant there, a number or a tensor of shape (), stands for every sample. `names` are those
+    of the model's parameters, if the caller has them at hand.
 
     Raises:
         ValueError: `partials` returns no dict, or lacks a parameter, or has one that is neither a
-            constant nor a tensor of the prediction's shape.
+            constant nor a dense tensor of floating-point numbers, of the prediction's shape and on
+            its device.
     """
     partials = model.partials(x)
     if not isinstance(partials, Mapping):
         kind = type(partials).__name__
         raise ValueError(f"partials(x) is a {kind}; give a dict of ∂ŷ/∂w by name")
-    return {name: _of_shape(name, partials, prediction) for name, _ in model.named_parameters()}
+    if names is None:
+        names = dict(model.named_parameters())
+    return {name: _in_shape(name, partials, prediction) for name in names}
 
 
-def _of_shape(name: str, partials: Mapping[str, Any], prediction: Tensor) -> Tensor:
+def _in_shape(name: str, partials: Mapping[str, Any], prediction: Tensor) -> Tensor:
+    partial, shape = partials.get(name), prediction.shape
+    if isinstance(partial, Tensor) and partial.shape == ():
+        return partial.to(prediction).expand(shape)
+    if isinstance(partial, Tensor) and partial.shape == shape:
+        require_dense(f"partials(x)[{name!r}]", partial, prediction)
+        return partial
+    if isinstance(partial, Real) and not isinstance(partial, bool):
+        return prediction.new_full(shape, float(partial))
     if name not in partials:
         raise ValueError(
             f"partials(x) returns {sorted(partials)} and lacks {name!r}: "
             "give ∂ŷ/∂w for each named parameter"
         )
-    partial, shape = partials[name], prediction.shape
-    if isinstance(partial, Real) and not isinstance(partial, bool):
-        return prediction.new_full(shape, float(partial))
-    if not isinstance(partial, Tensor):
-        kind = type(partial).__name__
-        raise ValueError(
-            f"partials(x)[{name!r}] is a {kind}; give a tensor of the prediction's shape, or a "
-            "number"
-        )
-    if partial.shape == ():
-        return partial.to(prediction).expand(shape)
-    if partial.shape != shape:
+    if isinstance(partial, Tensor):
         raise ValueError(
             f"partials(x)[{name!r}] has shape {tuple(partial.shape)}: it must have the "
             f"prediction's, {tuple(shape)}, or be a constant"
         )
-    return partial
+    raise ValueError(
+        f"partials(x)[{name!r}] is a {type(partial).__name__}; give a tensor of the prediction's "
+        "shape, or a number"
+    )
+
+
+def require_dense(what: str, t: Tensor, like: Tensor) -> None:
+    """Raise ValueError unless t is a dense tensor of floating-point numbers, on `like`'s device."""
+    if t.dtype == like.dtype and t.layout == like.layout and t.device == like.device:
+        return
+    if t.layout != torch.strided or t.device != like.device or not t.is_floating_point():
+        raise ValueError(
+            f"{what} is of {t.layout} and {t.dtype} on {t.device}; give a dense tensor of "
+            "floating-point numbers on x's device"
+        )
 
 
 def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The update by hand: torch.optim.SGD's rule, written out."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -7,7 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import (
+    Optimizer,
+    ParamsT,
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+)
 
 
 class ManualSGD(Optimizer):
@@ -84,6 +90,20 @@ class ManualSGD(Optimizer):
                 raise ValueError(f"{name} is {float(value)}: it must be finite; give a number")
         # torch wraps this method to hide it from its compiler, and so imports that (1.4 s).
         inspect.unwrap(Optimizer.add_param_group)(self, param_group)
+
+    # torch wraps `step` in a record for its profiler, which takes longer than the step itself.
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return torch's wrapper of a step, which is passed by while no hook is registered."""
+        wrapped = Optimizer.profile_hook_step(func)
+
+        @functools.wraps(func)
+        def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            own = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+            hooked = own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+            return (wrapped if hooked else func)(self, *args, **kwargs)
+
+        return step
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state; one that an older torch saved may lack what was added since."""

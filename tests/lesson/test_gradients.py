@@ -113,6 +113,9 @@ class Given(nn.Module):
     ({"w": torch.ones(1)}, r"partials\(x\)\['w'\] has shape \(1,\): it must have"),
     ({"w": "1"}, r"partials\(x\)\['w'\] is a str; give a tensor"),
     ({"w": True}, r"partials\(x\)\['w'\] is a bool; give a tensor"),
+    ({"w": torch.ones(3) > 0}, r"partials\(x\)\['w'\] is of torch.strided and torch.bool on cpu"),
+    ({"w": torch.ones(3).to_sparse()}, r"partials\(x\)\['w'\] is of torch.sparse_coo and torch.f"),
+    ({"w": torch.ones(3, device="meta")}, r"partials\(x\)\['w'\] is of .* on meta; give a dense"),
 ])  # fmt: skip
 def test_a_faulty_partial_is_named(partials: Any, message: str) -> None:
     model: Any = Given(partials)

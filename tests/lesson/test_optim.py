@@ -7,6 +7,7 @@ import torch
 from helpers import DEVICES, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchgd import ManualSGD, check_optimizer
 from torchgd.proof.optimizers import OPTION_SETS as TORCH_SETS
@@ -196,6 +197,22 @@ def test_refuses_what_torch_refuses_in_its_words(params: Any, options: dict[str,
     with pytest.raises(theirs.type) as ours:
         ManualSGD(params, **options)
     assert str(ours.value) == str(theirs.value).replace("SGD", "ManualSGD")
+
+
+@pytest.mark.parametrize("kind", [ManualSGD, torch.optim.SGD])
+def test_a_step_calls_the_hooks_that_are_registered(kind: Any) -> None:
+    seen: list[str] = []
+    optimizer = kind(W)
+    handles = [
+        optimizer.register_step_pre_hook(lambda *_: seen.append("before")),
+        optimizer.register_step_post_hook(lambda *_: seen.append("after")),
+        register_optimizer_step_post_hook(lambda *_: seen.append("after any")),
+    ]
+    while handles:
+        optimizer.step()
+        handles.pop(0).remove()
+    optimizer.step()
+    assert seen == ["before", "after", "after any", "after", "after any", "after any"]
 
 
 @pytest.mark.parametrize("name", ["lr", "momentum", "dampening", "weight_decay"])

@@ -658,7 +658,8 @@ def test_compiled_gradients_are_summed_in_another_order(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(("words", "reason"), [
-    ("--data large.csv --lr 0", "the data are beyond float64: x or y is too large; scale it"),
+    ("--data large.csv --lr 0", "the data are beyond float64: x or y is too large or too small; "
+     "scale it"),
     ("--model once.py:Mine --lr 0.001", "Output 0 of the user-provided function is "),
 ])  # fmt: skip
 def test_what_cannot_be_drawn_is_said_and_nothing_is_lost(

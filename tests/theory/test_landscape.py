@@ -158,7 +158,7 @@ def test_the_best_rate_for_batches_enlarges_no_error(size: int) -> None:
 
 
 SINGULAR = "the Hessian is singular: the data determine {} parameters, so"
-BEYOND = "the data are beyond float64: x or y is too large; scale it"
+BEYOND = "the data are beyond float64: x or y is too large or too small; scale it"
 
 
 @pytest.mark.parametrize(("model", "x", "message"), [
@@ -169,7 +169,7 @@ BEYOND = "the data are beyond float64: x or y is too large; scale it"
     (Quadratic(), [1e200, 1.0, 2.0], BEYOND),
     (Linear(), [1e160, 1e160], BEYOND),
     (Linear(), [1e154, *[0.0] * 99], "a Hessian is not finite: x is too large for its powers"),
-    (Linear(), [1e-200, 1e-200], "the Hessian is beyond float64: x is too small; scale x"),
+    (Linear(), [1e-200, 1e-200], "the Hessian is beyond float64: x is too small for its powers"),
     (Exponential(), [1.0, 2.0, 3.0], "Exponential is not linear in its parameters: its Hessian "
      "changes from step to step; choose the learning rate yourself$"),
 ])  # fmt: skip

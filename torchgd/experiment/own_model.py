@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchgd.data import Standardization
-from torchgd.gradients import partial_derivatives
+from torchgd.gradients import partial_derivatives, require_dense
 from torchgd.models import Linear, Model, Quadratic, scalars
 
 MODELS: dict[str, type[Model]] = {"linear": Linear, "quadratic": Quadratic}
@@ -113,6 +113,7 @@ def refuse_model(name: str, model: Model, x: Tensor) -> None:
                 f"model {name!r}: forward(x) is {kind}; give a tensor of x's shape, "
                 f"{tuple(x.shape)}"
             )
+        require_dense("forward(x)", prediction, x)
         partials = partial_derivatives(model, x, prediction)
         derivatives = {f"partials(x)[{w!r}]": partial for w, partial in partials.items()}
         return {"forward(x)": prediction, **derivatives}

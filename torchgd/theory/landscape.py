@@ -81,7 +81,9 @@ class Landscape:
             root, left = rows[:, :-1], rows[:, -1:]
             length = root.norm(dim=0)
             if not torch.cat([length, left[:, 0]]).isfinite().all():
-                raise ValueError("the data are beyond float64: x or y is too large; scale it")
+                raise ValueError(
+                    "the data are beyond float64: x or y is too large or too small; scale it"
+                )
             length = length.where(length > 0, 1.0)
             found = torch.linalg.lstsq(root / length, -left, rcond=least, driver="gelsd")
             d = found.solution / length[:, None]
@@ -238,7 +240,9 @@ class Landscape:
         smallest = 2 * torch.linalg.matrix_norm(self.root, ord=-2).item() ** 2
         both = smallest + self._steepest()
         if both < 4 * torch.finfo(torch.float64).tiny:
-            raise ValueError("the Hessian is beyond float64: x is too small; scale x")
+            raise ValueError(
+                "the Hessian is beyond float64: x is too small for its powers; scale x"
+            )
         return 2 / both
 
     def epoch_ends(self, lr: float, start: Tensor, epochs: int, **options: Any) -> Tensor:
