@@ -70,6 +70,10 @@ class Trajectory:
         columns = self.table[: self.recorded, 1 + len(self.names) :]
         return dict(zip(self.names, columns.unbind(dim=1), strict=True))
 
+    def weights_at(self, rows: int | list[int] | Tensor) -> Tensor:
+        """Return the weights in one row, (P,), or in some, (R, P), in the order of `names`."""
+        return self.table[rows, 1 : 1 + len(self.names)]
+
     def __getitem__(self, rows: slice | Tensor) -> "Trajectory":
         """Return a piece of some of the K recorded steps, without a final row."""
         step, epoch, table = (

@@ -96,7 +96,7 @@ def what_would_help(experiment: Experiment, path: Trajectory) -> str:
     landscape = least_squares(experiment)
     if landscape is None or path.stopped != Stopped.FINISHED:
         return ""
-    weights = path.table[[0, -1], 1 : 1 + len(path.names)].double()
+    weights = path.weights_at([0, -1]).double()
     first, last = landscape.excess(weights).tolist()
     if not 0 < CLOSE**2 * first < last:
         return ""
@@ -142,7 +142,7 @@ def epoch_ends(
     own = Batches(batches.x.cpu().double(), batches.y.cpu().double(), batches.batch_size, True,
                   batches.seed)  # fmt: skip
     path = affine_trajectory(model, own, epochs=SHUFFLED, record_every=every, **options)
-    return path.table[path.step % every == 0, 1 : 1 + len(path.names)]
+    return path.weights_at(path.step % every == 0)
 
 
 def epochs_until(excess: Tensor, most: float) -> int | None:
@@ -166,11 +166,9 @@ def other_ways(experiment: Experiment) -> Iterator[tuple[str, Tensor]]:
         size = len(y) if full else asked.batch_size
         # Not every model or data set can be standardised, or has a best rate.
         with suppress(ValueError):
-            x = (
-                standardization(c.model, model, data.x)(data.x)
-                if scaled
-                else asked.x.cpu().double()
-            )
+            x = asked.x.cpu().double()
+            if scaled:
+                x = standardization(c.model, model, data.x)(data.x)
             batches = Batches(x, y, size, asked.shuffle and not full, asked.seed)
             landscape = Landscape(model, batches)
             lr = best_rate(model, batches)

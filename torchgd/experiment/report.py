@@ -16,7 +16,7 @@ from torchgd.loss import mean_squared_error
 from torchgd.proof.compare import Comparison, difference, differs, ulps
 from torchgd.proof.findings import ORACLES, GradientCheck, aligned
 from torchgd.proof.oracles import check_gradient
-from torchgd.trajectory import Stopped, Trajectory
+from torchgd.trajectory import UNSTABLE, Stopped, Trajectory
 
 FEW = 4096  # samples that the oracles look at, where the data are read in chunks
 GROWN = 2**20  # ULPs: more than formulas make by themselves
@@ -141,7 +141,7 @@ def verdict(comparison: Comparison, a: Trajectory, b: Trajectory) -> str:
 
 def who_was_unstable(outcomes: Sequence[Outcome]) -> str:
     """Say which descents diverged or climbed, how, and at which learning rates none would have."""
-    unstable = [o for o in outcomes if o.trajectory.stopped in (Stopped.DIVERGED, Stopped.CLIMBED)]
+    unstable = [outcome for outcome in outcomes if outcome.trajectory.stopped in UNSTABLE]
     if not unstable:
         return ""
     first = unstable[0]
@@ -234,7 +234,7 @@ def _within_the_bound(outcomes: Sequence[Outcome], comparison: Comparison) -> tu
     w = path.table[:, 1 : 1 + count].abs().max().item()
     R = w + 2 * experiment.options["lr"] * phi * experiment.batches.y.abs().max().item()
     bound = 8 * (count + 1) ** 2 * max(1, int(path.step[-1])) * eps * R
-    if comparison.max_abs <= bound:
+    if comparison.max_abs <= bound < math.inf:
         return True, f"That is rounding: affine maps round elsewhere, by at most {bound:.2g} here."
     return False, ""
 
@@ -246,10 +246,7 @@ def check_where_they_part(
     assert comparison.first_difference is not None
     row = int(torch.searchsorted(path.step, comparison.first_difference[0]))
     row = min(row, len(path.step) - 1)  # a step that only the other has
-    model, c = (
-        experiment.new_model(path.table[row, 1 : 1 + len(path.names)]),
-        experiment.configuration,
-    )
+    model, c = experiment.new_model(path.weights_at(row)), experiment.configuration
     some = slice(None if c.chunk_size is None else FEW)
     x, y = (t[some].to(c.device) for t in (experiment.batches.x, experiment.batches.y))
     return check_gradient(model, x, y)
