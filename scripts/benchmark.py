@@ -5,6 +5,10 @@ over theirs, the median and the range over the turns: below 1 torchgd is the fas
 """
 
 if __name__ == "__main__":
+    import os
+    import sys
+
+    sys.path.insert(0, os.path.dirname(__file__))  # where PYTHONSAFEPATH is set, too
     import interrupt  # noqa: F401
 
 import gc

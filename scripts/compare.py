@@ -5,6 +5,10 @@ Given two runs, compare these instead; with --mistake, a classic error and the r
 """
 
 if __name__ == "__main__":
+    import os
+    import sys
+
+    sys.path.insert(0, os.path.dirname(__file__))  # where PYTHONSAFEPATH is set, too
     import interrupt  # noqa: F401
 
 import itertools
@@ -18,7 +22,7 @@ from typing import Any
 
 import torch
 
-from torchgd.experiment.command_line import Parser, refusing, run_script
+from torchgd.experiment.command_line import Parser, refusing, run_script, say, tell
 from torchgd.experiment.configuration import Configuration, integer
 from torchgd.experiment.experiment import AUTOGRAD, MANUAL, Experiment, resolve
 from torchgd.experiment.folder import read_run, runs_in
@@ -130,7 +134,7 @@ def print_table(labels: list[list[str]], rows: Iterable[Row], max_ulp: int) -> b
     """Print each row as it comes, and a sum; say whether all are within `max_ulp`, or rounding."""
     head, *lines = aligned([HEAD, *labels])
     width = max(map(len, [head, *lines]))
-    print(f"{head:<{width}}  {FOUND.format('steps', 'max |Δw|', 'ULPs', 'part at', 'verdict')}")
+    say(f"{head:<{width}}  {FOUND.format('steps', 'max |Δw|', 'ULPs', 'part at', 'verdict')}")
     steps = within = rounded = 0
     for line, (a, b, found, verdict) in zip(lines, rows, strict=True):
         count = min(len(a.loss), len(b.loss))
@@ -140,12 +144,12 @@ def print_table(labels: list[list[str]], rows: Iterable[Row], max_ulp: int) -> b
         steps, near = steps + count, found.within(max_ulp)
         within, rounded = within + near, rounded + (not near and verdict == ROUNDING)
         verdict += ", diverged" * (a.stopped in UNSTABLE or b.stopped in UNSTABLE)
-        print(f"{line:<{width}}  {FOUND.format(*numbers, parts, verdict)}", flush=True)
+        say(f"{line:<{width}}  {FOUND.format(*numbers, parts, verdict)}")
     said = f"within {max_ulp} ULPs" if max_ulp else "identical, bit for bit"
     agree = f"{within} of {len(labels)} pairs are {said}"
     if rounded:
         agree += f", and {rounded} part by rounding alone: the oracles confirm the derivatives"
-    print(f"{agree}; {steps} steps compared.")
+    say(f"{agree}; {steps} steps compared.")
     return within + rounded == len(labels)
 
 
@@ -157,15 +161,14 @@ def show_mistake(name: str, asked: Configuration, log_dir: Path | None) -> None:
         if log_dir is not None:
             default = f"{name}-{runs[0].experiment.name}"
             runs = opened.enter_context(new_runs(both, log_dir, None, default))
-            print(f"written to {runs[0].directory.parent}; tensorboard --logdir {log_dir}",
-                  file=sys.stderr)  # fmt: skip
+            tell(f"written to {runs[0].directory.parent}; tensorboard --logdir {log_dir}")
         kept = [None if log_dir is None else opened.enter_context(run.events()) for run in runs]
         found = [run.carry_out(events=events) for run, events in zip(runs, kept, strict=True)]
     right, wrong = (outcome.trajectory for outcome in found)
     head = headline(runs[0].experiment)
-    print(head, *side_by_side(right, wrong), MISTAKES[name].explanation, sep="\n")
-    print(f"Met {MISTAKES[name].met}.")
-    print(first_shows(right, wrong, compare(right, wrong)))
+    say(head, *side_by_side(right, wrong), MISTAKES[name].explanation)
+    say(f"Met {MISTAKES[name].met}.")
+    say(first_shows(right, wrong, compare(right, wrong)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -188,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     with refusing(parser, ValueError, OSError):
         if arguments.optimizer:
             check = check_optimizer(find_optimizer(arguments.optimizer))
-            print(check)
+            say(str(check))
             return int(not check)
         if runs:
             (config_a, a), (config_b, b) = map(read_run, runs)

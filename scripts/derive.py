@@ -1,13 +1,17 @@
 """Derive ∂loss/∂w of a model by hand, and prove it; or check your own derivative."""
 
 if __name__ == "__main__":
+    import os
+    import sys
+
+    sys.path.insert(0, os.path.dirname(__file__))  # where PYTHONSAFEPATH is set, too
     import interrupt  # noqa: F401
 
 from textwrap import indent
 
 import torch
 
-from torchgd.experiment.command_line import Parser, refusing, run_script
+from torchgd.experiment.command_line import Parser, refusing, run_script, say
 from torchgd.experiment.own_model import find_model, refuse_model
 from torchgd.experiment.parallel import find_device
 from torchgd.experiment.sources import NAMES, load
@@ -64,9 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.answer:
             derivation = derive(model)
             verdicts = [judged(derivation, answer) for answer in arguments.answer]
-            print(typeset(steps(derivation, (), to)[:2], to))
+            say(typeset(steps(derivation, (), to)[:2], to))
             for name, hint in verdicts:
-                print(f"{comment}∂loss/∂{name}: {f'wrong: {hint}' if hint else 'right'}")
+                say(f"{comment}∂loss/∂{name}: {f'wrong: {hint}' if hint else 'right'}")
             return int(any(hint for _, hint in verdicts))
         x, y = data.x.to(device), data.y.to(device)
         refuse_model(arguments.model, model, x)
@@ -76,12 +80,12 @@ def main(argv: list[str] | None = None) -> int:
         derived = typeset(steps(derivation, derivation.weights, to), to)
         if arguments.worksheet and check:
             page = r"\newpage" if arguments.latex else "\f"
-            print(typeset(exercise(derivation, to), to), page, derived, sep="\n")
+            say(typeset(exercise(derivation, to), to), page, derived)
             return 0
-        print(derived, "", sep="\n")
+        say(derived, "")
     except ValueError as error:
-        print(f"{comment}∂loss/∂w = 2(ŷ − y)·∂ŷ/∂w, and no formula: {error}\n")
-    print(indent(f"{check}\n{summary(check)}", comment))
+        say(f"{comment}∂loss/∂w = 2(ŷ − y)·∂ŷ/∂w, and no formula: {error}\n")
+    say(indent(f"{check}\n{summary(check)}", comment))
     return int(not check)
 
 

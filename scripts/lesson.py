@@ -8,6 +8,10 @@ runs/lesson/. After the lesson "Gradient Descent" of PyTorchZeroToAll.
 import sys
 
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
+    import os
+    import sys
+
+    sys.path.insert(0, os.path.dirname(__file__))  # where PYTHONSAFEPATH is set, too
     import interrupt  # noqa: F401
 
     from torchgd.figures.page import show

@@ -1,12 +1,16 @@
 """Draw what one run, or several laid over each other, left on disk."""
 
 if __name__ == "__main__":
+    import os
+    import sys
+
+    sys.path.insert(0, os.path.dirname(__file__))  # where PYTHONSAFEPATH is set, too
     import interrupt  # noqa: F401
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchgd.experiment.command_line import Parser, refusing, run_script
+from torchgd.experiment.command_line import Parser, refusing, run_script, say
 from torchgd.experiment.files import replacing
 from torchgd.figures import animate, draw, save
 from torchgd.figures.play import playable
@@ -59,12 +63,12 @@ def main(argv: list[str] | None = None) -> int:
         if page:
             with replacing(output / "lesson.html") as temporary:
                 temporary.write_text(page, encoding="utf-8")
-            print(output / "lesson.html")
+            say(str(output / "lesson.html"))
         for file in save(figures, output, arguments.format):
-            print(file)
+            say(str(file))
         if arguments.animate:
             animate(descents, output / "descent.gif", arguments.plane)
-            print(output / "descent.gif")
+            say(str(output / "descent.gif"))
     return 0
 
 

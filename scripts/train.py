@@ -1,6 +1,10 @@
 """Train a model by hand and by autograd, and compare the two, step by step."""
 
 if __name__ == "__main__":
+    import os
+    import sys
+
+    sys.path.insert(0, os.path.dirname(__file__))  # where PYTHONSAFEPATH is set, too
     import interrupt  # noqa: F401
 
 import argparse
@@ -16,11 +20,20 @@ from typing import Any
 import torch
 
 from torchgd.experiment.advice import faster, what_would_help
-from torchgd.experiment.command_line import Parser, Progress, cadence, refusing, run_script
+from torchgd.experiment.command_line import (
+    OUTPUT,
+    Parser,
+    Progress,
+    cadence,
+    refusing,
+    run_script,
+    say,
+    tell,
+)
 from torchgd.experiment.configuration import add_flags, finite, product
 from torchgd.experiment.events import Events
 from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.files import printable, write_json
+from torchgd.experiment.files import write_json
 from torchgd.experiment.folder import read_result
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.parallel import (
@@ -162,7 +175,7 @@ def say_over(family: Sequence[Run]) -> int:
     elif "climbed" in ends:
         text, status = f"climbed, in {steps} steps; start a new run with a smaller --lr", 1
     if FIRST:
-        print(f"{directory} {text}")
+        say(f"{directory} {text}")
     return status
 
 
@@ -175,7 +188,7 @@ def carry_out(
     """
     if FIRST:
         for change in environment_changes(family[0].config):
-            print(f"train.py: {change}", file=sys.stderr)
+            tell(f"train.py: {change}")
     outcomes: list[Outcome] = []
     events: list[Events] = []
     with ExitStack() as opened:
@@ -190,11 +203,11 @@ def carry_out(
             return outcomes, 0
         directory, last = family[0].directory.parent, outcomes[-1]
         said = f"written to {directory}; tensorboard --logdir {directory.parent}"
-        print(printable(said), file=sys.stderr)
+        tell(said)
         status = report(outcomes, directory, arguments.show_steps)
         if last.trajectory.stopped == Stopped.INTERRUPTED:
             where = f"{last.update} at step {int(last.trajectory.step[-1])}"
-            print(f"train.py: interrupted, {where}; {how_to_go_on(runs)}", file=sys.stderr)
+            tell(f"train.py: interrupted, {where}; {how_to_go_on(runs)}")
             return outcomes, 128 + stop.signal
         if len(family) == len(runs) and not arguments.no_figures:  # a sweep is drawn together
             try:
@@ -202,7 +215,7 @@ def carry_out(
                 events[0].add_figures(figures, int(outcomes[0].trajectory.step[-1]))
             except KeyboardInterrupt:
                 said = "interrupted; the run is complete, but for figures"
-                print(f"train.py: {said}", file=sys.stderr)
+                tell(f"train.py: {said}")
                 status = 128 + signal.SIGINT
         return outcomes, status
 
@@ -239,7 +252,10 @@ def mending(parser: Parser, runs: Sequence[Run]) -> Iterator[None]:
         yield
     except OSError as error:
         where = runs[0].directory if error.filename is None else os.fsdecode(error.filename)
-        parser.error(f"{where}: {error.strerror}; mend that and {how_to_go_on(runs)}")
+        what = f"mend that and {how_to_go_on(runs)}"
+        if where == OUTPUT:
+            what = "what is printed is in the runs, too"
+        parser.error(f"{where}: {error.strerror}; {what}")
 
 
 def report(outcomes: list[Outcome], directory: Path, show_steps: bool) -> int:
@@ -248,8 +264,8 @@ def report(outcomes: list[Outcome], directory: Path, show_steps: bool) -> int:
     if show_steps:
         for outcome in outcomes:
             if others:
-                print(f"{outcome.update}:")
-            print(*transcript(outcome), sep="\n")
+                say(f"{outcome.update}:")
+            say(*transcript(outcome))
     lines = [unfinished(outcomes[-1]), headline(first.experiment), *table(outcomes)]
     found, all_agree = {}, True
     complete = outcomes[-1].trajectory.stopped != Stopped.INTERRUPTED
@@ -265,9 +281,9 @@ def report(outcomes: list[Outcome], directory: Path, show_steps: bool) -> int:
         write_json(directory / "comparison.json", each if len(each) > 1 else alone)
     if all_agree:
         lines.append(what_would_help(first.experiment, first.trajectory))
-    print(*filter(None, lines), sep="\n")
+    say(*filter(None, lines))
     if unstable := who_was_unstable(outcomes):
-        print(f"train.py: {unstable}", file=sys.stderr)
+        tell(f"train.py: {unstable}")
     return int(bool(unstable) or not all_agree)
 
 
@@ -280,7 +296,7 @@ def draw_together(runs: Sequence[Run]) -> None:
     read = read_runs([run.directory for run in runs], None if own in MODELS else own)
     figures = drawn([(f"α = {one.options['lr']:g}", one, path) for _, one, path in read])
     for file in save(figures, runs[0].directory.parents[1], "png"):
-        print(printable(f"drawn in {file}"), file=sys.stderr)
+        tell(f"drawn in {file}")
 
 
 def drawn(runs: list[tuple[str, Experiment, Trajectory]]) -> dict[str, Any]:
@@ -289,12 +305,12 @@ def drawn(runs: list[tuple[str, Experiment, Trajectory]]) -> dict[str, Any]:
     from torchgd.figures.runs import lay_together
 
     if runs[0][1].configuration.chunk_size is not None:
-        print("no figures: the data are read in chunks", file=sys.stderr)
+        tell("no figures: the data are read in chunks")
         return {}
     try:
         return draw(lay_together(runs))
     except (ValueError, RuntimeError) as error:  # a user's model may have no second derivative
-        print(printable(f"no figures: {str(error).partition(chr(10))[0]}"), file=sys.stderr)
+        tell(f"no figures: {str(error).partition(chr(10))[0]}")
         return {}
 
 

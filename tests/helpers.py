@@ -332,3 +332,12 @@ def shown(directory: Path) -> dict[str, list[tuple[int, float]]]:
         for tag, points in found.items()
         if tag.startswith(("loss", "weight/", "gradient/", "result/"))
     }
+
+
+def refuse_other_than(whole: Path, parts: Path) -> None:
+    """A run that was stopped leaves what one leaves that was not; TensorBoard shows the same."""
+    assert left(parts) == left(whole)
+    assert not list(parts.rglob(".*.tmp.*"))
+    for path in whole.rglob("run.pt"):
+        run = path.parent.relative_to(whole)
+        assert shown(parts / run) == shown(whole / run)

@@ -125,4 +125,9 @@ def count_steps(epochs: int, batches: int, record_every: int | None = None) -> i
             raise ValueError(f"{name} is {value}: it must be at least 1")
     if batches == 0:
         raise ValueError("batches is empty: give at least one (x, y)")
+    if epochs * batches >= 2**63:
+        raise ValueError(
+            f"{epochs} epochs of {batches} batches are {epochs * batches} steps: give fewer than "
+            "2⁶³, as many as torch counts"
+        )
     return epochs * batches

@@ -58,6 +58,7 @@ WRONG = {
             "self.w = torch.nn.UninitializedParameter()",
     "Surrogate": "__init__(self, **options): Model.__init__(self); "
                  "self.register_parameter('w\\ud800', torch.nn.Parameter(torch.tensor(1.0)))",
+    "Noisy": "forward(self, x): return self.w * x + torch.rand_like(x)",
 }  # fmt: skip
 UNSPEAKABLE = """
 class Unspeakable(Exception):
@@ -132,7 +133,8 @@ FILES: dict[str, str | bytes] = {
     "nul.csv": "x,y\n1\0,2\n",
     "trailing.csv": "x,y\n1,2,\n",
     "quote.csv": 'x,y\n"1"x,2\n',
-    "comment.csv": "# mine\nx,y\n1,2\n",
+    "years.csv": "2019,2020\n1,2\n",
+    "separator.csv": "sep=ab\nx,y\n1,2\n",
     "gap.csv": "x,y\n1,2\n,3\n",
     "utf16.csv": "x,y\n1,2\n".encode("utf-16"),
     "latin.csv": "é,y\n1,2\n".encode("latin-1"),
@@ -141,6 +143,7 @@ FILES: dict[str, str | bytes] = {
     "subnormal.csv": "x,y\n5e-324,1\n1e-320,2\n",
     "empty.npy": b"",
     "text.npy": b"x,y\n1,2\n",
+    "zip.npy": b"PK\x03\x04 and more",
     "cut.npy": b"\x93NUMPY\x01\x00",
     "giant.npy": npy("(1000000000000, 2)"),
     "evil.npy": npy("open('canary', 'w')"),
@@ -212,8 +215,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 FLAGS = (
     "--model --data --update --device --dtype --lr --momentum --dampening --weight-decay "
     "--nesterov --maximize --batch-size --shuffle --seed --standardize --bias --initial --predict "
-    "--show-steps --record-every --compile --chunk-size --checkpoint-every --resume --name --log-dir "
-    "--rubbish"
+    "--show-steps --record-every --compile --checkpoint-every --resume --name --log-dir --rubbish "
+    "--chunk-size"
 ).split()
 WORDS = st.sampled_from(
     "linear quadratic lesson parabola cars manual autograd affine half cpu cuda auto float32 0 1 2 "

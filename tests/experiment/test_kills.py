@@ -5,8 +5,10 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import train
@@ -14,18 +16,21 @@ from helpers import (
     ENVIRONMENT,
     SCRIPT,
     Shell,
+    contents,
     ended,
+    forks,
     left,
     read_csv,
+    refuse_other_than,
     saved,
     script,
     shell_of,
-    shown,
     wait_for,
 )
 from killed import killed
 
-from torchgd.experiment.files import read_json
+from torchgd.experiment import sources
+from torchgd.experiment.files import locked, read_json
 from torchgd.experiment.folder import State, read_run
 
 pytestmark = [
@@ -50,15 +55,6 @@ def refuse_half_written(folder: Path) -> None:
         State.load(path)
     for path in folder.rglob("trajectory.csv"):
         read_run(path.parent)
-
-
-def refuse_other_than(whole: Path, parts: Path) -> None:
-    """A run that was stopped leaves what one leaves that was not, and TensorBoard shows the same."""
-    assert left(parts) == left(whole)
-    assert not list(parts.rglob(".*.tmp.*"))
-    for path in whole.rglob("run.pt"):
-        run = path.parent.relative_to(whole)
-        assert shown(parts / run) == shown(whole / run)
 
 
 Stop = tuple[int, str, int]
@@ -110,6 +106,8 @@ def test_a_run_that_is_killed_wherever_it_writes(shell: Shell) -> None:
         assert shell(*(["--resume", str(parts)] if parts.exists() else words)) == 0
         refuse_other_than(WHOLE, parts)
     assert count > 30
+    assert shell("--resume", "runs") == 0  # what was killed before it had its name is none
+    assert shell.out.count("is finished, after 3 steps") >= 30
 
 
 def test_a_run_that_is_killed_as_its_figures_are_drawn(shell: Shell) -> None:
@@ -140,6 +138,34 @@ def test_more_epochs_that_are_killed_between_two_runs_are_both_runs(shell: Shell
     flags[-1] = "3"
     assert shell(*flags, "--name", "whole") == 0
     assert shell("--resume", "runs/parts") == 0
+    refuse_other_than(WHOLE, PARTS)
+
+
+def hold(directory: Path, held: Any) -> None:
+    with locked(directory):
+        held.set()
+        signal.pause()
+
+
+def test_a_run_has_one_writer(shell: Shell) -> None:
+    """A second one touches nothing, and goes on when the first is no more."""
+    flags = [*LONG, "--epochs", "2"]
+    words = [*flags, "--name", "parts", *QUIET]
+    assert killed(shell.folder, signal.SIGKILL, "step", 150, *words)[0] == -signal.SIGKILL
+    before, held = contents(PARTS), forks().Event()
+    process = forks().Process(target=hold, args=(PARTS.absolute() / "autograd", held))
+    process.start()
+    assert held.wait(120)
+    assert shell("--resume", "runs/parts") == 2
+    assert shell.err == (
+        "train.py: runs/parts/autograd: another process is writing this run; wait for its end or "
+        "stop it\n"
+    )
+    assert contents(PARTS) == before
+    process.kill()
+    process.join()
+    assert shell("--resume", "runs/parts") == 0
+    assert shell(*flags, "--name", "whole") == 0
     refuse_other_than(WHOLE, PARTS)
 
 
@@ -254,6 +280,19 @@ def test_a_disk_that_is_full_of_figures(shell: Shell, disk: Path, words: list[st
     assert left(run) == left(shell.folder / "runs" / "whole")
     assert shell("--resume", str(run)) == 0
     assert "is finished, after 150 steps" in shell.out
+
+
+def test_a_disk_that_is_full_of_data(
+    shell: Shell, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are too many for the memory are made in a file; a hole in it would kill."""
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    monkeypatch.setattr(sources, "LARGE", 2**20)
+    assert shell("--data", "synthetic:100000") == 2
+    assert "No space left on device" in shell.err
+    assert shell.err.count("\n") == 1
+    assert not any(disk.iterdir())
+    assert not Path("runs").exists()
 
 
 def test_a_read_only_disk_is_one_line(shell: Shell, disk: Path) -> None:

@@ -46,6 +46,9 @@ def test_built_in_files_have_the_certified_least_squares_answer(name: str) -> No
     "1,0;2,0\r\n3;4,5\r\n",
     "x\ty\n1\t2\n3\t4,5\n",
     '"x";"y"\n1;2\n3;4.5\n',
+    "# mine; 1,2\n\nx,y\n# and more\n1,2\n3,4.5\n",
+    "sep=;\nx;y\n1;2\n3;4,5\n",
+    "sep=|\n1|2\n3|4.5\n",
 ])  # fmt: skip
 def test_csv_with_a_header_or_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.csv"
@@ -110,7 +113,10 @@ NUMBERS = st.floats(allow_nan=True) | st.integers() | st.text(max_size=4)
 
 @given(
     content=st.binary(max_size=200)
-    | st.text(alphabet="0123456789.,;-+eEx_ \t\r\n\"'\0é", max_size=60).map(str.encode)
+    | st.tuples(
+        st.sampled_from(["", "# mine\n", "sep=;\n", "sep=\t\r\n", "sep=|\n", "sep="]),
+        st.text(alphabet="0123456789.,;-+eEx_ \t\r\n\"'\0é#|", max_size=60),
+    ).map(lambda parts: "".join(parts).encode())
     | st.lists(st.tuples(NUMBERS, NUMBERS), max_size=5).map(
         lambda rows: "\n".join(f"{x},{y}" for x, y in rows).encode()
     )
@@ -121,8 +127,11 @@ def test_any_csv_is_read_to_the_bit_or_refused_in_one_line(
     path = tmp_path_factory.mktemp("any") / "any.csv"
     path.write_bytes(content)
     if data := read(path):
-        cells = content.decode("utf-8-sig").replace("\r", "\n").replace('"', "").split("\n")
+        lines = content.decode("utf-8-sig").replace("\r", "\n").replace('"', "").split("\n")
+        cells = [line for line in lines if line.strip() and line[0] != "#"]
         mark = next((mark for mark in ";\t" if mark in cells[0]), ",")
+        if cells[0].startswith("sep="):
+            mark = cells.pop(0)[4:] or mark
         rows = [row.split(mark) for row in cells if row]
         numbers = rows[len(rows) - len(data.x) :]
         pairs = [[float(cell.replace(",", ".")) for cell in row] for row in numbers]

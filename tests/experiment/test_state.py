@@ -6,7 +6,6 @@ import io
 import os
 import random
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import carry_out, plain, same_bits, same_trajectory
+from helpers import carry_out, plain, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgd import Linear, Quadratic
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import resolve
 from torchgd.experiment.folder import DIGEST, State
-from torchgd.experiment.run import Outcome, Run, Watch, identity, outcome_of
+from torchgd.experiment.run import Outcome, identity, outcome_of
 from torchgd.experiment.runs import new_runs, resumed_runs
 
 SHUFFLED = Configuration(
@@ -57,12 +55,7 @@ def test_it_holds_everything_to_the_bit(saved: Path) -> None:
     velocities = [state["momentum_buffer"] for state in read.optimizer["state"].values()]
     assert [v.dtype for v in velocities] == [torch.float64] * 3
     assert read.seconds > 0
-
-
-def test_torch_reads_it_like_any_other(saved: Path) -> None:
-    content = torch.load(saved, weights_only=True)
-    assert content["step"] == 10
-    assert set(content["model"]) == {"w2", "w1", "b"}
+    assert set(torch.load(saved, weights_only=True)["model"]) == {"w2", "w1", "b"}
 
 
 @given(data=st.data())
@@ -115,51 +108,6 @@ def test_one_flipped_bit_or_a_missing_end_is_refused(saved: Path) -> None:
     assert State.load(saved).step == 10
 
 
-def sealed(path: Path, content: Any) -> None:
-    """Write `content` with a checksum that fits."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    path.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
-
-
-class Hostile:
-    def __reduce__(self) -> Any:
-        return open, ("canary", "w")
-
-
-def without(name: str) -> Callable[[dict[str, Any]], Any]:
-    return lambda content: {key: content[key] for key in content.keys() - {name}}
-
-
-NOT_ONE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "code": (lambda c: {**c, "seconds": Hostile()}, "Weights only load failed"),
-    "an earlier format": (lambda c: {**c, "format": 2}, "of format 2, not 3"),
-    "no format": (without("format"), "'format'"),
-    "no step": (without("step"), "missing 1 required positional"),
-    "no path": (without("path"), "'path'"),
-    "too much": (lambda c: {**c, "more": 1}, "got an unexpected keyword argument 'more'"),
-    "a list": (lambda c: [c], "cannot be interpreted as an integer"),
-    "a tensor": (lambda c: torch.ones(3), "object has no attribute 'pop'"),
-    "no model": (lambda c: {**c, "model": 3}, "'int' object is not iterable"),
-    "a step of another kind": (lambda c: {**c, "step": 3.0}, "step is of type float"),
-    "an identity of another kind": (lambda c: {**c, "identity": []}, "identity is of type list"),
-    "a path of another kind": (lambda c: {**c, "path": [1]}, "must be a mapping, not list"),
-}
-
-
-@pytest.mark.parametrize(("change", "reason"), NOT_ONE.values(), ids=NOT_ONE)
-def test_what_bears_a_checksum_is_still_no_state(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], reason: str
-) -> None:
-    monkeypatch.chdir(saved.parent)
-    sealed(saved, change(torch.load(saved, weights_only=True)))
-    with pytest.raises(ValueError, match="is no state of a run that this torchgd can r") as error:
-        State.load(saved)
-    assert reason in str(error.value)
-    assert "\n" not in str(error.value)
-    assert not Path("canary").exists()
-
-
 @given(content=st.binary(max_size=400) | st.binary(min_size=33, max_size=4000))
 def test_any_bytes_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
@@ -192,13 +140,16 @@ def test_any_plain_content_is_gone_on_with_or_refused(
             break
         at = at[key]
     at[key] = data.draw(PLAIN)
-    sealed(run / "run.pt", content)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    whole = buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest()
+    (run / "run.pt").write_bytes(whole)
     with suppress(ValueError):
         gone_on(run)
 
 
 def test_another_runs_state_is_refused(saved: Path, tmp_path: Path) -> None:
-    others = {
+    others: dict[str, Any] = {
         "dtype": "float32", "lr": 0.5, "seed": 6, "batch_size": 8, "momentum": 0.5,
         "record_every": 2, "data": "pontius", "initial": {"w2": 2.0}, "update": "autograd",
     }  # fmt: skip
@@ -209,15 +160,6 @@ def test_another_runs_state_is_refused(saved: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"^{other} is of another run: {what} is "):
             gone_on(other.parent)
     assert State.load(saved).step == 10
-
-
-@pytest.mark.parametrize("model", [Linear(dtype=torch.float64), Quadratic(dtype=torch.float32)])
-def test_another_models_parameters_are_refused(saved: Path, model: Any) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(
-        ValueError, match="^the state is not of this model and optimizer; take an earlier"
-    ):
-        State.load(saved).restore(model, optimizer)
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
@@ -283,10 +225,3 @@ def test_each_state_is_all_of_the_way_so_far(
     for state in kept:
         assert plain(state.path) == plain(whole[: state.step])
         assert same_bits(state.model["w"], whole.weights["w"][state.step])
-
-
-def test_without_a_directory_nothing_is_saved(kept: list[State]) -> None:
-    (experiment,) = resolve([Configuration(epochs=5)])
-    outcome = Run(experiment).carry_out(watch=Watch(steps=4))
-    assert same_trajectory(outcome.trajectory, outcome_of(Configuration(epochs=5)).trajectory)
-    assert not kept

@@ -704,7 +704,7 @@ def test_the_compiled_update_has_the_same_bits(shell: Shell, flags: str) -> None
     ("", "the compiled loop needs numba: pip install 'torchgd[fast]'"),
     ("--batch-size 300 --data co2", "batch size 300: the compiled loop takes at most 256"),
     ("--model mine.py:Exponential", "Exponential is not linear in its parameters: the compiled "),
-    ("--compile", "--compile goes with manual and autograd, and not with compiled"),
+    ("--compile", "--compile goes with manual and autograd, not with compiled"),
     ("--chunk-size 2", "--update compiled takes one process and no --chunk-size; take manual or"),
 ])  # fmt: skip
 def test_what_the_compiled_update_cannot_take(
@@ -756,7 +756,7 @@ def test_a_sweep_in_which_one_diverges(shell: Shell) -> None:
 @pytest.mark.parametrize(("words", "message"), [
     ("--lr 0.1 0.10", "lr 0.1 is given twice"),
     ("--lr 0.1 x", "argument --lr: 'x' is not a finite number of at least 0, nor auto"),
-    ("--lr 0.1 0.2 --update affine --compile", "--compile goes with manual and autograd, and not"),
+    ("--lr 0.1 0.2 --update affine --compile", "--compile goes with manual and autograd, not with"),
     ("--update manual affine manual", "update manual is given twice"),
 ])  # fmt: skip
 def test_what_no_sweep_can_be_leaves_nothing(shell: Shell, words: str, message: str) -> None:

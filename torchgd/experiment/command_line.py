@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from tqdm import tqdm
@@ -20,10 +20,19 @@ from torchgd.experiment.parallel import processes, torchrun
 
 SOON, OFTEN = 1.0, 60.0  # seconds until the first line, and from one line to the next
 LONG = 60.0  # seconds: how long a longer run takes is said at its start
+OUTPUT = "standard output"  # what stands for a file's name, where it cannot be written
 
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line on standard error, with exit status 2."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse them; refuse --option=--, of which argparse makes an option without a value."""
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:
+            if word.startswith("--") and word.endswith("=--"):
+                self.error(f"argument {word.partition('=')[0]}: '--' is no value")
+        return super().parse_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print `message`, of which a user's words may be a part, and exit."""
@@ -42,6 +51,26 @@ def cadence(text: str) -> dict[str, Any]:
         ) from None
 
 
+def say(*lines: str) -> None:
+    """Print results.
+
+    Raises:
+        OSError: standard output cannot be written; it is the error's file name.
+    """
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError as error:
+        # Else Python would try again at its end, and fail with a word of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, OUTPUT) from None
+
+
+def tell(line: str) -> None:
+    """Print to standard error, if it can be written: the results matter more."""
+    with suppress(OSError):
+        print(printable(line), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
     """Turn these errors, and whatever a user's own file raises, into `parser.error`."""
@@ -52,6 +81,9 @@ def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
     except BaseException as error:
         if place := where_in_own_file(error):
             parser.error(place)
+        if isinstance(error, MemoryError | RuntimeError) and "allocate" in str(error):
+            reason = " ".join(str(error).split())
+            parser.error(f"out of memory ({reason[:200]}); take fewer rows, or --chunk-size")
         if not isinstance(error, errors):
             raise
         if isinstance(error, OSError) and error.filename is not None:
@@ -61,6 +93,7 @@ def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
 
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Exit with main's status; end without a word where nobody reads on, as in `… | head`."""
+    sys.excepthook = sys.__excepthook__  # from here on an error is one of ours
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal's encoding has ŷ and α
     if hasattr(signal, "SIGPIPE") and processes() == 1:  # a peer that is gone is no such reader
@@ -71,6 +104,11 @@ def run_script(main: Callable[[], int]) -> NoReturn:
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if error.filename != OUTPUT:
+            raise
+        tell(f"{os.path.basename(sys.argv[0])}: {OUTPUT}: {error.strerror}")
+        sys.exit(2)
 
 
 class Progress:
@@ -83,7 +121,8 @@ class Progress:
     def __init__(self, update: str, total: int, done: int, unit: str, hint: str) -> None:
         self.update, self.unit, self.hint = update, unit, hint
         self.total, self.first, self.place, self.loss = total, done, done, math.nan
-        self.began = self.told = time.monotonic()
+        self.told = time.monotonic()
+        self.began: float | None = None
         self.estimated = False
         self.bar = tqdm(total=total, initial=done, desc=update, unit=unit, disable=None, delay=1,
                         unit_scale=unit == "row")  # fmt: skip
@@ -94,8 +133,11 @@ class Progress:
 
     def reach(self, place: int) -> None:
         """Note that so many units are done."""
-        self.bar.update(place - self.place)
+        with suppress(OSError):
+            self.bar.update(place - self.place)
         self.place, now = place, time.monotonic()
+        if self.began is None:  # what comes before the first steps takes its time only once
+            self.began, self.first = now, place
         if place <= self.first or now - self.began < SOON:
             return
         left = (now - self.began) / (place - self.first) * (self.total - place)
@@ -109,7 +151,8 @@ class Progress:
             self._say(f"{self.unit} {place} of {self.total}, {loss}")
 
     def _say(self, text: str) -> None:
-        tqdm.write(f"{self.update}: {text}", file=sys.stderr)
+        with suppress(OSError):
+            tqdm.write(f"{self.update}: {text}", file=sys.stderr)
 
 
 def duration(seconds: float) -> str:

@@ -54,7 +54,7 @@ not_negative = number(0)
 
 def assignment(text: str) -> tuple[str, float]:
     """Parse NAME=VALUE."""
-    name, equals, value = text.partition("=")
+    name, equals, value = text.rpartition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as w=1.0")
     return name, finite(value)

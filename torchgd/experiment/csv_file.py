@@ -18,14 +18,17 @@ OTHERS = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls)",
 }
 LONGEST = 40  # characters of a name
+SHOWN = 12  # names in a message
+YEAR = re.compile("(19|20)[0-9]{2}")
 
 
 def read_csv(path: Path, columns: str | None = None) -> tuple[Tensor, Tensor, list[str]]:
     """Return x and y (N,), and the names that a header gives them, or else [].
 
     Columns are separated by a semicolon, a tab or else a comma; beside the first two a decimal
-    comma is read as a point. Of more than two `columns` says which are x and y, by name or by
-    number from 1: hours,score.
+    comma is read as a point. Lines that begin with # are comments, and a first line sep=; names the
+    separator. Of more than two columns `columns` says which are x and y, by name or by number from
+    1: hours,score.
 
     Raises:
         ValueError: it is no such file, or does not hold N ≥ 1 pairs of finite numbers; the message
@@ -50,15 +53,20 @@ def _read(path: Path, columns: str | None) -> tuple[Tensor, Tensor, list[str]]:
     names: list[str] = []
     pick: tuple[int, int] | None = None
     with path.open(newline="", encoding="utf-8-sig") as file:
-        first = file.readline()
+        first = next((line for line in file if line.strip() and line[0] != "#"), "")
         file.seek(0)
-        separator = next((s for s in ";\t" if s in first), ",")
+        told = first.strip() if first.lower().startswith("sep=") else ""
+        separator = told[4:] or next((s for s in ";\t" if s in first), ",")
+        if len(separator) > 1:
+            raise ValueError(f"{path}: {told!r}: a separator is one character, as in sep=;")
         number = _number if separator == "," else _with_comma
-        lines = csv.reader(file, strict=True, delimiter=separator)
+        # What is no row becomes an empty line, so that the lines are counted right.
+        kept = ("\n" if line[0] == "#" or line.strip() == told else line for line in file)
+        lines = csv.reader(kept, strict=True, delimiter=separator)
         for row in filter(None, lines):
             where = f"{path}, line {lines.line_num}"
             if pick is None:
-                header = row if lines.line_num == 1 and _is_header(row) else []
+                header = row if _is_header(where, row) else []
                 pick, count = _picked(where, row, header, columns), len(row)
                 names = [header[k].strip() for k in pick] if header else []
                 if header:
@@ -72,13 +80,20 @@ def _read(path: Path, columns: str | None) -> tuple[Tensor, Tensor, list[str]]:
     return x.contiguous(), y.contiguous(), names
 
 
-def _is_header(row: list[str]) -> bool:
+def _is_header(where: str, row: list[str]) -> bool:
+    """Whether the first row names the columns."""
+    if len(row) > 1 and all(YEAR.fullmatch(cell.strip()) for cell in row):
+        raise ValueError(
+            f"{where}: {in_short(', '.join(row))} may be names or numbers: write names with a "
+            "letter, such as y2019, or numbers with a point, such as 2019.0"
+        )
     return not any(re.match(r"\s*[-+]?([.,]?\d|(nan|inf(inity)?)\s*$)", cell, re.I) for cell in row)
 
 
 def _picked(where: str, row: list[str], header: list[str], columns: str | None) -> tuple[int, int]:
     """Return which columns are x and y."""
-    known = ", ".join(map(in_short, header)) or f"1 to {len(row)}"
+    known = ", ".join(map(in_short, header[:SHOWN])) or f"1 to {len(row)}"
+    known += f" and {len(header) - SHOWN} more" * (len(header) > SHOWN)
     if columns is None:
         if len(row) == 2:
             return 0, 1
@@ -104,6 +119,8 @@ def _picked(where: str, row: list[str], header: list[str], columns: str | None) 
 def _number(cell: str, where: str) -> float:
     """Parse a number as files write it, without what Python allows beside, as 1_000."""
     shown = reprlib.repr(cell)
+    if not cell.strip():
+        raise ValueError(f"{where}: a cell is empty; remove the row")
     try:
         value = float(cell.replace("_", "?"))
     except ValueError:
@@ -127,5 +144,8 @@ def in_short(text: str) -> str:
 
 def named(heading: str) -> tuple[str, str]:
     """Split a column's heading into its name and, in brackets, its unit: speed (mph)."""
-    name, unit = re.fullmatch(r"(.*?)(?:\s*[(\[]([^()\[\]]*)[)\]])?", heading).groups()  # type: ignore[union-attr]
-    return in_short(name), in_short(unit or "")
+    for opening, closing in ("()", "[]"):
+        name, bracket, unit = heading.rpartition(opening)
+        if bracket and unit.endswith(closing) and not set("()[]") & set(unit[:-1]):
+            return in_short(name), in_short(unit[:-1])
+    return in_short(heading), ""

@@ -48,6 +48,11 @@ from torchgd.trajectory import record_interval
 
 MANUAL: Update = (manual_gradient, ManualSGD)
 AUTOGRAD: Update = (autograd_gradient, torch.optim.SGD)
+BY_NAME: dict[str, Callable[[float, int], Update]] = {
+    **dict.fromkeys(("manual", "affine", "compiled"), lambda lr, batches: MANUAL),
+    "autograd": lambda lr, batches: AUTOGRAD,
+    **WAYS,
+}
 ALONE = ("shuffle", "standardize", "compile")  # what needs all of the data in memory
 FEW = 4096  # samples that are enough to judge a model
 
@@ -136,10 +141,8 @@ class Experiment:
     @property
     def update(self) -> Update:
         """The gradient and the optimizer of the steps; those by hand, too, where it has neither."""
-        c = self.configuration
-        ways = {name: lambda lr, batches: MANUAL for name in ("manual", "affine", "compiled")}
-        ways |= {"autograd": lambda lr, batches: AUTOGRAD, **WAYS}
-        return ways[c.update](float(c.lr), len(self.batches))
+        lr = float(self.configuration.lr)
+        return BY_NAME[self.configuration.update](lr, len(self.batches))
 
     def optimizer(self, model: Model) -> Optimizer:
         """Return the update's optimizer of a model."""
@@ -218,23 +221,21 @@ class Experiment:
         return best_rate(self.new_model(), self.batches)
 
     def _refuse_what_does_not_fit(self) -> None:
-        c, model, only = (
-            self.configuration,
-            self.new_model(),
-            "takes one process and no --chunk-size",
-        )
+        c, only = self.configuration, "takes one process and no --chunk-size"
         if c.update not in ("manual", "autograd"):
             if c.compile:
-                raise ValueError(
-                    f"--compile goes with manual and autograd, and not with {c.update}"
-                )
+                raise ValueError(f"--compile goes with manual and autograd, not with {c.update}")
             if processes() > 1 or c.chunk_size is not None:
                 raise ValueError(f"--update {c.update} {only}; take manual or autograd")
         if c.compile and processes() > 1:
             raise ValueError(f"--compile {only}; leave it out")
+        for name, value in self.options.items():
+            if not torch.tensor(value, dtype=DTYPES[c.dtype]).isfinite():
+                raise ValueError(f"{name} {value} is beyond {c.dtype}; give a smaller number")
         x, y = next(iter(self.batches))
         if c.chunk_size is not None:
             x, y = (rows[:FEW].to(c.device, DTYPES[c.dtype]) for rows in (x, y))
+        model = self.new_model()
         refuse_model(c.model, model, self.few)
         self.update[0](self.new_model(), x, y)
         self.optimizer(model)  # refuses all that torch.optim.SGD does

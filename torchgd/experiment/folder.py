@@ -90,6 +90,8 @@ class State:
             if not 0 <= found.seconds < math.inf:
                 raise ValueError(f"seconds is {found.seconds}")
             return found
+        except (MemoryError, OSError):
+            raise  # which say nothing about the file
         except Exception as error:  # whatever else can bear a checksum
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(

@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.util
+import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -87,9 +89,24 @@ def _own_class(what: str, name: str, otherwise: str) -> type | None:
     assert spec.loader is not None
     module = sys.modules[file] = importlib.util.module_from_spec(spec)
     OWN_FILES[str(spec.origin)] = file
+    before = _surroundings()
     spec.loader.exec_module(module)
+    changed = [thing for thing, value in _surroundings().items() if value != before[thing]]
+    if changed:
+        raise ValueError(f"{file} changes {changed[0]}, on which a run depends; let it be")
     found = getattr(module, class_name, None)
     return found if isinstance(found, type) else None
+
+
+def _surroundings() -> dict[str, object]:
+    """Return what a file must leave as it is."""
+    return {
+        "torch's default device": torch.get_default_device(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "the working directory": os.getcwd(),
+        "print": print,
+        "json.dumps": json.dumps,
+    }
 
 
 def model_sha256(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import reprlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,10 @@ def _room(count: int) -> NDArray[np.float64]:
     if 16 * count <= LARGE:
         return np.empty((2, count))
     with tempfile.TemporaryFile() as file:
-        os.posix_fallocate(file.fileno(), 0, 16 * count)  # else a full disk would kill the process
+        try:  # now, for a disk that is full later would kill the process
+            os.posix_fallocate(file.fileno(), 0, 16 * count)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
         return np.memmap(file, np.float64, "r+", shape=(2, count))
 
 
@@ -111,8 +115,11 @@ def load(
         return DataSet(name, x, y, *FILES[name])
     if name.startswith("synthetic:"):
         count = name.removeprefix("synthetic:")
-        if not (count.isdecimal() and 0 < int(count) < 2**63):
-            raise ValueError(f"data {name!r}: give a number of rows, such as synthetic:1000000")
+        if not (count.isdecimal() and len(count) <= 12 and int(count) > 0):
+            raise ValueError(
+                f"data {reprlib.repr(name)}: give a number of rows below 10¹², such as "
+                "synthetic:1000000"
+            )
         return synthetic(int(count), seed, curved)
     path = folder / name
     if not path.is_file():

@@ -1,11 +1,13 @@
 """The pictures. The only folder that imports matplotlib."""
 
 import math
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+os.environ["MPLBACKEND"] = "agg"  # no window is opened, whatever the user's own says
 import matplotlib
 import numpy as np
 from matplotlib.animation import PillowWriter
