@@ -1,7 +1,7 @@
 """The same descent as machine code: by hand, with the bits of `train`.
 
-Small batches of a model that is linear in its parameters, on a CPU; `torchgd.machine_code` has the
-loop. numba compiles it (`pip install torchgd[fast]`), at its first use in a few seconds.
+It takes small batches of a model that is linear in its parameters, on a CPU. The loop is in
+`torchgd.machine_code`; numba (`pip install torchgd[fast]`) compiles it in a few seconds, once.
 """
 
 import functools
@@ -23,15 +23,15 @@ from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
 from torchgd.trajectory import Stopped, Trajectory, record_interval, recorded_steps
 
-BLOCK = 1_000_000  # samples at a time, between which a caller may save, or stop
-CHUNK = 2**16  # samples at a time, whose ∂ŷ/∂w stay in the cache while they are computed
+BLOCK = 1_000_000  # samples at a time; between blocks the caller may save or stop
+CHUNK = 2**16  # samples at a time, so that their ∂ŷ/∂w stay in the cache
 
 
 @functools.cache
 def lanes(dtype: torch.dtype) -> int:
-    """Return how long a vector of torch's sums is on this machine; 0 if `add_up` has other bits.
+    """Return the length of torch's vectors in a sum on this machine; 0 if none gives its bits.
 
-    A wrong length gives one sum in five the right bits, and so all 16 of them never.
+    A wrong length gives the right bits in one sum in five, so practically never in all 16.
     """
     lots = torch.randn(8, MOST, dtype=dtype, generator=torch.Generator().manual_seed(0))
     some = [lot[:size] for lot in lots for size in (MOST, MOST - 1)]
@@ -51,7 +51,7 @@ def fuses(dtype: torch.dtype) -> bool:
 
 
 def why_not_compiled(batches: Batches) -> str:
-    """Return what keeps these batches from being gone through as machine code; "" if nothing."""
+    """Return why the compiled loop cannot take these batches; "" if it can."""
     if batches.x.device.type != "cpu":
         return f"the data are on {batches.x.device}: the compiled loop runs on a CPU"
     if not fuses(batches.y.dtype):
@@ -89,12 +89,12 @@ def descend_compiled(
     block: int | None = None,
     table: Array | None = None,
 ) -> Iterator[tuple[int, Tensor, Array]]:
-    """Yield, `block` steps at a time, the step reached, and what was recorded on the way there.
+    """Yield, `block` steps at a time, the step reached, the recorded steps and their rows.
 
     Model and optimizer are then as `descend` leaves them before that step, to the bit for `Linear`
-    and `Quadratic`. Recorded are the numbers of steps (see `recorded_steps`) and their rows in a
-    `Trajectory`'s table: in `table`, one below the other, where it is given. They end at a loss
-    that is not finite, and with them the descent. It may go on at a step `start`.
+    and `Quadratic`. The recorded steps are those of `recorded_steps`, their rows are a part of a
+    `Trajectory`'s table; they are written into `table`, if it is given, one below the other. The
+    descent ends at a recorded loss that is not finite. It begins at the step `start`.
 
     Raises:
         ModuleNotFoundError: numba is not installed.
@@ -171,11 +171,19 @@ def compiled_trajectory(
 ) -> Trajectory:
     """Return the path of `train` with the gradient and SGD by hand, from batches of at most 256.
 
-    To the bit for `Linear` and `Quadratic`, in float32 and float64, with all of SGD's options. Of
-    another model that is linear in its parameters ŷ may be summed in another order: each step then
-    rounds w by at most (P + 1)ε(|w| + 2α|φ|Σ|φw|), in the mean over the batch, of which, as long as
-    no step enlarges an error, k steps make at most k times as much. Recorded is what `train`
-    records, and it ends there too.
+    It has the same bits for `Linear` and `Quadratic`, in float32 and float64, with all of SGD's
+    options. Another model that is linear in its parameters may sum the terms of ŷ in another order:
+    then each step rounds w by at most (P + 1)ε(|w| + 2α|φ|Σ|φw|), a mean over the batch, and k
+    steps by at most k times as much if no step enlarges an error. It records what `train` records,
+    and ends where `train` does.
+
+    Example:
+        >>> from torchgd import Linear, compare, train
+        >>> x = torch.tensor([1.0, 2.0, 3.0])
+        >>> a, b, batches = Linear(), Linear(), Batches(x, 2 * x)
+        >>> path = compiled_trajectory(a, batches, lr=0.01)
+        >>> compare(path, train(b, batches, ManualSGD(b.parameters(), lr=0.01))).identical
+        True
 
     Args:
         model: linear in its parameters, on the CPU; its weights then stand at the last row.
