@@ -19,8 +19,8 @@ class Model(nn.Module):
     """ŷ = f(x; w) with hand-derived ∂ŷ/∂w: the base class of every model here.
 
     A model of your own is a subclass, or any `nn.Module`, with `forward` and `partials`, made as
-    `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape (). It keeps no
-    other state than parameters and buffers: from those a run goes on where it stopped.
+    `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape (). Its only
+    state are parameters and buffers: a run that was stopped goes on from these.
 
     Example: ŷ = w·x³ and its only partial derivative, ∂ŷ/∂w = x³.
 
