@@ -21,7 +21,7 @@ from torchgd.machine_code import MOST, WAYS, Array, add_up, machine_code
 from torchgd.models import Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
-from torchgd.trajectory import Recorder, Trajectory, record_interval, recorded_steps
+from torchgd.trajectory import Stopped, Trajectory, record_interval, recorded_steps
 
 BLOCK = 1_000_000  # samples at a time; between blocks the caller may save or stop
 CHUNK = 2**16  # samples at a time, so that their ∂ŷ/∂w stay in the cache
@@ -87,13 +87,14 @@ def descend_compiled(
     *,
     start: int = 0,
     block: int | None = None,
+    table: Array | None = None,
 ) -> Iterator[tuple[int, Tensor, Array]]:
     """Yield, `block` steps at a time, the step reached, the recorded steps and their rows.
 
     Model and optimizer are then as `descend` leaves them before that step, to the bit for `Linear`
     and `Quadratic`. The recorded steps are those of `recorded_steps`, their rows are a part of a
-    `Trajectory`'s table. The descent ends at a recorded loss that is not finite. It begins at the
-    step `start`.
+    `Trajectory`'s table; they are written into `table`, if it is given, one below the other. The
+    descent ends at a recorded loss that is not finite. It begins at the step `start`.
 
     Raises:
         ModuleNotFoundError: numba is not installed.
@@ -128,7 +129,7 @@ def descend_compiled(
     while step < total:
         end = min(step + (block or max(1, BLOCK // size)), total)
         recorded, count, diverged = recorded_steps(step, end, every, total), 0, False
-        rows = np.empty((len(recorded), 1 + 2 * len(w)), w.dtype)
+        rows = np.empty((len(recorded), 1 + 2 * len(w)), w.dtype) if table is None else table
         for first, last, order in same_order(batches, step, end):
             count += code(order=order, first=first, end=last, table=rows[count:], fresh=fresh)
             fresh, diverged = False, count > 0 and not np.isfinite(rows[count - 1, 0])
@@ -143,6 +144,7 @@ def descend_compiled(
         yield step, recorded[:count], rows[:count]
         if diverged:
             return
+        table = None if table is None else table[count:]
 
 
 def same_order(batches: Batches, first: int, end: int) -> Iterator[tuple[int, int, Array]]:
@@ -198,9 +200,16 @@ def compiled_trajectory(
     optimizer = ManualSGD(model.parameters(), lr, **options)
     steps = count_steps(epochs, len(batches), record_every)
     every = record_every or record_interval(steps)
-    recorder = Recorder(model, steps, every)
-    names = tuple(recorder.parameters)
-    for _, row, rows in descend_compiled(model, batches, optimizer, epochs, every):
-        table = torch.from_numpy(rows)
-        recorder.take(Trajectory(names, row, row // len(batches), table, stopped=None))
-    return recorder.finish(steps, epochs)
+    step = np.append(recorded_steps(0, steps, every, steps), steps)
+    parameters = scalars(model)
+    table = np.zeros((len(step), 1 + 2 * len(parameters)), batches.y.numpy().dtype)
+    end = 0
+    for piece in descend_compiled(model, batches, optimizer, epochs, every, table=table):
+        reached, end = piece[0], end + len(piece[1])
+    if reached == steps:
+        table[end, 1 : 1 + len(parameters)] = [w.item() for w in parameters.values()]
+        end += 1
+    finite = np.isfinite(table[end - 1, : 1 + len(parameters)]).all()
+    row, epoch, rows = (torch.from_numpy(c[:end]) for c in (step, step // len(batches), table))
+    stopped = Stopped.FINISHED if finite else Stopped.DIVERGED
+    return Trajectory(tuple(parameters), row, epoch, rows, stopped)

@@ -84,10 +84,10 @@ class Trajectory:
 
     def up_to_divergence(self) -> "Trajectory":
         """Return the path up to its first row whose loss or weights are not finite, if any."""
-        finite = self.table[:, : 1 + len(self.names)].isfinite().all(dim=1)
+        finite = self.table[:, : 1 + len(self.names)].isfinite()
         if finite.all():
             return self
-        end = int((~finite).nonzero()[0]) + 1
+        end = int((~finite).nonzero()[0, 0]) + 1
         step, epoch, table = self.step[:end], self.epoch[:end], self.table[:end]
         return Trajectory(self.names, step, epoch, table, Stopped.DIVERGED)
 
