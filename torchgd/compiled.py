@@ -6,19 +6,17 @@ It takes small batches of a model that is linear in its parameters, on a CPU. Th
 
 import functools
 from collections.abc import Iterator
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import vector_to_parameters
 from torch.optim.optimizer import Optimizer
 
 from torchgd.data import Batches
-from torchgd.gradients import partial_derivatives, require_linear, same_dtype
+from torchgd.gradients import few, partial_derivatives, require_linear, same_dtype
 from torchgd.machine_code import MOST, WAYS, Array, add_up, machine_code
-from torchgd.models import Model, scalars
+from torchgd.models import Model, at_zero, scalars
 from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
 from torchgd.trajectory import Stopped, Trajectory, record_interval, recorded_steps
@@ -64,15 +62,13 @@ def why_not_compiled(batches: Batches) -> str:
 
 def features(model: Model, x: Tensor) -> tuple[Array, Array]:
     """Return φ = ∂ŷ/∂w of each x, (N, P), and ŷ₀, (N,), or (0,) where it is 0."""
-    at_zero = deepcopy(model)
-    w = torch.cat([p.reshape(1) for p in at_zero.parameters()])
-    vector_to_parameters(torch.zeros_like(w), at_zero.parameters())
+    zero, w = at_zero(model), torch.stack(list(model.parameters()))
     phi, offsets = np.empty((len(x), len(w)), w.numpy().dtype), []
     for k in range(0, len(x), CHUNK):
         some = x[k : k + CHUNK]
         columns = partial_derivatives(model, some, some).values()
         torch.stack([*columns], dim=1, out=torch.from_numpy(phi[k : k + CHUNK]))
-        offsets.append(at_zero(some).nan_to_num(0.0))  # 0·∞ of an x beyond the dtype is no ŷ₀
+        offsets.append(zero(some).nan_to_num(0.0))  # 0·∞ of an x beyond the dtype is no ŷ₀
     offset = torch.cat(offsets) if any(map(Tensor.any, offsets)) else w[:0]
     return phi, offset.numpy()
 
@@ -107,8 +103,7 @@ def descend_compiled(
         raise ValueError(reason)
     for name, parameter in parameters.items():
         same_dtype(name, parameter, batches.y)
-    some = batches.x[:: 1 + len(batches.x) // 4096]
-    require_linear(model, some, "the compiled loop needs one ∂ŷ/∂w for all weights")
+    require_linear(model, few(batches.x), "the compiled loop needs one ∂ŷ/∂w for all weights")
     data = *features(model, batches.x), batches.y.contiguous().numpy()
     (group,) = optimizer.param_groups
     number = batches.y.numpy().dtype.type

@@ -6,10 +6,12 @@ A model is a `torch.nn.Module` with two methods that take the same x: `forward` 
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import vector_to_parameters
 
 # The dtypes on offer; every proof is given in both.
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -95,6 +97,14 @@ def scalars(model: nn.Module) -> dict[str, nn.Parameter]:
                 "trained; make it a buffer"
             )
     return parameters
+
+
+def at_zero(model: Model) -> Model:
+    """Return a copy of a model whose weights are all 0: its ŷ is ŷ₀, the part without a weight."""
+    copy = deepcopy(model)
+    zeros = torch.zeros_like(torch.stack(list(copy.parameters())))
+    vector_to_parameters(zeros, copy.parameters())
+    return copy
 
 
 class Linear(Model):

@@ -22,11 +22,11 @@ from torch.func import functional_call
 from torch.nn.functional import pad
 from torch.nn.utils import vector_to_parameters
 
-from torchgd.gradients import is_linear_in_parameters
+from torchgd.gradients import few, is_linear_in_parameters
 from torchgd.loss import residual
-from torchgd.models import Model, scalars
+from torchgd.models import Model, at_zero, scalars
 from torchgd.theory.affine import compose, powers, start_state, step_maps
-from torchgd.theory.linear import BLOCK, at_zero, epoch_rows, few, gradient_maps, samples
+from torchgd.theory.linear import BLOCK, epoch_rows, gradient_maps, samples
 from torchgd.training import BatchesLike
 
 
@@ -61,7 +61,7 @@ class Landscape:
         self.names = list(scalars(model))
         x, y, self.size = samples(batches)
         self.x, self.y = x.cpu(), y.cpu()
-        self.linear = is_linear_in_parameters(self.model, few(self.x))
+        self.linear = is_linear_in_parameters(self.model, few(self.x).double())
         if self.linear:
             self._least_squares()
         else:
