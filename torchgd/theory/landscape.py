@@ -12,7 +12,7 @@ difference of two descents by I − αH, which depends on neither w nor y.
 
 import math
 from copy import deepcopy
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,8 +40,7 @@ class Landscape:
     unique.
 
     The data are read twice, in blocks. What concerns single batches, in the order of the epoch that
-    `batches` are at, is computed when it is first used, from min(B, P + 1) rows of P + 1 numbers a
-    batch.
+    `batches` are at, is computed when it is first used, and takes P(P + 1) numbers a batch.
 
     Example: y = 2x at x = 1, 2, 3, where H = (2/3)(1 + 4 + 9) = 28/3 and 2/H = 3/14.
 
@@ -140,8 +139,13 @@ class Landscape:
     def _maps(self) -> Tensor:
         """Each batch's gradient as a map, [H −h] (n, P, P + 1)."""
         if self.linear:
-            blocks = epoch_rows(at_zero(self.model), self.x, self.y, self.size)
-            return torch.cat([gradient_maps(rows) for rows in blocks])
+            # Allocated once: small results between the freed blocks would keep their memory in use.
+            count, parameters = -(-len(self.x) // self.size), len(self.names)
+            maps = left = torch.empty(count, parameters, parameters + 1, dtype=torch.float64)
+            for rows in epoch_rows(at_zero(self.model), self.x, self.y, self.size):
+                left[: len(rows)] = gradient_maps(rows)
+                left = left[len(rows) :]
+            return maps
         return pad(torch.stack([self._hessian(x, y) for x, y in self.batches]), (0, 1))
 
     @property
@@ -155,9 +159,8 @@ class Landscape:
         return 2 * self.root.T @ self.root if self.linear else self._hessian(self.x, self.y)
 
     def _hessian(self, x: Tensor, y: Tensor) -> Tensor:
-        loss = partial(self._loss, x=x, y=y)
         # Strict: a backward pass without a second derivative is an error, not zeros.
-        return hessian_by_autograd(loss, self.minimiser, strict=True)
+        return hessian_by_autograd(lambda w: self._loss(w, x, y), self.minimiser, strict=True)
 
     def contraction(self, lr: float, **options: Any) -> float:
         """ρ, by which every epoch of SGD with these options in the end multiplies the error.
