@@ -182,7 +182,7 @@ MIXES: list[tuple[str, Any, str, str]] = [
     ("minimum", Landscape.__init__, "x.cpu()", "x"),
     ("minimum", Landscape.__init__, "y.cpu()", "y"),
     ("oracles", places.numbers_to_look_at, ", device=device", ""),
-    ("oracles", oracles._Hearing.ask_autograd_and_differences, "(x.dtype, x.device)", "(x.dtype)"),
+    ("oracles", oracles._Findings.compare_numbers, "(x.dtype, x.device)", "(x.dtype)"),
 ]
 
 

@@ -1,38 +1,36 @@
 """The same descent as machine code: by hand, with the bits of `train`.
 
-Small batches of a model that is linear in its parameters, on a CPU; `torchgd.machine_code` has the
-loop. numba compiles it (`pip install torchgd[fast]`), at its first use in a few seconds.
+It takes small batches of a model that is linear in its parameters, on a CPU. The loop is in
+`torchgd.machine_code`; numba (`pip install torchgd[fast]`) compiles it in a few seconds, once.
 """
 
 import functools
 import importlib.util
 from collections.abc import Iterator
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import vector_to_parameters
 from torch.optim.optimizer import Optimizer
 
 from torchgd.data import Batches
-from torchgd.gradients import partial_derivatives, require_linear, same_dtype
+from torchgd.gradients import few, partial_derivatives, require_linear, same_dtype
 from torchgd.machine_code import MOST, WAYS, Array, add_up, machine_code
-from torchgd.models import Model, scalars
+from torchgd.models import Model, at_zero, scalars
 from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
 from torchgd.trajectory import Stopped, Trajectory, record_interval, recorded_steps
 
-BLOCK = 1_000_000  # samples at a time, between which a caller may save, or stop
-CHUNK = 2**16  # samples at a time, whose ∂ŷ/∂w stay in the cache while they are computed
+BLOCK = 1_000_000  # samples at a time; between blocks the caller may save or stop
+CHUNK = 2**16  # samples at a time, so that their ∂ŷ/∂w stay in the cache
 
 
 @functools.cache
 def lanes(dtype: torch.dtype) -> int:
-    """Return how long a vector of torch's sums is on this machine; 0 if `add_up` has other bits.
+    """Return the length of torch's vectors in a sum on this machine; 0 if none gives its bits.
 
-    A wrong length gives one sum in five the right bits, and so all 16 of them never.
+    A wrong length gives the right bits in one sum in five, so practically never in all 16.
     """
     lots = torch.randn(8, MOST, dtype=dtype, generator=torch.Generator().manual_seed(0))
     some = [lot[:size] for lot in lots for size in (MOST, MOST - 1)]
@@ -57,7 +55,7 @@ def numba_is_there() -> bool:
 
 
 def why_not_compiled(batches: Batches) -> str:
-    """Return what keeps these batches from being gone through as machine code; "" if nothing."""
+    """Return why the compiled loop cannot take these batches; "" if it can."""
     if batches.x.device.type != "cpu":
         return f"the data are on {batches.x.device}: the compiled loop runs on a CPU"
     if not fuses(batches.y.dtype):
@@ -80,22 +78,19 @@ def require_compiled(model: Model, batches: Batches) -> None:
         raise ValueError(reason)
     for name, parameter in scalars(model).items():
         same_dtype(name, parameter, batches.y)
-    some = batches.x[:: 1 + len(batches.x) // 4096]
-    require_linear(model, some, "the compiled loop needs one ∂ŷ/∂w for all weights")
+    require_linear(model, few(batches.x), "the compiled loop needs one ∂ŷ/∂w for all weights")
     machine_code()
 
 
 def features(model: Model, x: Tensor) -> tuple[Array, Array]:
     """Return φ = ∂ŷ/∂w of each x, (N, P), and ŷ₀, (N,), or (0,) where it is 0."""
-    at_zero = deepcopy(model)
-    w = torch.cat([p.reshape(1) for p in at_zero.parameters()])
-    vector_to_parameters(torch.zeros_like(w), at_zero.parameters())
+    zero, w = at_zero(model), torch.stack(list(model.parameters()))
     phi, offsets = np.empty((len(x), len(w)), w.numpy().dtype), []
     for k in range(0, len(x), CHUNK):
         some = x[k : k + CHUNK]
         columns = partial_derivatives(model, some, some).values()
         torch.stack([*columns], dim=1, out=torch.from_numpy(phi[k : k + CHUNK]))
-        offsets.append(at_zero(some).nan_to_num(0.0))  # 0·∞ of an x beyond the dtype is no ŷ₀
+        offsets.append(zero(some).nan_to_num(0.0))  # 0·∞ of an x beyond the dtype is no ŷ₀
     offset = torch.cat(offsets) if any(map(Tensor.any, offsets)) else w[:0]
     return phi, offset.numpy()
 
@@ -112,12 +107,12 @@ def descend_compiled(
     block: int | None = None,
     table: Array | None = None,
 ) -> Iterator[tuple[int, Tensor, Array]]:
-    """Yield, `block` steps at a time, the step reached, and what was recorded on the way there.
+    """Yield, `block` steps at a time, the step reached, the recorded steps and their rows.
 
     Model and optimizer are then as `descend` leaves them before that step, to the bit for `Linear`
-    and `Quadratic`. Recorded are the numbers of steps (see `recorded_steps`) and their rows in a
-    `Trajectory`'s table: in `table`, one below the other, where it is given. They end at a loss
-    that is not finite, and with them the descent. It may go on at a step `start`.
+    and `Quadratic`. The recorded steps are those of `recorded_steps`, their rows are a part of a
+    `Trajectory`'s table; they are written into `table`, if it is given, one below the other. The
+    descent ends at a recorded loss that is not finite. It begins at the step `start`.
 
     Raises:
         ModuleNotFoundError, ValueError: as `require_compiled`.
@@ -187,11 +182,19 @@ def compiled_trajectory(
 ) -> Trajectory:
     """Return the path of `train` with the gradient and SGD by hand, from batches of at most 256.
 
-    To the bit for `Linear` and `Quadratic`, in float32 and float64, with all of SGD's options. Of
-    another model that is linear in its parameters ŷ may be summed in another order: each step then
-    rounds w by at most (P + 1)ε(|w| + 2α|φ|Σ|φw|), in the mean over the batch, of which, as long as
-    no step enlarges an error, k steps make at most k times as much. Recorded is what `train`
-    records, and it ends there too.
+    It has the same bits for `Linear` and `Quadratic`, in float32 and float64, with all of SGD's
+    options. Another model that is linear in its parameters may sum the terms of ŷ in another order:
+    then each step rounds w by at most (P + 1)ε(|w| + 2α|φ|Σ|φw|), a mean over the batch, and k
+    steps by at most k times as much if no step enlarges an error. It records what `train` records,
+    and ends where `train` does.
+
+    Example:
+        >>> from torchgd import Linear, compare, train
+        >>> x = torch.tensor([1.0, 2.0, 3.0])
+        >>> a, b, batches = Linear(), Linear(), Batches(x, 2 * x)
+        >>> path = compiled_trajectory(a, batches, lr=0.01)
+        >>> compare(path, train(b, batches, ManualSGD(b.parameters(), lr=0.01))).identical
+        True
 
     Args:
         model: linear in its parameters, on the CPU; its weights then stand at the last row.

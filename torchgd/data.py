@@ -15,9 +15,9 @@ FEW = 1000  # batches that are split at once
 
 @dataclass(frozen=True)
 class DataSet:
-    """N pairs (xₙ, yₙ) in float64 on the CPU, what they are, and the units that they are in.
+    """N pairs (xₙ, yₙ) in float64 on the CPU, with names and units.
 
-    Shapes: x and y (N,), tensors or, of data larger than memory, what reads a part when asked.
+    Shapes: x and y (N,), tensors or, for data larger than memory, columns that are read in parts.
     """
 
     name: str
@@ -30,7 +30,7 @@ class DataSet:
 
     @property
     def x_word(self) -> str:
-        """What stands behind a value of x: its unit, or else its name, if it has one."""
+        """The word after a value of x: its unit, or else its name, if it has one."""
         return self.x_unit or ("" if self.x_name == "x" else self.x_name)
 
 
@@ -47,14 +47,14 @@ def parabola() -> DataSet:
 
 
 def require_floats(name: str, t: Tensor) -> None:
-    """Refuse what is no tensor of floating-point numbers."""
+    """Raise TypeError unless t is a tensor of floating-point numbers."""
     if not (isinstance(t, Tensor) and t.is_floating_point()):
         kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
         raise TypeError(f"{name} is {kind}: give a tensor of floating-point numbers")
 
 
 def require_finite(name: str, t: Tensor) -> None:
-    """Refuse numbers (N,) of which one is infinite or NaN."""
+    """Raise ValueError if one of the numbers t (N,) is infinite or NaN."""
     if not torch.stack(t.aminmax()).isfinite().all():  # both are NaN if one of t is
         where = int((~t.isfinite()).nonzero()[0])
         raise ValueError(f"{name}[{where}] is {t[where].item()}: remove the sample")
@@ -116,7 +116,7 @@ class Batches:
             yield from self._pairs
             return
         x, y = self.in_order()
-        most = FEW * self.batch_size  # to split is faster than to slice, but makes many views
+        most = FEW * self.batch_size  # split is faster than slices, but makes all views at once
         for k in range(0, len(x), most):
             yield from self._split(x[k : k + most], y[k : k + most])
 
@@ -163,8 +163,8 @@ class Standardization:
     def of(cls, x: Tensor, center: bool = True) -> "Standardization":
         """mean = (1/N) Σ xₙ and deviation = √((1/N) Σ (xₙ − mean)²), of x (N,).
 
-        Without `center` (a line through the origin must stay one) the mean is 0, which leaves
-        the root mean square.
+        Without `center` (a line through the origin must stay one) the mean is taken to be 0, and
+        the deviation is the root mean square.
 
         Raises:
             ValueError: the deviation is 0, to the rounding of x, or not finite, or x is not (N,).

@@ -1,9 +1,9 @@
 """∂loss/∂w in two ways: the chain rule by hand, and autograd.
 
 Both take (model, x, y), replace each parameter's `.grad` and return the loss at the current
-weights, a tensor of shape () without a graph. For the built-in models both give the same bits: the
-factors below are multiplied in the order in which autograd multiplies them. (A model of your
-own can be right and differ in the last bit.)
+weights, a tensor of shape () without a graph. For the built-in models both give the same bits,
+because we multiply the factors in autograd's order. (A model of your own can be right and differ
+in the last bit.)
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -134,12 +134,17 @@ def autograd_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def same_dtype(name: str, w: Tensor, loss: Tensor) -> None:
-    """Refuse a mix of dtypes, which arithmetic with a scalar weight lets pass unnoticed."""
+    """Raise ValueError at a mix of dtypes, which torch's arithmetic with scalars accepts."""
     if w.dtype != loss.dtype:
         raise ValueError(
             f"parameter {name!r} is {w.dtype} and the loss {loss.dtype}: "
             "make model and data of one dtype"
         )
+
+
+def few(x: Tensor) -> Tensor:
+    """Return at most 4096 of the samples x (N,): enough to see if ŷ is linear in the weights."""
+    return x[:: 1 + len(x) // 4096]
 
 
 def is_linear_in_parameters(model: Model, x: Tensor) -> bool:

@@ -1,13 +1,13 @@
 """The loop of `descend` in numbers instead of tensors, which numba makes machine code.
 
-A step in torch is some twenty calls, of a few microseconds each; in machine code it is some twenty
-operations a sample. Of a model that is linear in its parameters it needs but φ = ∂ŷ/∂w and ŷ₀, its
-prediction at w = 0, which depend on x alone:
+A step in torch is about twenty calls, of a few microseconds each; in machine code it is about
+twenty operations a sample. If a model is linear in its parameters, the step needs only φ = ∂ŷ/∂w
+and ŷ₀, the prediction at w = 0, which depend on x alone:
 
     ŷ = Σ w·φ + ŷ₀      r = ŷ − y      loss = (1/N) Σ r²      g = Σ (2/N)r·φ      w ← w − α·g
 
-Each line rounds where torch does: its add_(g, alpha=α) once, as an fma; the terms of ŷ from left to
-right; a sum in the order of `add_up`.
+Each line rounds where torch does: its add_(g, alpha=α) rounds once, as an fma does; the terms of ŷ
+are added from left to right; `add_up` has the order of a sum.
 """
 
 import functools
@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-WAYS = 4  # in which torch adds at once
-MOST = 256  # terms; more it adds in another order
+WAYS = 4  # partial sums that torch adds up side by side
+MOST = 256  # terms of a sum; torch adds more terms in another order
 
 
 def fma(a: Any, b: Any, c: Any) -> Any:
@@ -28,10 +28,10 @@ def fma(a: Any, b: Any, c: Any) -> Any:
 
 
 def add_up(terms: Array, count: int, sums: Array) -> Any:
-    """Σ of the first terms, added in the order in which torch does: in vectors, four ways at once.
+    """Σ of the first terms in the order in which torch adds them: four partial sums of vectors.
 
-    `sums` (4, L) is for the sums of the ways, of vectors of L terms, or of 1 where there are fewer.
-    What is left over comes first.
+    `sums` (4, L) holds the partial sums, of vectors of L terms, or of 1 if there are fewer terms.
+    The terms that fill no vector are added first.
     """
     lanes = sums.shape[1] if count >= sums.shape[1] else 1
     vectors = count // lanes
@@ -48,9 +48,9 @@ def add_up(terms: Array, count: int, sums: Array) -> Any:
     return total
 
 
-# torch adds a sample's one gradient to 0, which makes 0 of −0. The fma that does both at once is
-# all that the next step waits for; it leaves −0 where the product underflows, which a record and
-# the options feel, and w − α·g at w = 0.
+# With one sample a step, torch computes 0 + g, which turns −0 into 0. We fold that into the fused
+# multiply-add of g, because the next step waits for it; but an fma whose product underflows gives
+# −0. It matters only when g is recorded, when an option uses it, or at w = 0: there we add 0.
 def steps(
     phi: Array, offset: Array, y: Array, order: Array, batch_size: int, sums: Array | None,
     first: int, end: int, total: int, every: int, table: Array, w: Array, v: Array, fresh: bool,
@@ -60,14 +60,14 @@ def steps(
 
     An epoch takes the samples in `order`. Each `every`-th step, and the last one, is recorded in
     `table`; returned is how many rows that makes. It ends after a recorded loss that is not finite.
-    There are no velocities v yet if it is `fresh`. `sums` is for `add_up`; None, which is compiled
-    on its own, means one sample a step.
+    If it is `fresh` there are no velocities v yet. `sums` is for `add_up`, or None for one sample a
+    step, which numba compiles separately.
     """
     samples, parameters, zero, row = order.shape[0], w.shape[0], lr - lr, 0
     r, terms = np.empty_like(y[:batch_size]), np.empty_like(y[:batch_size])
     plain = not maximize and momentum == 0 and weight_decay == 0
     at = first % -(-samples // batch_size) * batch_size
-    due = first + -first % every  # counted on, for a division a step takes as long as the rest
+    due = first + -first % every  # counted on: a division takes as long as the rest of the step
     for step in range(first, end):
         size = min(batch_size, samples - at)
         for i in range(size):
@@ -118,7 +118,7 @@ def steps(
 
 @functools.cache
 def machine_code() -> Callable[..., int]:
-    """Return `steps`, compiled, and kept on the disk where numba finds a place.
+    """Return `steps`, compiled by numba, which keeps it on the disk if it can.
 
     Raises:
         ModuleNotFoundError: numba is not installed.

@@ -6,10 +6,12 @@ A model is a `torch.nn.Module` with two methods that take the same x: `forward` 
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import vector_to_parameters
 
 # The dtypes on offer; every proof is given in both.
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -19,8 +21,8 @@ class Model(nn.Module):
     """ŷ = f(x; w) with hand-derived ∂ŷ/∂w: the base class of every model here.
 
     A model of your own is a subclass, or any `nn.Module`, with `forward` and `partials`, made as
-    `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape (). It keeps no
-    other state than parameters and buffers: from those a run goes on where it stopped.
+    `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape (). Its only
+    state are parameters and buffers: a run that was stopped goes on from these.
 
     Example: ŷ = w·x³ and its only partial derivative, ∂ŷ/∂w = x³.
 
@@ -95,6 +97,14 @@ def scalars(model: nn.Module) -> dict[str, nn.Parameter]:
                 "trained; make it a buffer"
             )
     return parameters
+
+
+def at_zero(model: Model) -> Model:
+    """Return a copy of a model whose weights are all 0: its ŷ is ŷ₀, the part without a weight."""
+    copy = deepcopy(model)
+    zeros = torch.zeros_like(torch.stack(list(copy.parameters())))
+    vector_to_parameters(zeros, copy.parameters())
+    return copy
 
 
 class Linear(Model):

@@ -19,7 +19,8 @@ Update = tuple[GradientSource, Callable[..., Optimizer]]
 class BatchesLike(Protocol):
     """An epoch's batches (x, y): `Batches`, a list of pairs, a DataLoader.
 
-    Where it has a `set_epoch`, that is told the epoch; a DataLoader's sampler is not.
+    `descend` calls its `set_epoch`, if it has one, with the epoch; not that of a DataLoader's
+    sampler.
     """
 
     def __len__(self) -> int:
@@ -31,8 +32,8 @@ class BatchesLike(Protocol):
 
 # min_w loss(w) by going downhill: w ← w − α · ∂loss/∂w, again and again.
 #
-# With the batch in the place of the data, loss is the mean over the batch. Batch size 1 is the
-# lesson's program, the full batch its formula, and they are two different descents.
+# The loss here is the mean over a batch. With batch size 1 this is the lesson's program, with the
+# full batch its formula: two different descents.
 def descend(
     model: Model,
     batches: BatchesLike,
@@ -43,12 +44,12 @@ def descend(
     scheduler: LRScheduler | None = None,
     start: int = 0,
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Descend: at each batch take the gradient there, then one step of the optimizer.
+    """Descend: for each batch compute the gradient, then take one step of the optimizer.
 
     Yields (step, epoch, loss) when the loss and each `.grad` are computed and before the optimizer
     steps; the caller's `for` may record, save or stop there. A `scheduler` steps after each epoch.
     To go on after `start` steps, restore model, optimizer and scheduler and pass `start`: the bits
-    are the same where batches depend on the epoch alone.
+    are the same if the batches depend on the epoch alone.
 
     Raises, when the first step is asked for:
         TypeError: epochs is no integer.
@@ -89,16 +90,16 @@ def train(
 ) -> Trajectory:
     """Descend (see `descend`), and return where it went.
 
-    The gradient source and the optimizer are two free choices. `manual_gradient` with `ManualSGD`
-    is the descent by hand, `autograd_gradient` with `torch.optim.SGD` the usual one, and the two
-    mixed pairs tell which half a difference comes from.
+    Any gradient source goes with any optimizer. `manual_gradient` with `ManualSGD` is the descent
+    by hand, `autograd_gradient` with `torch.optim.SGD` the usual one; the two mixed pairs show
+    which half a difference comes from.
 
     Every `record_every`-th step is recorded, and the last one; by default at most 10,000 in all,
-    evenly spaced. On CUDA no step waits for the device; the recorded steps come over in blocks (see
-    `Recorder`).
+    evenly spaced. On CUDA no step waits for the device; the recorded steps are copied in blocks
+    (see `Recorder`).
 
-    At a loss or weight that is not finite the trajectory ends, at the first recorded step that has
-    it, and the model's weights are put back there (the optimizer's state is not).
+    The trajectory ends at the first recorded step whose loss or weights are not finite. The model
+    then has the weights of that step (the optimizer keeps its later state).
 
     Raises:
         TypeError: epochs or record_every is no integer.
@@ -117,7 +118,7 @@ def train(
 
 
 def count_steps(epochs: int, batches: int, record_every: int | None = None) -> int:
-    """Return the number of steps; refuse what makes none."""
+    """Return the number of steps; raise TypeError or ValueError if there are none."""
     for name, value in (("epochs", epochs), ("record_every", record_every)):
         if value is not None and type(value) is not int:
             raise TypeError(f"{name} is {value!r}: give an integer")

@@ -91,10 +91,10 @@ class Trajectory:
 
     def up_to_divergence(self) -> "Trajectory":
         """Return the path up to its first row whose loss or weights are not finite, if any."""
-        finite = self.table[:, : 1 + len(self.names)].isfinite().all(dim=1)
+        finite = self.table[:, : 1 + len(self.names)].isfinite()
         if finite.all():
             return self
-        end = int((~finite).nonzero()[0]) + 1
+        end = int((~finite).nonzero()[0, 0]) + 1
         step, epoch, table = self.step[:end], self.epoch[:end], self.table[:end]
         return Trajectory(self.names, step, epoch, table, Stopped.DIVERGED)
 
@@ -119,7 +119,7 @@ def record_interval(steps: int, most: int = 10_000) -> int:
 def recorded_steps(first: int, end: int, every: int, steps: int) -> Tensor:
     """Return which of the steps `first` … `end` − 1 are recorded: each `every`-th, and the last.
 
-    The last is that of the whole descent, of so many `steps`.
+    The last is that of the whole descent, which has so many `steps`.
     """
     row = torch.arange(min(first + -first % every, end), end, every)
     missing = end == steps > first and (steps - 1) % every != 0
@@ -127,13 +127,13 @@ def recorded_steps(first: int, end: int, every: int, steps: int) -> Tensor:
 
 
 class Recorder:
-    """Collects the trajectory of so many `steps`, without making the device wait for it.
+    """Collects the trajectory of a descent of so many `steps`, and does not make the device wait.
 
-    Recorded are each `every`-th step and the last one. Rows stay on the model's device, one small
-    tensor each, until a block of them is full or too old, and so `due`. `hand_over` then brings the
-    block to the CPU in one copy, keeps it in `pieces` and gives it to `on_piece`. Where it finds
-    that the descent diverged, the trajectory ends, and there the model's weights then stand. To go
-    on with a descent, give the piece before, `done`.
+    It records each `every`-th step and the last one. A row stays on the model's device until a
+    block of rows is full or too old: then it is `due`. `hand_over` copies the block to the CPU at
+    once, keeps it in `pieces` and calls `on_piece` with it. If the descent diverged in that block,
+    the trajectory ends there, and the model gets the weights of that row. To go on with a descent,
+    give the piece before, `done`.
 
     Raises:
         ValueError: the model's parameters are not trainable scalars (see `scalars`).
@@ -161,7 +161,7 @@ class Recorder:
         self._began = time.monotonic()
 
     def record(self, step: int, epoch: int, loss: Tensor) -> None:
-        """Record the weights before `step`, and the loss and gradients there, if it is its turn."""
+        """Record the weights before `step`, and the loss and gradients, if the step is recorded."""
         if step % self.every and step != self.steps - 1:
             return
         parameters = self.parameters.values()

@@ -1,4 +1,4 @@
-"""A learner's own derivative: read as data, never run, and told how it is wrong."""
+"""A learner's own derivative: it is read as data, never run, and a wrong one gets a hint."""
 
 import ast
 import itertools
@@ -16,12 +16,12 @@ from torchgd.proof.notations import plain, spellings
 from torchgd.proof.symbols import Derivation, notation
 
 LONGEST = 300  # characters
-HIGHEST = 100  # degree, each digit counting as a letter does: bounds the size of what is computed
+HIGHEST = 100  # degree, to which each digit adds 1: this bounds the size of all results
 LARGEST = 4000  # bits before or after the point
 EQUAL = sympy.Float("1e-40")  # relative
 
 PREDICTION = ("ŷ", "y_hat", "yhat")
-# What an answer is made of beside names.
+# The tokens of an answer, beside names.
 KINDS = {
     "exponential": r"e\s*\*\*",
     "number": r"[0-9]*\.?[0-9]+",
@@ -43,12 +43,12 @@ OPERATIONS: dict[type[ast.AST], Callable[..., Expr]] = {
 def parse(text: str, derivation: Derivation) -> Expr:
     """Read an expression in x, y, ŷ and the parameters, in any of `proof.notations`.
 
-    What stands side by side is multiplied, 2x(xw − y), and a power is an integer, after ^ or **
-    or raised; for the rest the grammar is Python's, of whose parser's tree a formula is built. The
-    functions are those in which the model's own formulas are written; a line has none.
+    Factors side by side are multiplied, 2x(xw − y). A power is an integer, after ^ or ** or
+    raised. The rest is Python's grammar: we build the formula from the tree of Python's parser.
+    The known functions are those that occur in the model's own formulas; a line has none.
 
     Raises:
-        ValueError: anything else, or what is too long or of too high a degree.
+        ValueError: the text is not such an expression, or too long, or of too high a degree.
     """
     if len(text) > LONGEST:
         raise ValueError(f"{len(text)} characters: an answer has at most {LONGEST}")
@@ -90,8 +90,8 @@ class _Reader:
             is_function = kind == "name" and token not in self.names
             yield "function" if is_function else kind, token
 
-    # 2x²(x·w2 − y) becomes '2' * 'x' ** '2' * ( 'x' * 'w2' - 'y' ). What is in quotes Python
-    # takes as it is, so that it rounds no number and finds no keyword among the names.
+    # 2x²(x·w2 − y) becomes '2' * 'x' ** '2' * ( 'x' * 'w2' - 'y' ). Python does not interpret
+    # what is in quotes, so it rounds no number and finds no keyword among the names.
     def in_python(self, text: str) -> str:
         """Write a formula in Python's grammar."""
         written, before = [], ""
@@ -108,7 +108,7 @@ class _Reader:
         return " ".join(written)
 
     def formula(self, node: ast.expr) -> Expr:
-        """Return what a node of Python's tree stands for."""
+        """Return the formula of a node of Python's tree."""
         match node:
             case ast.Constant(str(word)):
                 return self.names[word] if word in self.names else sympy.Rational(word)
@@ -155,10 +155,10 @@ def _plain(node: ast.AST) -> str:
 
 
 def judge(derivation: Derivation, name: str, answer: Expr) -> str:
-    """Return "" if an answer is ∂loss/∂`name` and, if not, a hint that says how.
+    """Return "" if an answer is ∂loss/∂`name`, and otherwise a hint what is wrong.
 
-    Two formulas are taken for one if they agree at random points: exactly where they are rational,
-    to 40 digits elsewhere. Different ones of this size do so at hardly any point.
+    Two formulas count as equal if they agree at random points: exactly if they are rational, else
+    to 40 digits. Different formulas of this size agree at hardly any point.
     """
     right = derivation.loss_derivative(derivation.true_partials[name])
     if _constant(answer / right) == 1:
@@ -169,7 +169,7 @@ def judge(derivation: Derivation, name: str, answer: Expr) -> str:
 
 
 def _hints(derivation: Derivation, name: str, answer: Expr, right: Expr) -> Iterator[str]:
-    """Say what answer/right is, if it is a number, a monomial, or a factor of the chain rule."""
+    """Yield hints if answer/right is a number, a monomial, or a factor of the chain rule."""
     if _constant(answer) == 0:
         yield f"0 would say that the loss does not depend on {name}"
         return
@@ -190,7 +190,7 @@ def _hints(derivation: Derivation, name: str, answer: Expr, right: Expr) -> Iter
 
 
 def _known(derivation: Derivation, name: str, answer: Expr) -> str:
-    """Say what else a wrong answer is, "" if nothing known."""
+    """Return the name of another quantity that a wrong answer equals, "" if there is none."""
     partials, r = derivation.true_partials, derivation.residual
     known = {
         **{f"∂loss/∂{n}": derivation.loss_derivative(partial) for n, partial in partials.items()},
@@ -205,10 +205,10 @@ def _known(derivation: Derivation, name: str, answer: Expr) -> str:
 
 
 def _constant(formula: Expr) -> Expr | None:
-    """Return the number that a formula is at random points, None if it is not everywhere the same.
+    """Return a formula's value at random points if it is the same at all of them, else None.
 
-    Its values are exact where it is rational, and else have 50 digits; what is no number at a
-    point, or beyond LARGEST, is outside its domain there.
+    The values are exact if it is rational, and else have 50 digits. Points at which it has no
+    value, or one beyond LARGEST, are outside its domain and do not count.
     """
     generator, values = random.Random(0), []
     symbols = sorted(formula.free_symbols, key=str)
@@ -229,7 +229,7 @@ def _constant(formula: Expr) -> Expr | None:
 
 
 def _monomial(ratio: Expr) -> tuple[Expr, Expr, Expr]:
-    """Return (c, n, d) with ratio = c·n/d, n and d products of powers; 1 stands for what is none.
+    """Return (c, n, d) with ratio = c·n/d, n and d products of powers; else (1, 1, 1).
 
     Doubling a variable multiplies a monomial by 2 to its power in that variable.
     """

@@ -83,8 +83,8 @@ def differs(a: Tensor, b: Tensor) -> Tensor:
 def compare(a: Trajectory, b: Trajectory) -> Comparison:
     """Return how far apart two trajectories are, and where they first differ.
 
-    Compared are the steps that both recorded. Within a step, the weights are looked at first: they
-    cause what follows.
+    Compared are the steps that both recorded. Within a step the weights come first, because the
+    gradients and the loss follow from them.
 
     Raises:
         ValueError: they are not of the same parameters and dtype, or have no step in common.
@@ -123,10 +123,10 @@ def _span(t: Trajectory) -> str:
 
 
 def which_half_differs(descend: Callable[[Update], Trajectory], a: Update, b: Update) -> str:
-    """Name the half by which `a` parts from `b`: its gradient or its update of the weights.
+    """Name the half in which `a` differs from `b`: its gradient or its update of the weights.
 
-    The mixed pairs tell: `a`'s gradient with `b`'s optimizer, and the other way round. `descend`
-    trains anew with an update.
+    `descend` trains anew with an update. We train with the two mixed pairs: `a`'s gradient with
+    `b`'s optimizer, and the reverse.
     """
     reference, halves = descend(b), {"gradient": (a[0], b[1]), "update": (b[0], a[1])}
     guilty = [n for n, mixed in halves.items() if not compare(descend(mixed), reference).identical]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# The steps, as parts of |w|: too long a one reaches over poles, kinks and the domain's edge, too
-# short a one leaves no digits.
+# The steps, as parts of |w|. A step that is too long crosses poles, kinks and the domain's edge;
+# one that is too short leaves no digits.
 STEPS = [10.0**-k for k in range(2, 9)]
 COARSE, FINE = 1, 4  # 10⁻³ and 10⁻⁶, at which the two sides are compared
-# What a difference may say at most: a part in a thousand.
+# The largest relative error at which a difference is trusted.
 AGREE = 1e-3
 
 
@@ -18,7 +18,7 @@ AGREE = 1e-3
 class Slopes:
     """∂ŷₙ/∂w for each sample, by differences: `slope`, off by `error` at most where `trusted`.
 
-    At a `kink` the slopes from the `left` and from the `right` are not one. All of shape (N,).
+    At a `kink` the slopes from the `left` and from the `right` differ. All of shape (N,).
     """
 
     slope: Tensor
@@ -33,13 +33,15 @@ class Slopes:
 #
 #   D(h) = (ŷ(w + h) − ŷ(w − h))/2h = ŷ′ + (h²/6)·ŷ‴ + …
 #
-# gains digits of ŷ′ until rounding, about ε|ŷ|/h, takes them away. Where two steps a decade apart
-# agree, the one is the other's error; of all pairs the closest is taken. What is flat between two
-# roundings agrees, too, and so a slope that is not 0 goes before one that is.
+# gains digits of ŷ′ as h shrinks, until the rounding error, about ε|ŷ|/h, outweighs them. We take
+# D at two steps a decade apart, and their difference as the error of D; of all such pairs we take
+# the one with the smallest relative error. Two zeros have no relative error, and come last: ŷ may
+# seem flat only because its change is lost in rounding.
 def slopes(predict: Callable[[float], Tensor], w: float, size: float) -> Slopes:
     """Return the slopes of ŷ in a weight at `w`, from `predict`, which returns ŷ (N,) for any w.
 
-    What rounds ŷ is at least a rounding of its usual `size`: (1 − e⁻ᵘ) of a tiny u is 0.
+    The rounding error of ŷ is taken to be at least one of its usual `size`: 1 − e⁻ᵘ of a tiny u
+    is tiny, but has the rounding error of 1.
     """
     scale = abs(w) or 1.0
     here, eps = predict(w), torch.finfo(torch.float64).eps

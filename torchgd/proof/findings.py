@@ -34,13 +34,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one oracle says of ∂ŷ/∂`parameter`, at the worst of the points that it looked at.
+    """What one oracle found about ∂ŷ/∂`parameter`, at the worst of its points.
 
-    `passed` is None where it could say nothing, for the `reason` given. `by_hand` and `expected`
-    are the two values there, `error` is their distance in units of what rounding and truncation
-    may make of it, and so at most 1 where it passed. It `looked` at so many points, and abstained
-    from so many others, where it may not be trusted. The symbolic oracle has two formulas and no
-    point.
+    `passed` is None if it was skipped, for the `reason` given. `by_hand` and `expected` are the
+    two values there; `error` is their distance as a part of the tolerance, at most 1 where it
+    passed. It `looked` at so many points, and `abstained` at so many others, where it cannot be
+    trusted. The symbolic oracle has two formulas and no point.
     """
 
     parameter: str
@@ -63,18 +62,18 @@ class Finding:
         return int(ulps(by_hand, expected))
 
     def __str__(self) -> str:
-        """What it says, as the table has it."""
+        """The finding, as the table has it."""
         if self.passed is None:
             return "skipped"
         word = "yes" if self.passed else "no"
-        if self.oracle == "symbolic":  # of formulas that are not one, but agree at points
+        if self.oracle == "symbolic":  # with a number if it compared at points only
             return word + f", at {self.looked} points" * (self.passed and self.looked > 0)
-        # Beside ŷ/w a derivative of about 0 may be millions of its own ULPs off, and right.
+        # A derivative of about 0 may be millions of its own ULPs off and right: ŷ/w is the scale.
         if self.oracle == "autograd" and self.ulps is not None and self.ulps < 1000:
             return f"{word}, {self.ulps} ULPs"
         assert isinstance(self.by_hand, float)
         assert isinstance(self.expected, float)
-        size = max(1.0, abs(self.by_hand), abs(self.expected))  # large ones are relative to that
+        size = max(1.0, abs(self.by_hand), abs(self.expected))  # relative where they are large
         return f"{word}, {abs(self.by_hand - self.expected) / size:.1e} off"
 
 
@@ -82,8 +81,8 @@ class Finding:
 class GradientCheck:
     """What `check_gradient` found: a row per parameter and oracle. True if it `passed`.
 
-    `kinks` says, by parameter, where the slope is not unique and by hand another than by autograd,
-    which is no fault.
+    `kinks` names, by parameter, a point where the slope is not unique and the one by hand differs
+    from autograd's, which is no fault.
     """
 
     rows: list[Finding]
@@ -91,17 +90,17 @@ class GradientCheck:
 
     @property
     def failures(self) -> list[Finding]:
-        """The rows in which an oracle says no."""
+        """The rows that did not pass."""
         return [row for row in self.rows if row.passed is False]
 
     @property
     def wrong(self) -> list[str]:
-        """The parameters whose derivative an oracle says no to."""
+        """The parameters with a row that did not pass."""
         return list(dict.fromkeys(row.parameter for row in self.failures))
 
     @property
     def passed(self) -> bool:
-        """Whether no oracle says no, and for each parameter at least one says yes."""
+        """Whether no row failed, and at least one row of each parameter passed."""
         confirmed = {row.parameter for row in self.rows if row.passed}
         return not self.failures and confirmed == {row.parameter for row in self.rows}
 
@@ -109,7 +108,7 @@ class GradientCheck:
         return self.passed
 
     def __str__(self) -> str:
-        """The table, a row per parameter, and what stands behind each no, skip and kink."""
+        """The table, a row per parameter, and a line for each no, skip and kink."""
         names = list(dict.fromkeys(row.parameter for row in self.rows))
         answers = {(row.parameter, row.oracle): str(row) for row in self.rows}
         table = [["", *ORACLES], *([n, *(answers[n, o] for o in ORACLES)] for n in names)]

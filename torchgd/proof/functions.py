@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def exact(value: Any) -> Any:
-    """Return a decimal constant as the fraction that its digits say, and a truth as 1 or 0."""
+    """Return a decimal constant as a fraction, 0.1 as 1/10, and a truth value as 1 or 0."""
     value = value.item() if isinstance(value, Tensor) else value
     if isinstance(value, Boolean | bool) and not isinstance(value, sympy.Symbol):
         return where(value, 1, 0)
@@ -48,7 +48,7 @@ def clamp(u: Any, low: Any = None, high: Any = None, **limits: Any) -> Any:
     return sympy.Piecewise(*below, *above, (u, True))
 
 
-# What sympy and Python call as torch does; the others by their formulas.
+# Functions that have torch's names in sympy and in Python; the others have their formulas here.
 SYMPYS = ("exp", "log", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
           "asinh", "acosh", "atanh", "erf")  # fmt: skip
 COSTLY = ("exp", "sin", "cos", "tan", "sinh", "cosh", "tanh", "erf")
@@ -95,7 +95,7 @@ ALIASES = {
 
 
 def bounded(function: Callable[[Any], Any], u: Any) -> Any:
-    """Return a function of u, whose digits cost as many more as u has before the point."""
+    """Return function(u), by its limit where |u| is so large that 200 digits would take long."""
     if abs(u) > mpmath.mpf(10) ** 30:
         limits = {mpmath.exp: (0, mpmath.inf), mpmath.tanh: (-1, 1), mpmath.erf: (-1, 1)}
         return limits.get(function, (mpmath.nan, mpmath.nan))[u > 0]

@@ -1,4 +1,4 @@
-"""What people write, in the plain notation that `proof.answers` reads."""
+"""From the notations that people use to the plain one that `proof.answers` reads."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ SIGNS = str.maketrans("·×⋅∙−–⁄", "****--/")
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
-# LaTeX, each with what it says; what is left of a command is its name, as in \exp.
+# LaTeX commands and their meaning; of every other command the name is kept, as in \exp.
 LATEX = {
     r"\$|\\[()\[\],;:! ]|\\(?=[{}])|\\left\b|\\right\b|\\displaystyle\b": " ",
     r"\\(?:text|mathrm|mathit|operatorname)\s*\{([^{}]*)\}": r"\1",
@@ -29,7 +29,7 @@ def plain(text: str) -> str:
     text = _fractions(unicodedata.normalize("NFC", text))
     for written, meant in LATEX.items():
         text = re.sub(written, meant, text)
-    # Of raised digits first, for ½ is one character, too, but ² is no fraction.
+    # Raised digits come first: NFKC would also turn ½ into a fraction.
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda s: "^" + unicodedata.normalize("NFKC", s[0]), text)
     text = re.sub("([0-9]*)([¼-¾⅐-⅞])", _mixed, text)
     return _round_brackets(text.translate(SIGNS))

@@ -26,7 +26,7 @@ OPTION_SETS: list[dict[str, Any]] = [
     {"momentum": 0.9, "weight_decay": 0.1},
     {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
 ]
-# What they are made of, in all combinations that SGD takes.
+# Their values, for all combinations that SGD takes.
 VALUES: dict[str, tuple[Any, ...]] = {
     "lr": (0.01,),
     "momentum": (0, 0.9),
@@ -42,10 +42,10 @@ WITHOUT = {(1, 0), (1, 1), (2, 6), (2, 7)}  # a weight and a step at which it ha
 
 @dataclass(frozen=True)
 class OptimizerFinding:
-    """What became of an option set: whether all steps `passed`, None if it is not taken.
+    """The result of an option set: whether all steps `passed`, None if it is not taken.
 
     `first` is the first step whose weights differ from those of torch.optim.SGD, `max_ulp` how far
-    apart they get, over float32 and float64. Options `without_effect` change torch's steps and not
+    apart they get, over float32 and float64. Options `without_effect` change torch's steps but not
     this optimizer's. The `reason` is the error that was raised, if one was.
     """
 
@@ -57,7 +57,7 @@ class OptimizerFinding:
     reason: str = ""
 
     def __str__(self) -> str:
-        """What became of it, as the table has it."""
+        """The result, as the table has it."""
         if self.passed is None:
             return f"not taken: {self.reason}"
         if self.reason:
@@ -100,15 +100,27 @@ def in_words(options: Mapping[str, Any]) -> str:
 def check_optimizer(
     kind: Callable[..., Optimizer], device: torch.types.Device = None
 ) -> OptimizerCheck:
-    """Hold any optimizer that claims to be SGD against torch.optim.SGD.
+    """Compare any optimizer that claims to be SGD with torch.optim.SGD, step by step.
 
     Both take the same steps along random gradients, in float32 and in float64, with every option
     set of torch's own tests and every combination of the options: two groups of parameters, each
     with a learning rate of its own, of shapes () to (50, 9); weights that have no gradient at
     first, or for some steps; and halfway on from a state_dict.
 
-    `kind` is called as torch.optim.SGD is, kind(params, lr=…, momentum=…, …). Options that it
-    refuses with TypeError or ValueError are not held against it.
+    `kind` is called as torch.optim.SGD is, kind(params, lr=…, momentum=…, …). An option set that
+    it refuses with TypeError or ValueError does not count.
+
+    Example: with Nesterov's rule this one takes the step of plain momentum.
+
+        >>> from torchgd import ManualSGD
+        >>> class Forgetful(ManualSGD):
+        ...     def _update(self, w, g, group):
+        ...         super()._update(w, g, {**group, "nesterov": False})
+        >>> check = check_optimizer(Forgetful)
+        >>> print(str(check).splitlines()[-1])
+        23 of 28 option sets are identical, bit for bit.
+        >>> print(next(row for row in check.rows if not row.passed).without_effect)
+        ('nesterov',)
 
     Raises:
         TypeError: `kind` cannot be called.

@@ -1,4 +1,4 @@
-"""Where a derivative is looked at: samples and weights far and wide, and what is computed there."""
+"""Where a derivative is checked: samples and weights of all sizes, and ŷ and its slopes there."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -61,7 +61,7 @@ def weights_to_look_at(model: Model) -> Iterator[dict[str, float]]:
 class Place:
     """A model with `weights`, at samples x, (N,).
 
-    `generic` weights are the model's own or random: nothing cancels or vanishes but by design.
+    `generic` weights are the model's own or random, so that no term is 0 or cancels by accident.
     """
 
     model: Model
@@ -120,9 +120,9 @@ class Place:
         return Point(self.x[k].item(), self.weights, self.x.dtype, among)
 
     def nearby(self, roundings: int) -> "tuple[Place, Place]":
-        """Return where x is other by so many roundings, and where the weights are.
+        """Return the place with x changed by so many roundings, and that with the weights changed.
 
-        Each weight is so by another number of them: what all have in common may cancel.
+        Each weight is changed by a different number of them: equal changes may cancel.
         """
         eps = torch.finfo(self.x.dtype).eps
         weights = {
@@ -134,11 +134,11 @@ class Place:
 
 
 def is_rounding(name: str, place: Place) -> bool:
-    """Whether by hand and by autograd differ at a sample by what rounding may make of either.
+    """Whether rounding explains the difference of the two derivatives at a sample.
 
-    That is so where a few roundings of x or of the weights make about as much of autograd's
-    slope, or where the two differ otherwise at each neighbour: a wrong derivative is off by about
-    the same there, what rounding makes is another each time.
+    It does if a few roundings of x or of the weights change autograd's slope by about as much, or
+    if the difference varies from neighbour to neighbour: a wrong derivative is off by about the
+    same at all of them, a rounding error varies.
     """
     here = place.by_autograd[name]
     apart = (place.by_hand[name] - here).abs()

@@ -8,12 +8,12 @@ from sympy import Expr
 
 from torchgd.proof.symbols import YHAT, Derivation, Y, latex, notation
 
-Line = tuple[str, str, str]  # what it is of, its formula, and the reason
+Line = tuple[str, str, str]  # the left side, the formula, and the reason
 
 
 @dataclass(frozen=True)
 class Notation:
-    """How formulas are written, and what ŷ, the loss, a derivative and a blank look like."""
+    """How to write formulas, ŷ, the loss, a derivative and a blank."""
 
     write: Callable[[Expr], str]
     prediction: str
@@ -34,7 +34,7 @@ LATEX = Notation(
 
 # loss is a function of ŷ, which is a function of w: ∂loss/∂w = ∂loss/∂ŷ · ∂ŷ/∂w, the chain rule.
 def steps(derivation: Derivation, names: Iterable[str], to: Notation) -> list[Line]:
-    """Return the lines that lead from ŷ and the loss to the ∂loss/∂w of these names."""
+    """Return the lines of the derivation, from ŷ and the loss to ∂loss/∂w for these names."""
     residual = sympy.Add(YHAT, -Y, evaluate=False)
     outer = to.derivative.format(to.loss, to.prediction)
     lines = [
@@ -60,13 +60,13 @@ def steps(derivation: Derivation, names: Iterable[str], to: Notation) -> list[Li
 
 
 def in_terms_of_prediction(partial: Expr, derivation: Derivation) -> Expr:
-    """Return ∂ŷ/∂w with ŷ for what the model computes, where that is shorter."""
+    """Return ∂ŷ/∂w with ŷ in the place of the model's formula, if that is shorter."""
     shorter = partial.subs(derivation.prediction.doit(), YHAT)
     return shorter if shorter.count_ops() < partial.count_ops() else partial
 
 
 def exercise(derivation: Derivation, to: Notation) -> list[Line]:
-    """Return the lines of `steps` with blanks for what is to be found."""
+    """Return the lines of `steps` with blanks for the answers."""
     given, asked = steps(derivation, (), to)[:2], [to.prediction, to.loss]
     weights = [to.write(weight) for weight in derivation.weights.values()]
     heads = [to.derivative.format(to.loss, to.prediction)]
@@ -75,7 +75,7 @@ def exercise(derivation: Derivation, to: Notation) -> list[Line]:
 
 
 def typeset(lines: list[Line], to: Notation) -> str:
-    """Return lines below each other, = below =, with their reasons; as LaTeX an align*."""
+    """Return the lines as text, aligned at their =, with the reasons; as LaTeX an align*."""
     if to is LATEX:
         rows = [f"{left} &= {right}" + rf" && \text{{{why}}}" * bool(why)
                 for left, right, why in lines]  # fmt: skip

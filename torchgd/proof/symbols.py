@@ -1,7 +1,7 @@
 """A model in symbols: its prediction and partial derivatives as formulas.
 
-torch.fx traces what `forward` and `partials` compute, and the trace is then run on sympy's symbols
-in the place of tensors.
+torch.fx traces what `forward` and `partials` compute; we run the trace on sympy's symbols in the
+place of tensors.
 """
 
 import re
@@ -36,9 +36,9 @@ class Precise:
 
     @property
     def agree(self) -> bool | None:
-        """Whether they are one in 12 digits; None where one of them is not finite.
+        """Whether they agree in 12 digits; None where one of them is not finite.
 
-        A constant in a formula, such as π, has 16.
+        More is not possible: a constant in a formula, such as π, has 16.
         """
         if not (mpmath.isfinite(self.by_hand) and mpmath.isfinite(self.expected)):
             return None
@@ -50,8 +50,8 @@ class Precise:
 class Derivation:
     """ŷ and each ∂ŷ/∂w of a model, as expressions in x and the parameters; y is the target.
 
-    `prediction` is ŷ as `forward` writes it, with nothing reordered, `partials` what the model
-    says that ∂ŷ/∂w is. All else follows by the rules, for one sample: loss = (ŷ − y)².
+    `prediction` is ŷ in the order in which `forward` writes it, `partials` are the model's own
+    ∂ŷ/∂w. The rest is derived from them, for one sample: loss = (ŷ − y)².
     """
 
     weights: dict[str, Expr]
@@ -76,7 +76,7 @@ class Derivation:
 
     @cached_property
     def functions(self) -> dict[str, Callable[[Expr], Expr]]:
-        """By name, the functions in which ŷ and its derivatives are written."""
+        """By name, the functions that occur in ŷ and its derivatives."""
         formulas = sympy.Tuple(self.prediction, *self.true_partials.values())
         found = {f.func.__name__: f.func for f in formulas.atoms(sympy.Function)}
         powers = (power.exp for power in formulas.atoms(sympy.Pow) if power.exp.is_Rational)
@@ -84,7 +84,7 @@ class Derivation:
 
     @cached_property
     def _precise(self) -> dict[str, list[Callable[..., Any]]]:
-        """By name, what computes both ∂ŷ/∂w of x and the parameters, by mpmath."""
+        """By name, mpmath functions of x and the parameters: ∂ŷ/∂w by hand and by sympy, and ŷ."""
         own = {"floor": mpmath.floor, "sign": mpmath.sign}
         own |= {name: partial(bounded, getattr(mpmath, name)) for name in COSTLY}
         symbols = [X, *self.weights.values()]
@@ -120,8 +120,8 @@ def derive(model: Model) -> Derivation:
     """Run a model on symbols.
 
     Raises:
-        ValueError: it cannot: its code asks for numbers (`if x > 0`), or calls a function that is
-            not in FUNCTIONS, or one of its parameters bears the name of the data, x or y.
+        ValueError: its code needs numbers (`if x > 0`), or calls a function that is not in
+            FUNCTIONS, or one of its parameters has the name of the data, x or y.
     """
     weights = {n: sympy.Symbol(n, real=True) for n, _ in model.named_parameters()}
     try:
@@ -178,7 +178,7 @@ class _Symbolic(fx.Interpreter):
 
 
 def _flat(expression: Expr) -> Expr:
-    """Return an expression with sums of sums and products of products made one, in their order."""
+    """Return an expression with nested sums and nested products flattened, in their order."""
     if not expression.args:
         return expression
     if isinstance(expression, sympy.Piecewise):
@@ -193,7 +193,7 @@ def _flat(expression: Expr) -> Expr:
 def is_identity(difference: Expr) -> bool:
     """Whether a difference of rational functions is 0 whatever x and the parameters are.
 
-    Of others only one that is written as 0: sympy may take minutes to simplify them.
+    For others False unless it is written as 0: sympy may take minutes to simplify them.
     """
     if difference == 0:
         return True
@@ -207,7 +207,7 @@ def latex(expression: Expr) -> str:
 
 
 def spelled(name: str) -> str:
-    """Return a name with alpha for α, and so on, which sympy knows how to write."""
+    """Return a name with Greek letters spelled out, alpha for α: sympy writes these as LaTeX."""
 
     def word(letter: str) -> str:
         known = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(letter, ""))

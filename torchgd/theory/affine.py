@@ -8,8 +8,8 @@ A chain of steps looks sequential. But two maps make one, A₁A₀ and A₁c₀ 
 is associative, so that any part of the chain becomes a single map before it is known where that
 part starts.
 
-A map is kept as the matrix [A c] (S, S + 1) and a state as (S, 1): as the map that leads there from
-wherever, it has no columns A, and c is the state. So what makes one map of two applies a map, too.
+A map is kept as the matrix [A c] (S, S + 1), and a state as (S, 1): as a map without A, whose c is
+the state. So the function that composes two maps also applies a map to a state.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,8 +36,8 @@ ROWS = 2**16
 #   u ← μ·u + (1 − τ)·α(g + λw)
 #   w ← w − u                           w ← w − (α(g + λw) + μ·u)  with Nesterov's rule
 #
-# Each of w, u and g is written as the rows that make it from (w, u, 1); so the rule itself computes
-# the step's matrix. Without momentum there is no u, and w ← w − α(g + λw).
+# Each of w, u and g is kept as the matrix that makes it from (w, u, 1). So the rule's lines, in
+# matrices, compute the matrix of the step. Without momentum there is no u: w ← w − α(g + λw).
 def step_maps(
     gradients: Tensor,
     lr: float,
@@ -67,7 +67,7 @@ def step_maps(
 
 
 def after(second: Tensor, first: Tensor) -> Tensor:
-    """The map that is `first` and then `second`; of a state, the state that `second` leads to."""
+    """The map that applies `first`, then `second`; if `first` is a state, the state after it."""
     both = second[..., :-1] @ first
     both[..., -1] += second[..., -1]
     return both
@@ -84,7 +84,8 @@ def compose(maps: Tensor) -> Tensor:
 def prefixes(maps: Tensor, start: Tensor) -> Tensor:
     """The states, or maps, before each of n maps and after the last, (n + 1, …), from `start`.
 
-    Those at even places are the prefixes of the pairs made one; a single map leads on to the odd.
+    We compose the maps in pairs, and take the prefixes of these: they are the states at even
+    places. One more map makes those at odd places of them.
     """
     count = len(maps)
     if count == 0:
@@ -99,7 +100,7 @@ def prefixes(maps: Tensor, start: Tensor) -> Tensor:
 def powers(one: Tensor, exponents: Tensor, start: Tensor) -> Tensor:
     """The states (n, S, 1) after each number of times (n,) that the map `one` is applied.
 
-    By squaring: the map is made one with itself once a binary digit.
+    By squaring: the map is composed with itself once for each binary digit.
     """
     states = start.expand(len(exponents), -1, -1)
     digits, exponents = int(exponents.max()).bit_length(), exponents.to(start.device)
@@ -119,7 +120,7 @@ def table_rows(rows: Tensor, w: Tensor) -> Tensor:
 def start_state(w: Tensor, gradient: Tensor, lr: float, **options: Any) -> Tensor:
     """Return the state (S, 1) at w (P, 1), before a first step with `gradient` (1, P, P + 1).
 
-    That step sets v ← g, undamped, which is v ← μ·v + (1 − τ)·g from v = (τ/μ)·g.
+    That step sets v ← g, without dampening, as v ← μ·v + (1 − τ)·g does from v = (τ/μ)·g.
     """
     momentum, dampening = options.get("momentum", 0.0), options.get("dampening", 0.0)
     if not momentum:
@@ -151,7 +152,7 @@ def walk(
 def walk_again(
     blocks: Iterable[tuple[Tensor, Tensor]], start: Tensor, recorded: Tensor, length: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the like of `walk`, of epochs that all take the same blocks, of `length` steps."""
+    """Yield what `walk` does, if all epochs take the same blocks, of `length` steps."""
     epochs = (recorded // length).clamp(max=recorded[-1] // length - 1)
     steps, places = (recorded - epochs * length).unique(return_inverse=True)
     unit = torch.eye(len(start), len(start) + 1, dtype=start.dtype, device=start.device)
@@ -179,18 +180,25 @@ def affine_trajectory(
     what `train` records; the model's weights then stand at the last row. All is computed in
     float64 and rounded once to the model's dtype.
 
-    Not bit for bit the sequential path: maps composed beforehand round at other places than steps
-    taken one by one. Let u be half of the dtype's ε and R the largest |w| + 2α|φ||y| met. Of the
-    sequential path each step rounds w by at most (2P + 7)uR: a dot product of P terms, less y,
-    times φ, and the update. Of the scan making a step's A and c rounds by (2P² + 7P + 4)uR, and
-    each step is once made one with others, or applied, by a product of P + 1 terms, which rounds
-    by (P² + 2(P + 1)√P)uR. As long as no step enlarges an error (α ≤ 2/λ of its batch) all of
-    these add up over k steps, so that
+    It has not the bits of the sequential path, because it rounds at other places. Let u be half of
+    the dtype's ε, and R the largest |w| + 2α|φ||y|. In the sequential path each step rounds w by at
+    most (2P + 7)uR: a dot product of P terms, less y, times φ, and the update. In the scan, making
+    a step's A and c rounds by (2P² + 7P + 4)uR, and each step is once composed or applied, by a
+    product of P + 1 terms, which rounds by (P² + 2(P + 1)√P)uR. If no step enlarges an error
+    (α ≤ 2/λ of its batch), these add up over k steps:
 
         |w_k − w_k sequential| ≤ 8(P + 1)² · k · ε · R
 
-    without momentum. Where steps shrink errors by ρ, 1/(1 − ρ) takes the place of k. A path that
+    without momentum. If steps shrink errors by ρ, 1/(1 − ρ) takes the place of k. A path that
     leaves float64 ends as in `train`; a product of maps may leave it somewhat earlier than w does.
+
+    Example: the lesson's three points, a million epochs, of which the two ends are recorded.
+
+        >>> from torchgd import Batches, Linear
+        >>> x, model = torch.tensor([1.0, 2.0, 3.0]), Linear()
+        >>> path = affine_trajectory(model, Batches(x, 2 * x), 0.01, 10**6, record_every=3 * 10**6)
+        >>> path.step, path.weights["w"]
+        (tensor([      0, 2999999, 3000000]), tensor([1., 2., 2.]))
 
     Args:
         model: linear in its parameters.

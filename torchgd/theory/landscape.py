@@ -12,7 +12,7 @@ difference of two descents by I − αH, which depends on neither w nor y.
 
 import math
 from copy import deepcopy
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,11 +22,11 @@ from torch.func import functional_call
 from torch.nn.functional import pad
 from torch.nn.utils import vector_to_parameters
 
-from torchgd.gradients import is_linear_in_parameters
+from torchgd.gradients import few, is_linear_in_parameters
 from torchgd.loss import residual
-from torchgd.models import Model, scalars
+from torchgd.models import Model, at_zero, scalars
 from torchgd.theory.affine import compose, powers, start_state, step_maps
-from torchgd.theory.linear import BLOCK, at_zero, epoch_rows, few, gradient_maps, samples
+from torchgd.theory.linear import BLOCK, epoch_rows, gradient_maps, samples
 from torchgd.training import BatchesLike
 
 
@@ -40,8 +40,7 @@ class Landscape:
     unique.
 
     The data are read twice, in blocks. What concerns single batches, in the order of the epoch that
-    `batches` are at, is computed when it is first used, from min(B, P + 1) rows of P + 1 numbers a
-    batch.
+    `batches` are at, is computed when it is first used, and takes P(P + 1) numbers a batch.
 
     Example: y = 2x at x = 1, 2, 3, where H = (2/3)(1 + 4 + 9) = 28/3 and 2/H = 3/14.
 
@@ -61,7 +60,7 @@ class Landscape:
         self.names = list(scalars(model))
         x, y, self.size = samples(batches)
         self.x, self.y = x.cpu(), y.cpu()
-        self.linear = is_linear_in_parameters(self.model, few(self.x))
+        self.linear = is_linear_in_parameters(self.model, few(self.x).double())
         if self.linear:
             self._least_squares()
         else:
@@ -140,8 +139,13 @@ class Landscape:
     def _maps(self) -> Tensor:
         """Each batch's gradient as a map, [H −h] (n, P, P + 1)."""
         if self.linear:
-            blocks = epoch_rows(at_zero(self.model), self.x, self.y, self.size)
-            return torch.cat([gradient_maps(rows) for rows in blocks])
+            # Allocated once: small results between the freed blocks would keep their memory in use.
+            count, parameters = -(-len(self.x) // self.size), len(self.names)
+            maps = left = torch.empty(count, parameters, parameters + 1, dtype=torch.float64)
+            for rows in epoch_rows(at_zero(self.model), self.x, self.y, self.size):
+                left[: len(rows)] = gradient_maps(rows)
+                left = left[len(rows) :]
+            return maps
         return pad(torch.stack([self._hessian(x, y) for x, y in self.batches]), (0, 1))
 
     @property
@@ -155,9 +159,8 @@ class Landscape:
         return 2 * self.root.T @ self.root if self.linear else self._hessian(self.x, self.y)
 
     def _hessian(self, x: Tensor, y: Tensor) -> Tensor:
-        loss = partial(self._loss, x=x, y=y)
         # Strict: a backward pass without a second derivative is an error, not zeros.
-        return hessian_by_autograd(loss, self.minimiser, strict=True)
+        return hessian_by_autograd(lambda w: self._loss(w, x, y), self.minimiser, strict=True)
 
     def contraction(self, lr: float, **options: Any) -> float:
         """ρ, by which every epoch of SGD with these options in the end multiplies the error.

@@ -8,16 +8,14 @@ alone. With the rows φₙ stacked into Φ (N, P) a batch of N samples gives
 
 import math
 from collections.abc import Iterator
-from copy import deepcopy
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.nn.utils import vector_to_parameters
 
 from torchgd.data import Batches, require_floats
-from torchgd.gradients import partial_derivatives, require_linear, same_dtype
-from torchgd.models import Model, scalars
+from torchgd.gradients import few, partial_derivatives, require_linear, same_dtype
+from torchgd.models import Model, at_zero, scalars
 from torchgd.training import BatchesLike
 
 # How many samples are reduced at a time: memory against the time that each block takes to start.
@@ -28,19 +26,6 @@ BLOCK = {"cpu": 2**18, "cuda": 2**22}
 def jacobian(model: Model, x: Tensor) -> Tensor:
     """Φ = ∂ŷ/∂w, of x's shape and P: a column per parameter."""
     return torch.stack([*partial_derivatives(model, x, x).values()], dim=-1)
-
-
-def at_zero(model: Model) -> Model:
-    """Return the model in float64 with all weights 0, so that its ŷ is ŷ₀."""
-    copy = deepcopy(model).double()
-    zeros = torch.zeros_like(torch.stack(list(copy.parameters())))
-    vector_to_parameters(zeros, copy.parameters())
-    return copy
-
-
-def few(x: Tensor) -> Tensor:
-    """Return at most 4096 of the samples x (N,), in float64: enough to see if ŷ is linear in w."""
-    return x[:: 1 + len(x) // 4096].double()
 
 
 # A batch is kept as the rows [φ r]/√B of its samples, where r = ŷ − y is the residual at the
@@ -112,7 +97,7 @@ def batch_rows(model: Model, batches: BatchesLike, epochs: int) -> Iterator[Tens
         ValueError: model and data differ in dtype, the batches in size, or the model is not
             linear in its parameters.
     """
-    parameters, zero = scalars(model), at_zero(model)
+    parameters, zero = scalars(model), at_zero(model).double()
     for epoch in range(epochs):
         if isinstance(batches, Batches):
             batches.set_epoch(epoch)
@@ -121,7 +106,7 @@ def batch_rows(model: Model, batches: BatchesLike, epochs: int) -> Iterator[Tens
         require_floats("y", y)
         for name, w in parameters.items():
             same_dtype(name, w, y)
-        require_linear(zero, few(x))
+        require_linear(zero, few(x).double())
         for rows in epoch_rows(zero, x, y, size):
             yield rows
     yield torch.zeros_like(rows[:1])
