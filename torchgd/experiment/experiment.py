@@ -34,6 +34,7 @@ from torchgd.experiment.sources import LARGE, NAMES, Mapped, load, sha256
 from torchgd.gradients import (
     GradientSource,
     autograd_gradient,
+    few,
     is_linear_in_parameters,
     manual_gradient,
     require_linear,
@@ -54,7 +55,7 @@ BY_NAME: dict[str, Callable[[float, int], Update]] = {
     **WAYS,
 }
 ALONE = ("shuffle", "standardize", "compile")  # what needs all of the data in memory
-FEW = 4096  # samples that are enough to judge a model
+FEW = 4096  # samples of a first step on data that are read in chunks
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class Experiment:
     @property
     def few(self) -> Tensor:
         """Some samples' x, spread over all of them, on the run's device and in its dtype."""
-        x, c = self.batches.x, self.configuration
-        return x[:: 1 + len(x) // FEW].to(c.device, DTYPES[c.dtype])
+        c = self.configuration
+        return few(self.batches.x).to(c.device, DTYPES[c.dtype])
 
     @cached_property
     def linear(self) -> bool:
