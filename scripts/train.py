@@ -30,7 +30,7 @@ from torchgd.experiment.command_line import (
     say,
     tell,
 )
-from torchgd.experiment.configuration import add_flags, finite, product
+from torchgd.experiment.configuration import add_flags, finite, number, product
 from torchgd.experiment.events import Events
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import write_json
@@ -72,6 +72,8 @@ def make_parser() -> Parser:
         "default: MODEL-DATA-TIME")  # fmt: skip
     add("--resume", type=Path, metavar="DIR", help="go on with every run below this directory, "
         "from its last checkpoint, to the same bits; --epochs may be more")  # fmt: skip
+    add("--rank-timeout", type=number(1), default=1800.0, metavar="S", help="of the processes that "
+        "torchrun starts none waits longer for another; default: 1800 seconds")  # fmt: skip
     add("--checkpoint-every", type=cadence, default={}, metavar="S", help="save the state each S "
         "seconds (default: 60; asked once a second), or each K steps: Ksteps")  # fmt: skip
     return parser
@@ -109,7 +111,7 @@ class Stop:
 
 def make_runs(arguments: argparse.Namespace) -> Any:
     """Return the context of the runs that the command line asks for."""
-    own = ("predict", "show_steps", "no_figures", "resume", "checkpoint_every")
+    own = ("predict", "show_steps", "no_figures", "resume", "checkpoint_every", "rank_timeout")
     asked = {name: value for name, value in vars(arguments).items() if name not in own}
     if arguments.resume is not None:
         return resumed_runs(arguments.resume, asked)
@@ -130,7 +132,9 @@ def main(argv: list[str] | None = None) -> int:
         if processes() > 1:
             if torch.cuda.is_available():
                 torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
-            opened.enter_context(process_group())  # before anything is written
+            opened.enter_context(
+                process_group(arguments.rank_timeout)
+            )  # before anything is written
         runs = opened.enter_context(make_runs(arguments))
         refuse_unlike_ranks([
             {**identity(run.experiment), "steps": run.experiment.steps, "taken": run.done,

@@ -233,8 +233,7 @@ REFUSED = {
     ("cubic",): "model 'cubic': choose linear or quadratic, or give FILE.py:CLASS",
     ("none.py:A",): "model 'none.py:A': choose linear or quadratic, or give FILE.py:CLASS",
     ("mine.py:None",): "model 'mine.py:None': mine.py has no class 'None'",
-    ("mine.py:Exponential",): "partials(x) "
-    "returns ['a'] and lacks 'k'",
+    ("mine.py:Exponential",): "partials(x) returns ['a'] and lacks 'k'",
     ("quadratic", "--bias"): "model 'quadratic' takes no --bias",
     ("linear", "--data", "none.csv"): "data 'none.csv': no such file",
     ("linear", "--device", "tpu"): "device 'tpu': choose",

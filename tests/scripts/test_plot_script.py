@@ -153,8 +153,7 @@ def test_what_is_no_run(shell: Shell, path: str) -> None:
     Path("file").write_text("text", encoding="utf-8")
     assert shell(path) == 2
     assert shell.err == (
-        f"plot.py: {path} holds no run: give a run's directory, such as "
-        "runs/NAME/manual\n"
+        f"plot.py: {path} holds no run: give a run's directory, such as runs/NAME/manual\n"
     )
     assert not Path("nowhere").exists()
 

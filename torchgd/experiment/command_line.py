@@ -16,7 +16,7 @@ from tqdm import tqdm
 from torchgd.experiment.configuration import integer, not_negative
 from torchgd.experiment.files import printable
 from torchgd.experiment.own_model import where_in_own_file
-from torchgd.experiment.parallel import processes, torchrun
+from torchgd.experiment.parallel import processes, torchrun, which_rank
 
 SOON, OFTEN = 1.0, 60.0  # seconds until the first line, and from one line to the next
 LONG = 60.0  # seconds: how long a longer run takes is said at its start
@@ -36,8 +36,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print `message`, of which a user's words may be a part, and exit."""
-        first = torchrun("LOCAL_RANK", 0) == 0  # of the processes on this machine
-        self.exit(2, f"{self.prog}: {printable(message)}\n" if first else None)
+        # Before the processes have met, all have the same to say; then each may have its own.
+        speaks = which_rank() or torchrun("LOCAL_RANK", 0) == 0
+        self.exit(2, f"{self.prog}: {which_rank()}{printable(message)}\n" if speaks else None)
 
 
 def cadence(text: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -140,8 +141,10 @@ def refuse_broken_environment() -> None:
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
+def process_group(timeout: float) -> Iterator[None]:
     """Join the other processes that torchrun started: through gloo, on CUDA through NCCL.
+
+    None waits longer than `timeout` seconds for another.
 
     SIGINT and SIGTERM end each at once: one that waits for the others in C++ could not hear them.
     All must take the same steps, and so stop at the same one: a `Recorder` that hands over by the
@@ -162,7 +165,9 @@ def process_group() -> Iterator[None]:
         # Where torchrun starts all again, what those before wrote there is not for these.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+        )
         # All have met before one goes on, and perhaps away: else the others would wait for it.
         dist.all_reduce(torch.zeros(1))
     except (RuntimeError, ValueError) as error:
@@ -176,6 +181,11 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def which_rank() -> str:
+    """Return "rank N: " of processes that have met, else ""."""
+    return f"rank {dist.get_rank()}: " if dist.is_initialized() else ""
 
 
 def share(count: int) -> tuple[int, int]:
@@ -225,5 +235,5 @@ def refuse_unlike_ranks(runs: Sequence[Mapping[str, object]]) -> None:
 
 
 def _gone(error: RuntimeError) -> RankError:
-    reason = str(error).partition("\n")[0]
-    return RankError(f"rank {dist.get_rank()}: another process is gone ({reason})")
+    reason = str(error).partition("\n")[0].partition(". ")[0]
+    return RankError(f"another process is gone, or stands still ({reason})")
