@@ -127,15 +127,20 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    with refusing(parser, ValueError, OSError, ImportError, RankError), ExitStack() as opened:
+    with refusing(parser, ValueError, RankError), ExitStack() as group:
         refuse_broken_environment()
-        if processes() > 1:
+        if processes() > 1:  # they meet before anything is written
             if torch.cuda.is_available():
                 torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
-            opened.enter_context(
-                process_group(arguments.rank_timeout)
-            )  # before anything is written
-        runs = opened.enter_context(make_runs(arguments))
+            group.enter_context(process_group(arguments.rank_timeout))
+        return train_together(parser, arguments)
+    raise AssertionError("refusing never goes on")
+
+
+def train_together(parser: Parser, arguments: argparse.Namespace) -> int:
+    """Carry out what the command line asks for, with the other processes, if there are any."""
+    errors = (ValueError, OSError, ImportError, RankError)
+    with refusing(parser, *errors), make_runs(arguments) as runs:
         refuse_unlike_ranks([
             {**identity(run.experiment), "steps": run.experiment.steps, "taken": run.done,
              "over": run.over} for run in runs
