@@ -41,7 +41,6 @@ from torchgd.experiment.parallel import (
     process_group,
     processes,
     refuse_broken_environment,
-    refuse_unlike_ranks,
     torchrun,
 )
 from torchgd.experiment.report import (
@@ -53,7 +52,7 @@ from torchgd.experiment.report import (
     verdict,
     who_was_unstable,
 )
-from torchgd.experiment.run import Outcome, Run, Watch, identity
+from torchgd.experiment.run import Outcome, Run, Watch
 from torchgd.experiment.runs import FIRST, environment_changes, how_to_go_on, new_runs, resumed_runs
 from torchgd.proof.compare import compare
 from torchgd.trajectory import Stopped, Trajectory
@@ -140,13 +139,12 @@ def main(argv: list[str] | None = None) -> int:
 def train_together(parser: Parser, arguments: argparse.Namespace) -> int:
     """Carry out what the command line asks for, with the other processes, if there are any."""
     errors = (ValueError, OSError, ImportError, RankError)
-    with refusing(parser, *errors), make_runs(arguments) as runs:
-        refuse_unlike_ranks([
-            {**identity(run.experiment), "steps": run.experiment.steps, "taken": run.done,
-             "over": run.over} for run in runs
-        ])  # fmt: skip
-        with mending(parser, runs):
-            return carry_out_all(runs, arguments)
+    with (
+        refusing(parser, *errors),
+        make_runs(arguments) as runs,
+        mending(parser, runs),
+    ):
+        return carry_out_all(runs, arguments)
     raise AssertionError("refusing never goes on")
 
 
@@ -199,13 +197,13 @@ def carry_out(
         for change in environment_changes(family[0].config):
             tell(f"train.py: {change}")
     outcomes: list[Outcome] = []
-    events: list[Events] = []
+    events: dict[str, Events] = {}
     with ExitStack() as opened:
         with Stop() as stop:
             for run in family:
-                if FIRST:
-                    events.append(opened.enter_context(run.events()))
-                outcomes.append(train(run, arguments, stop, events[-1] if FIRST else None))
+                if FIRST and not run.over:
+                    events[run.update] = opened.enter_context(run.events())
+                outcomes.append(train(run, arguments, stop, events.get(run.update)))
                 if outcomes[-1].trajectory.stopped == Stopped.INTERRUPTED:
                     break
         if not FIRST:
@@ -221,7 +219,9 @@ def carry_out(
         if len(family) == len(runs) and not arguments.no_figures:  # a sweep is drawn together
             try:
                 figures = drawn([(o.update, o.experiment, o.trajectory) for o in outcomes])
-                events[0].add_figures(figures, int(outcomes[0].trajectory.step[-1]))
+                next(iter(events.values())).add_figures(
+                    figures, int(outcomes[0].trajectory.step[-1])
+                )
             except KeyboardInterrupt:
                 said = "interrupted; the run is complete, but for figures"
                 tell(f"train.py: {said}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 FEW = 1000  # batches that are split at once
+PART = 2**22  # numbers that are looked at together: torch copies a column of a table to do so
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ def require_floats(name: str, t: Tensor) -> None:
 
 def require_finite(name: str, t: Tensor) -> None:
     """Raise ValueError if one of the numbers t (N,) is infinite or NaN."""
-    if not torch.stack(t.aminmax()).isfinite().all():  # both are NaN if one of t is
-        where = int((~t.isfinite()).nonzero()[0])
-        raise ValueError(f"{name}[{where}] is {t[where].item()}: remove the sample")
+    for first, part in zip(range(0, len(t), PART), t.split(PART), strict=True):
+        if not torch.stack(part.aminmax()).isfinite().all():  # both are NaN if one is
+            where = int((~part.isfinite()).nonzero()[0])
+            raise ValueError(f"{name}[{first + where}] is {part[where].item()}: remove the sample")
 
 
 class Batches:

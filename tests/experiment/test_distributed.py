@@ -258,22 +258,18 @@ def interrupted(folder: Path, words: list[str], after: int = 0) -> int:
     return saved(run)
 
 
-def test_what_processes_cannot_share_is_said_once(tmp_path: Path) -> None:
-    first, second = as_ranks(tmp_path, "--update", "affine")
-    message = (
-        "train.py: --update affine takes one process and no --chunk-size; take manual or autograd\n"
-    )
-    assert first == (2, "", message)
-    assert second[0] == 2
-    assert second[1:] == ("", "")
+def test_what_processes_cannot_share_is_one_line_of_each(tmp_path: Path) -> None:
+    only = "--update affine takes one process and no --chunk-size; take manual or autograd"
+    for rank, said in enumerate(as_ranks(tmp_path, "--update", "affine")):
+        assert said == (2, "", f"train.py: rank {rank}: {only}\n")
     assert not (tmp_path / "runs").exists()
 
 
 UNLIKE: dict[str, tuple[list[str], str]] = {
-    "a rate": (["--lr", "0.02"], "lr of run 0 0.02, and rank 0 has 0.01"),
-    "more rates": (["--lr", "0.02", "0.01"], "runs 4, and rank 0 has 2"),
-    "more epochs": (["--epochs", "60"], "steps of run 0 120, and rank 0 has 100"),
-    "another file": (["--data", "other.csv"], "data_sha256 of run 0 '"),
+    "a rate": (["--lr", "0.02"], "lr of run 0 is 0.02 for rank 1, and 0.01 for rank 0"),
+    "more rates": (["--lr", "0.02", "0.01"], "runs is 4 for rank 1, and 2 for rank 0"),
+    "more epochs": (["--epochs", "60"], "steps of run 0 is 120 for rank 1, and 100 for rank 0"),
+    "another file": (["--data", "other.csv"], "data_sha256 of run 0 is "),
 }
 
 
@@ -284,11 +280,10 @@ def test_processes_that_are_asked_for_unlike_runs_say_so_and_leave_nothing(
     for name, row in (("mine.csv", "1,2"), ("other.csv", "1,3")):
         (tmp_path / name).write_text(f"{row}\n2,4\n", encoding="utf-8")
     words = ["--data", "mine.csv", "--no-figures", "--name", "a"]
-    first, second = as_ranks(tmp_path, *words, second=more)
-    assert (first[:2], second) == ((2, ""), (2, "", "")), first
-    assert first[2].startswith(f"train.py: rank 1 has {what}")
-    assert first[2].endswith(": give all processes the same\n")
-    assert first[2].count("\n") == 1
+    for rank, (status, out, err) in enumerate(as_ranks(tmp_path, *words, second=more)):
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"train.py: rank {rank}: {what}")
+        assert err.endswith(": give all processes the same\n")
     assert not (tmp_path / "runs").exists()
 
 

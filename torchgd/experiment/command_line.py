@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from torchgd.experiment.configuration import integer, not_negative
 from torchgd.experiment.files import printable
-from torchgd.experiment.own_model import where_in_own_file
+from torchgd.experiment.own_model import OWN_FILES, where_in_own_file
 from torchgd.experiment.parallel import processes, torchrun, which_rank
 
 SOON, OFTEN = 1.0, 60.0  # seconds until the first line, and from one line to the next
@@ -85,6 +85,9 @@ def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
         if isinstance(error, MemoryError | RuntimeError) and "allocate" in str(error):
             reason = " ".join(str(error).split())
             parser.error(f"out of memory ({reason[:200]}); take fewer rows, or --chunk-size")
+        if OWN_FILES and isinstance(error, Exception) and not isinstance(error, errors):
+            *_, own = OWN_FILES.values()  # what it returned does not fit what it is used for
+            parser.error(f"{own} fails with {type(error).__name__}: {' '.join(str(error).split())}")
         if not isinstance(error, errors):
             raise
         if isinstance(error, OSError) and error.filename is not None:

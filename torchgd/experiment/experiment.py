@@ -19,6 +19,7 @@ from torchgd.experiment.own_model import (
     find_model,
     in_original_units,
     model_sha256,
+    naming,
     refuse_model,
     standardization,
 )
@@ -40,7 +41,7 @@ from torchgd.gradients import (
     require_linear,
 )
 from torchgd.loss import mean_squared_error
-from torchgd.models import DTYPES, Model
+from torchgd.models import DTYPES, Model, scalars
 from torchgd.optim import ManualSGD
 from torchgd.proof.mistakes import WAYS
 from torchgd.theory.landscape import Landscape
@@ -269,8 +270,9 @@ def resolve(asked: Sequence[Configuration], folder: Path = Path()) -> list[Exper
     made: list[tuple[Configuration, Experiment]] = []
     for one in asked:
         like = (e for a, e in made if replace(a, update=one.update, lr=one.lr) == one)
-        prepared = next(like, None) or _prepared(one, folder)
-        made.append((one, prepared.taking(one.update, one.lr)))
+        with naming(one.model):
+            prepared = next(like, None) or _prepared(one, folder)
+            made.append((one, prepared.taking(one.update, one.lr)))
     return [experiment for _, experiment in made]
 
 
@@ -288,6 +290,7 @@ def _prepared(asked: Configuration, folder: Path) -> Experiment:
             raise ValueError(f"{alone} needs the data in memory, not in chunks; leave it out")
     c = replace(asked, data=name, device=str(device), chunk_size=rows)
     model = make(device=device, dtype=DTYPES[c.dtype])
+    scalars(model)
     z = standardization(c.model, model, data.x) if c.standardize else None
     x, y = data.x if z is None else z(data.x), data.y
     if rows is None:

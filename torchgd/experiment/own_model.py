@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,18 @@ def where_in_own_file(error: BaseException) -> str:
     except Exception:
         said = f"{type(error).__name__}, whose message fails in its turn"
     return f"{OWN_FILES[file]}:{line}: {said}"
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Name the model in an error that comes of how its class is written, and not of a line in it."""
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        if name in MODELS or where_in_own_file(error):
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"model {name!r} fails with {said}") from error
 
 
 def find_model(name: str, bias: bool = False) -> Callable[..., Model]:

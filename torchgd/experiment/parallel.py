@@ -141,7 +141,7 @@ def refuse_broken_environment() -> None:
 
 
 @contextmanager
-def process_group(timeout: float) -> Iterator[None]:
+def process_group(timeout: float = 1800.0) -> Iterator[None]:
     """Join the other processes that torchrun started: through gloo, on CUDA through NCCL.
 
     None waits longer than `timeout` seconds for another.
@@ -230,7 +230,7 @@ def refuse_unlike_ranks(runs: Sequence[Mapping[str, object]]) -> None:
             a, b = found[0].get(name), theirs.get(name)
             if a != b:
                 raise ValueError(
-                    f"rank {rank} has {name} {b}, and rank 0 has {a}: give all processes the same"
+                    f"{name} is {b} for rank {rank}, and {a} for rank 0: give all the same"
                 )
 
 

@@ -126,8 +126,9 @@ class Run:
         """Write config.json, remove what says that the run is over, and open its event file."""
         path = self.state.path.step if self.state else torch.empty(0)
         known = len(path) > 0 and read_config(self.directory) == self.config
-        for old in self.directory.glob(".*.tmp.*"):  # of a process that was killed as it wrote
-            old.unlink()
+        for folder in (self.directory, self.directory.parent):
+            for old in folder.glob(".*.tmp.*"):  # of a process that was killed as it wrote
+                old.unlink()
         write_json(self.directory / "config.json", self.config)
         (self.directory / "result.json").unlink(missing_ok=True)
         (self.directory.parent / "comparison.json").unlink(missing_ok=True)
@@ -215,7 +216,7 @@ class Run:
         """Take the steps; yield each, or some, where model and optimizer are as before it."""
         experiment, c = self.experiment, self.experiment.configuration
         batches, every, length = experiment.batches, c.record_every or 1, len(experiment.batches)
-        if recorder.diverged:
+        if recorder.diverged or self.done == experiment.steps:
             return
         if c.update == "affine":
             asked = {"epochs": c.epochs, "record_every": every, **experiment.options}

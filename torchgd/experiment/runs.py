@@ -17,10 +17,11 @@ import torch
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment, from_config, resolve
 from torchgd.experiment.files import locked, new_directory, printable
-from torchgd.experiment.folder import STATE, State, read_config
+from torchgd.experiment.folder import STATE, WAY_OUT, State, read_config
 from torchgd.experiment.own_model import MODELS
-from torchgd.experiment.parallel import processes, torchrun
+from torchgd.experiment.parallel import processes, refuse_unlike_ranks, torchrun
 from torchgd.experiment.run import MAY_CHANGE, Run, identity
+from torchgd.trajectory import recorded_steps
 from torchgd.version import __version__
 
 GO_ON = ("manual", "autograd", "compiled")  # from any step; the other updates begin again
@@ -72,6 +73,7 @@ def new_runs(
     configs = [config_json(experiment, order) for order, experiment in enumerate(experiments)]
     places = [f"lr-{c.lr}/{c.update}" if several else c.update for c in asked]
     directory = parent
+    _refuse_unlike_ranks([Run(experiment) for experiment in experiments])
     with ExitStack() as locks:
         if FIRST:
             files = {f"{at}/config.json": one for at, one in zip(places, configs, strict=True)}
@@ -107,7 +109,17 @@ def resumed_runs(directory: Path, asked: Mapping[str, Any]) -> Iterator[list[Run
             locks.enter_context(locked(path))
         configs = {path: read_config(path) for path in found}
         found.sort(key=lambda path: (path.parent, _order(configs[path])))
-        yield _resumed(configs, found, asked)
+        runs = _resumed(configs, found, asked)
+        _refuse_unlike_ranks(runs)
+        yield runs
+
+
+def _refuse_unlike_ranks(runs: Sequence[Run]) -> None:
+    """Refuse to go on unless all processes have the same runs to carry out, from the same step."""
+    refuse_unlike_ranks([
+        {**identity(run.experiment), "steps": run.experiment.steps, "taken": run.done,
+         "over": run.over} for run in runs
+    ])  # fmt: skip
 
 
 def _order(config: Mapping[str, Any]) -> int:
@@ -128,6 +140,10 @@ def _resumed(
             raise ValueError(f"{path}: {error}") from None
         now.append(configuration)
         folders.add(folder)
+    # Of runs that are compared one may have been killed before it had more epochs, as the others.
+    most = {p.parent: max(c.epochs for q, c in zip(found, now, strict=True) if q.parent == p.parent)
+            for p in found}  # fmt: skip
+    now = [replace(c, epochs=most[path.parent]) for path, c in zip(found, now, strict=True)]
     if len(folders) > 1:
         raise ValueError(f"{found[0].parent}: working_directory is not one; go on with each alone")
     try:
@@ -160,13 +176,27 @@ def _state(experiment: Experiment, directory: Path) -> State | None:
         found.restore(model, experiment.optimizer(model))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if found.diverged:
-        return found
-    if c.update not in GO_ON and found.step < experiment.steps:
+    if c.update not in GO_ON and found.step < experiment.steps and not found.diverged:
         return None
-    step = found.path.step
-    kept = (step % (c.record_every or 1) == 0) | (step == experiment.steps - 1)
-    return replace(found, path=found.path[kept])
+    step, every = found.path.step, c.record_every or 1
+    if not found.diverged:
+        kept = (step % every == 0) | (step == experiment.steps - 1)
+        found = replace(found, path=found.path[kept])
+    _refuse_missing_rows(found, every, experiment.steps, path)
+    return found
+
+
+def _refuse_missing_rows(found: State, every: int, steps: int, path: Path) -> None:
+    """Refuse a state whose rows are not those of the steps that it says are taken."""
+    rows, taken = found.path.step, found.step + found.diverged
+    count = -(-min(taken, steps) // every) + 2  # at most, with the last step and the final row
+    if len(rows) <= count:
+        expected = recorded_steps(0, min(taken, steps), every, steps)
+        if found.diverged:  # it may have done so in the final row
+            expected = torch.cat([expected, torch.tensor([steps])])[: len(rows)]
+        if torch.equal(rows, expected):
+            return
+    raise ValueError(f"{path}: its rows are not those of {found.step} steps; {WAY_OUT}")
 
 
 def _refuse_other_run(experiment: Experiment, found: State, path: Path) -> None:

@@ -83,7 +83,9 @@ def _room(count: int) -> NDArray[np.float64]:
         return np.empty((2, count))
     with tempfile.TemporaryFile() as file:
         try:  # now, for a disk that is full later would kill the process
-            os.posix_fallocate(file.fileno(), 0, 16 * count)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, 16 * count)
+            file.truncate(16 * count)
         except OSError as error:
             raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
         return np.memmap(file, np.float64, "r+", shape=(2, count))
@@ -140,7 +142,7 @@ def _read_npy(path: Path) -> DataSet:
     """Return an array of shape (N, 2), x and y in columns; if it is LARGE, by a memory map."""
     state = _state(path)
     try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="c")
     except OSError:
         raise
     except Exception as error:  # NumPy has Python's own parser read the header
