@@ -283,7 +283,7 @@ def test_processes_that_are_asked_for_unlike_runs_say_so_and_leave_nothing(
     for rank, (status, out, err) in enumerate(as_ranks(tmp_path, *words, second=more)):
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"train.py: rank {rank}: {what}")
-        assert err.endswith(": give all processes the same\n")
+        assert err.endswith(": give all the same\n")
     assert not (tmp_path / "runs").exists()
 
 

@@ -607,7 +607,8 @@ def test_a_disk_that_fails_is_one_line_and_keeps_what_was_written(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All rows of the first block are events, and the state after it is there to go on from."""
-    record, steps = Events.record, []
+    record = Events.record
+    steps: list[int] = []
 
     def full(self: Events, tags: Any, rows: Any) -> None:
         rows = list(rows)

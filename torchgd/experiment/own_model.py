@@ -41,7 +41,7 @@ def where_in_own_file(error: BaseException) -> str:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Name the model in an error that comes of how its class is written, and not of a line in it."""
+    """Name the model in an error that comes of how it is called, and not of a line in its file."""
     try:
         yield
     except (AttributeError, TypeError) as error:
