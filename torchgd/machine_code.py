@@ -4,7 +4,7 @@ A step in torch is some twenty calls, of a few microseconds each; in machine cod
 operations a sample. Of a model that is linear in its parameters it needs but φ = ∂ŷ/∂w and ŷ₀, its
 prediction at w = 0, which depend on x alone:
 
-    ŷ = Σ w·φ + ŷ₀      r = ŷ − y      loss = (1/N) Σ r²      g = Σ (2/N)r·φ      w ← w − α·g
+    ŷ = Σ w·φ + ŷ₀      r = ŷ − y      loss = (1/N) Σ r²      g = Σ (1/N)2r·φ     w ← w − α·g
 
 Each line rounds where torch does: its add_(g, alpha=α) once, as an fma; the terms of ŷ from left to
 right; a sum in the order of `add_up`.
@@ -90,7 +90,7 @@ def steps(
                 g = fma(residual + residual, phi[n, p], zero)
             else:
                 for i in range(size):
-                    terms[i] = y.dtype.type(2 / size) * r[i] * phi[order[at + i], p]
+                    terms[i] = y.dtype.type(1 / size) * (r[i] + r[i]) * phi[order[at + i], p]
                 g = add_up(terms, size, sums)
             if recorded:
                 table[row, 1 + p] = w[p]
