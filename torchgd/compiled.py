@@ -187,11 +187,14 @@ def compiled_trajectory(
 ) -> Trajectory:
     """Return the path of `train` with the gradient and SGD by hand, from batches of at most 256.
 
-    To the bit for `Linear` and `Quadratic`, in float32 and float64, with all of SGD's options. Of
-    another model that is linear in its parameters ŷ may be summed in another order: each step then
-    rounds w by at most (P + 1)ε(|w| + 2α|φ|Σ|φw|), in the mean over the batch, of which, as long as
-    no step enlarges an error, k steps make at most k times as much. Recorded is what `train`
-    records, and it ends there too.
+    To the bit for `Linear` and `Quadratic`, with all of SGD's options, in float32 and float64, for
+    data contiguous or not, on one machine: its bits are those of `train` there, with any number of
+    threads, which never share so small a batch.
+
+    Of another model that is linear in its parameters ŷ may be summed in another order: each step
+    then rounds w by at most (P + 1)ε(|w| + 2α|φ|Σ|φw|), in the mean over the batch, of which, as
+    long as no step enlarges an error, k steps make at most k times as much. Recorded is what
+    `train` records, and it ends there too.
 
     Args:
         model: linear in its parameters, on the CPU; its weights then stand at the last row.

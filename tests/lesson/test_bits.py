@@ -29,7 +29,7 @@ Pairs = Iterator[tuple[Tensor, Tensor]]
 def plain_batches(x: Tensor, y: Tensor, size: int, seed: int | None) -> Pairs:
     """The batches of all epochs: in order, or shuffled from a seed."""
     for epoch in range(EPOCHS):
-        order = slice(None)
+        order: Any = slice(None)
         if seed is not None:
             order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(x)))
         for k in range(0, len(x), size):
@@ -39,7 +39,8 @@ def plain_batches(x: Tensor, y: Tensor, size: int, seed: int | None) -> Pairs:
 def plain_loop(model: Model, batches: Pairs, options: dict[str, Any]) -> Tensor:
     """Loss, weights and gradients before each step, and the final weights with zeros."""
     optimizer = torch.optim.SGD(model.parameters(), **options)
-    weights, rows = list(model.parameters()), []
+    weights: Any = list(model.parameters())
+    rows = []
     for x, y in batches:
         optimizer.zero_grad()
         loss = ((model(x) - y) ** 2).mean()
