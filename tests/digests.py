@@ -2,10 +2,10 @@
 
     python tests/digests.py
 
-adds this torch's, with each CPU capability of this machine and with one and two threads, and those
-of its CUDA device, to tests/data/digests.json. A case has as many paths there as there are different bits, each with its
-digest and the environments that gave it; of each step there are 4 hexadecimal digits, so that
-what differs has a first step.
+adds this torch's to tests/data/digests.json: with each CPU capability of this machine, with one and
+two threads, and on CUDA where there is a device. A case has as many paths there as there are
+different bits, each with its digest and the environments that gave it; of each step there are 4
+hexadecimal digits, so that what differs has a first step.
 """
 
 import hashlib
