@@ -2,10 +2,10 @@
 
     python tests/digests.py
 
-adds this torch's, with each of its CPU capabilities and with one and two threads, to
-tests/data/digests.json. A case has as many paths there as there are different bits, each with its
-digest and the environments that gave it; of each step there are 4 hexadecimal digits, so that
-what differs has a first step.
+adds this torch's to tests/data/digests.json: with each CPU capability of this machine, with one and
+two threads, and on CUDA where there is a device. A case has as many paths there as there are
+different bits, each with its digest and the environments that gave it; of each step there are 4
+hexadecimal digits, so that what differs has a first step.
 """
 
 import hashlib
@@ -28,7 +28,16 @@ DATA: dict[str, dict[str, Any]] = {
     "lesson": {},
     "parabola": {"model": "quadratic", "batch_size": "full", "epochs": 100},
     "cars": {"model": "quadratic", "data": "cars", "standardize": True, "lr": 0.01, "epochs": 4},
-}
+    "shuffled": {
+        "model": "quadratic", "data": "cars", "standardize": True, "lr": 0.01, "epochs": 4,
+        "batch_size": 8, "shuffle": True, "seed": 1,
+    },
+    # So many samples that two threads share a sum.
+    "parallel": {"data": "synthetic:70000", "batch_size": "full", "lr": 0.3, "epochs": 8},
+    # −0 − 0·g is −0 where g is not negative.
+    "minus zero": {"initial": {"w": -0.0}, "lr": 0.0, "maximize": True, "epochs": 2},
+}  # fmt: skip
+CAPABILITIES = ["default", "avx2", "avx512"]  # of an x86, each of which includes those before
 CASES = {
     f"{name}, {dtype}{', momentum 0.9' * momentum}": {
         **asked, "dtype": dtype, "momentum": 0.9 * momentum, "device": "cpu"
@@ -71,11 +80,17 @@ def add(file: Path, name: str, found: dict[str, tuple[str, str]]) -> None:
     write_json(file, known)
 
 
+def capabilities() -> list[str]:
+    """Those of this machine, from which torch can be asked for one by ATEN_CPU_CAPABILITY."""
+    own = torch.backends.cpu.get_cpu_capability().lower()
+    return CAPABILITIES[: CAPABILITIES.index(own) + 1] if own in CAPABILITIES else [own]
+
+
 def main() -> None:
     if sys.argv[1:] == ["here"]:
         print(json.dumps([environment(), {case: digests(case) for case in CASES}]))
         return
-    for capability in ("default", "avx2", "avx512"):
+    for capability in capabilities():
         for threads in ("1", "2"):
             more = {"ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": threads}
             printed = subprocess.run(
@@ -85,6 +100,8 @@ def main() -> None:
             name, found = json.loads(printed)
             add(FILE, name, {case: (digest, steps) for case, (digest, steps) in found.items()})
             print(name)
+    if torch.cuda.is_available():
+        add(FILE, environment("cuda"), {case: digests(case, "cuda") for case in CASES})
 
 
 if __name__ == "__main__":

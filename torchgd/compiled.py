@@ -182,11 +182,12 @@ def compiled_trajectory(
 ) -> Trajectory:
     """Return the path of `train` with the gradient and SGD by hand, from batches of at most 256.
 
-    It has the same bits for `Linear` and `Quadratic`, in float32 and float64, with all of SGD's
-    options. Another model that is linear in its parameters may sum the terms of ŷ in another order:
-    then each step rounds w by at most (P + 1)ε(|w| + 2α|φ|Σ|φw|), a mean over the batch, and k
-    steps by at most k times as much if no step enlarges an error. It records what `train` records,
-    and ends where `train` does.
+    It has the same bits for `Linear` and `Quadratic`, with all of SGD's options, in float32 and
+    float64, for data contiguous or not, on one machine: its bits are those of `train` there, with
+    any number of threads, which never share so small a batch. Another model that is linear in its
+    parameters may sum the terms of ŷ in another order: then each step rounds w by at most
+    (P + 1)ε(|w| + 2α|φ|Σ|φw|), a mean over the batch, and k steps by at most k times as much if no
+    step enlarges an error. It records what `train` records, and ends where `train` does.
 
     Example:
         >>> from torchgd import Linear, compare, train

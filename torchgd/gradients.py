@@ -4,6 +4,11 @@ Both take (model, x, y), replace each parameter's `.grad` and return the loss at
 weights, a tensor of shape () without a graph. For the built-in models both give the same bits,
 because we multiply the factors in autograd's order. (A model of your own can be right and differ
 in the last bit.)
+
+That holds in float32 and in float64, for x and y of any shape and any layout in memory, infinite
+results included, of which only a NaN's own bits may differ. It holds on one machine and for one
+number of threads: torch shares a sum over more than 32,768 samples between its threads, and so
+takes it in another order with another number of them.
 """
 
 from collections.abc import Callable, Iterable, Mapping

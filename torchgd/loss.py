@@ -35,13 +35,23 @@ def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     return (residual(prediction, target) ** 2).mean()
 
 
-# loss = (1/N) Σ rₙ² with rₙ = ŷₙ − yₙ. Only the n-th term holds ŷₙ, so
-# ∂loss/∂ŷₙ = (1/N) · 2rₙ = (2/N)(ŷₙ − yₙ).
+# loss = (1/N) Σ rₙ² with rₙ = ŷₙ − yₙ. Only the n-th term holds ŷₙ, so by the chain rule
+#
+#   ∂loss/∂ŷₙ = ∂loss/∂rₙ² · ∂rₙ²/∂rₙ = (1/N) · 2rₙ
+#
+# The algebraically equal (2/N)·rₙ stays finite where 2rₙ overflows. autograd multiplies the two
+# factors above, and leaves the product contiguous: in which order a sum over it is taken depends on
+# how it lies in memory.
 def mean_squared_error_and_derivative(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """loss as above, and ∂loss/∂ŷₙ = (2/N)(ŷₙ − yₙ), of the prediction's shape.
+    """loss as above, and ∂loss/∂ŷₙ = (1/N) · 2(ŷₙ − yₙ), contiguous, of the prediction's shape.
 
     Raises:
         ValueError: see `residual`.
     """
     r = residual(prediction, target)
-    return r.square().mean(), (2 / r.numel()) * r
+    return r.square().mean(), _one_over(r.numel(), r) * (r + r).contiguous()
+
+
+def _one_over(count: int, like: Tensor) -> float | Tensor:
+    """1/N as autograd has it, in the dtype of `like`: float32 rounds an N above 2²⁴ beforehand."""
+    return 1 / count if count <= 2**24 else like.new_full((), count).reciprocal()

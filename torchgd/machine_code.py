@@ -4,7 +4,7 @@ A step in torch is about twenty calls, of a few microseconds each; in machine co
 twenty operations a sample. If a model is linear in its parameters, the step needs only φ = ∂ŷ/∂w
 and ŷ₀, the prediction at w = 0, which depend on x alone:
 
-    ŷ = Σ w·φ + ŷ₀      r = ŷ − y      loss = (1/N) Σ r²      g = Σ (2/N)r·φ      w ← w − α·g
+    ŷ = Σ w·φ + ŷ₀      r = ŷ − y      loss = (1/N) Σ r²      g = Σ (1/N)2r·φ     w ← w − α·g
 
 Each line rounds where torch does: its add_(g, alpha=α) rounds once, as an fma does; the terms of ŷ
 are added from left to right; `add_up` has the order of a sum.
@@ -90,7 +90,7 @@ def steps(
                 g = fma(residual + residual, phi[n, p], zero)
             else:
                 for i in range(size):
-                    terms[i] = y.dtype.type(2 / size) * r[i] * phi[order[at + i], p]
+                    terms[i] = y.dtype.type(1 / size) * (r[i] + r[i]) * phi[order[at + i], p]
                 g = add_up(terms, size, sums)
             if recorded:
                 table[row, 1 + p] = w[p]

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,32 @@ def test_the_derivative_of_the_loss() -> None:
     assert mean_squared_error(prediction, target).item() == 5.0
     loss, derivative = mean_squared_error_and_derivative(prediction, target)
     assert (loss.item(), derivative.tolist()) == (5.0, [1.0, 3.0])
+
+
+@BOTH
+def test_twice_the_residual_may_overflow_before_it_is_divided(gradient: Any) -> None:
+    """(2/N)·r is 1.5e308 here, and times x = 1e-300 finite; (1/N)·2r is infinite."""
+    model = Linear(dtype=torch.float64)
+    x, y = torch.tensor([[1e-300, 1e-300], [1.5e308, 1.5e308]], dtype=torch.float64)
+    gradient(model, x, y)
+    assert grads(model)[0].item() == -math.inf
+
+
+def test_float32_rounds_the_number_of_samples_above_2_to_the_24() -> None:
+    """Of one more than 2²⁴ it makes 2²⁴, so that ∂loss/∂ŷ at r = 1 is 2/2²⁴."""
+    for dtype, expected in ((torch.float32, 2.0**-23), (torch.float64, 2 / (2**24 + 1))):
+        ones, zeros = torch.eye(2, dtype=dtype)[0, :, None].expand(2, 2**24 + 1)
+        _, derivative = mean_squared_error_and_derivative(ones, zeros)
+        assert derivative[0].item() == expected
+
+
+def test_above_2_to_the_24_samples_manual_equals_autograd() -> None:
+    x = torch.linspace(-1, 1, 20_000_001)
+    model = Linear()
+    loss = manual_gradient(model, x, x.sin())
+    (by_hand,) = grads(model)
+    assert same_bits(loss, autograd_gradient(model, x, x.sin()))
+    assert same_bits(by_hand, *grads(model))
 
 
 class Given(nn.Module):

@@ -1,6 +1,7 @@
 """Where two trajectories part, and how far: to the bit."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torchgd import Batches, Linear, ManualSGD, Trajectory, compare, train
 from torchgd.experiment.sources import load
 from torchgd.proof.compare import ulps
+from torchgd.trajectory import Stopped
 
 F64 = torch.float64
 
@@ -114,6 +116,26 @@ def test_the_sign_of_zero_and_nan() -> None:
     nan = with_columns(a, gradients={"w": zero.gradients["w"] * math.nan})
     assert compare(nan, nan).identical
     assert not compare(nan, a).identical
+
+
+def test_a_last_row_that_diverged_has_a_loss_and_gradients() -> None:
+    a = run(lr=1e200)
+    assert (a.stopped, a.table[-1].tolist()) == ("diverged", [math.inf, 2e200, 1.6e201])
+    for column, name in enumerate(("loss", "w", "w")):
+        table = a.table.clone()
+        table[-1, column] = 7.0
+        found = compare(a, replace(a, table=table))
+        assert (found.identical, found.first_difference) == (False, (1, name))
+
+
+def test_one_that_diverged_where_the_other_ends() -> None:
+    """The one has no finite loss there, the other no loss, and the weights are alike."""
+    a = run(lr=1e200)
+    table = torch.stack([a.table[0], t64(0, a.table[1, 1].item(), 0)])
+    b = replace(a, table=table, stopped=Stopped.FINISHED)
+    for found in (compare(a, b), compare(b, a)):
+        assert (found.identical, found.first_difference) == (False, (1, None))
+        assert (found.max_abs, found.max_ulp) == (0, 0)
 
 
 @pytest.mark.parametrize("every", [(1, 1), (4, 4), (2, 3), (1, 4)])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchgd.training import Update
-from torchgd.trajectory import Trajectory
+from torchgd.trajectory import Stopped, Trajectory
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Comparison:
     `identical`: weights, gradients and loss agree at every recorded step, to the last bit.
     `max_abs` and `max_ulp`: the largest difference between two weights, as a number and in units
     in the last place. `first_difference`: the first step at which anything differs, and in which
-    parameter ("loss" if in the loss alone, None if only one of the two has that step).
+    parameter ("loss" if in the loss alone, None if only one of the two has that step, or diverged).
     """
 
     identical: bool
@@ -31,7 +31,7 @@ class Comparison:
     def within(self, max_ulp: int) -> bool:
         """Whether the weights are at most `max_ulp` apart, step by step; for 0, all is identical.
 
-        Where only one of the two has a step, they are not.
+        Where only one of the two has a step, or diverged, they are not.
         """
         if self.first_difference is None:
             return True
@@ -83,7 +83,8 @@ def differs(a: Tensor, b: Tensor) -> Tensor:
 def compare(a: Trajectory, b: Trajectory) -> Comparison:
     """Return how far apart two trajectories are, and where they first differ.
 
-    Compared are the steps that both recorded. Within a step the weights come first, because the
+    Compared is all that both have: the weights at each step that both recorded, the loss and the
+    gradients unless one of them has none there. Within a step the weights come first, because the
     gradients and the loss follow from them.
 
     Raises:
@@ -101,7 +102,7 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
     weights = slice(1, 1 + len(a.names))
     columns = [*a.names, *a.names, "loss"]
     parted = differs(p, q).roll(-1, dims=1)  # the loss comes last
-    final = torch.cat([a.step[a.recorded :], b.step[b.recorded :]])
+    final = torch.cat([_final(a), _final(b)])
     parted[torch.isin(step, final), len(a.names) :] = False  # there is neither loss nor gradient
     alone = torch.cat([a.step[~in_a], b.step[~in_b]])
     first: tuple[int, str | None] | None = None
@@ -110,12 +111,24 @@ def compare(a: Trajectory, b: Trajectory) -> Comparison:
         first = int(step[row]), columns[column]
     elif len(alone):
         first = int(alone.min()), None
+    elif (a.stopped is Stopped.DIVERGED) != (b.stopped is Stopped.DIVERGED):
+        first = int(step[-1]), None
     return Comparison(
         identical=first is None,
         max_abs=difference(p[:, weights], q[:, weights]).max().item(),
         max_ulp=int(ulps(p[:, weights], q[:, weights]).max()),
         first_difference=first,
     )
+
+
+def _final(t: Trajectory) -> Tensor:
+    """The step (1,) at which there are the final weights alone, and zeros; (0,) if there is none.
+
+    Where a loss is not finite, the last row is that of a step, with all that it recorded.
+    """
+    others = t.table[t.recorded :].clone()
+    others[:, 1 : 1 + len(t.names)] = 0
+    return t.step[t.recorded :][(others == 0).all(dim=1)]
 
 
 def _span(t: Trajectory) -> str:
