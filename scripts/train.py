@@ -139,11 +139,7 @@ def main(argv: list[str] | None = None) -> int:
 def train_together(parser: Parser, arguments: argparse.Namespace) -> int:
     """Carry out what the command line asks for, with the other processes, if there are any."""
     errors = (ValueError, OSError, ImportError, RankError)
-    with (
-        refusing(parser, *errors),
-        make_runs(arguments) as runs,
-        mending(parser, runs),
-    ):
+    with refusing(parser, *errors), make_runs(arguments) as runs, mending(parser, runs):
         return carry_out_all(runs, arguments)
     raise AssertionError("refusing never goes on")
 
@@ -209,22 +205,19 @@ def carry_out(
         if not FIRST:
             return outcomes, 0
         directory, last = family[0].directory.parent, outcomes[-1]
-        said = f"written to {directory}; tensorboard --logdir {directory.parent}"
-        tell(said)
+        tell(f"written to {directory}; tensorboard --logdir {directory.parent}")
         status = report(outcomes, directory, arguments.show_steps)
         if last.trajectory.stopped == Stopped.INTERRUPTED:
             where = f"{last.update} at step {int(last.trajectory.step[-1])}"
             tell(f"train.py: interrupted, {where}; {how_to_go_on(runs)}")
             return outcomes, 128 + stop.signal
-        if len(family) == len(runs) and not arguments.no_figures:  # a sweep is drawn together
-            try:
+        if events and len(family) == len(runs) and not arguments.no_figures:
+            try:  # a sweep is drawn together
                 figures = drawn([(o.update, o.experiment, o.trajectory) for o in outcomes])
-                next(iter(events.values())).add_figures(
-                    figures, int(outcomes[0].trajectory.step[-1])
-                )
+                shown_in = next(iter(events.values()))
+                shown_in.add_figures(figures, int(outcomes[0].trajectory.step[-1]))
             except KeyboardInterrupt:
-                said = "interrupted; the run is complete, but for figures"
-                tell(f"train.py: {said}")
+                tell("train.py: interrupted; the run is complete, but for figures")
                 status = 128 + signal.SIGINT
         return outcomes, status
 
