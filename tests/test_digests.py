@@ -19,6 +19,8 @@ NOT_WITH_AVX512 = ("shuffled", "parallel", "minus zero")
 def test_the_same_bits_as_elsewhere(case: str, named_device: str) -> None:
     """Where this environment is known, its own; of another one it is said where it parts."""
     here = digests.environment(named_device)
+    if "AVX512" in here and case.startswith(NOT_WITH_AVX512):
+        pytest.skip(f"{case} has run on no machine with AVX-512 yet: python tests/digests.py")
     hold_against(KNOWN[case], here, *digests.digests(case, named_device))
 
 
