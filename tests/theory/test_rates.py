@@ -201,7 +201,7 @@ def test_a_bound_too_far_to_scan_is_not_claimed() -> None:
 
 
 @pytest.mark.parametrize(("stable", "text"), [
-    ([], "no rate is stable"), ([(0, 0.5)], "stable up to 0.5"),
+    ([], "not stable"), ([(0, math.inf)], "all stable"), ([(0, 0.5)], "stable up to 0.5"),
     ([(1, 2)], "stable from 1 to 2"),
     ([(0, 1), (2, 3), (4, 5)], "stable up to 1, and again from 2 to 3 and from 4 to 5"),
     ([(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)],

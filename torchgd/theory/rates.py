@@ -53,10 +53,12 @@ class Rates:
     best: Interval | None = None
 
     def __str__(self) -> str:
-        """Name the stable rates: the first three intervals, and how many there are."""
+        """Say what rates are: stable in the first three intervals, and in how many more."""
         if not self.stable:
-            return "no rate is stable"
+            return "not stable"
         (low, high), *others = self.stable
+        if high == math.inf:
+            return "all stable"
         first = f"up to {high:.6g}" if low == 0 else f"from {low:.6g} to {high:.6g}"
         named = [f"from {low:.6g} to {high:.6g}" for low, high in others[:2]]
         again = ", and again " * bool(named) + " and ".join(named)
