@@ -381,6 +381,8 @@ LESSONS = "0.204018, and again from 0.476538 to 0.519014"
         ("--lr 1 --maximize", 171, "maximising has no end, for this loss has no top"),
         ("--data steep.csv", 1,
          "the learning rate 0.01 is stable here, but the numbers overflow: scale the data"),
+        ("--data steep.csv --shuffle", None, "the learning rate 0.01 is stable in the first epoch's"
+         " order, but may not be in others: try a smaller one, or scale the data"),
         ("--data far.csv", 1, "no learning rate fits: x is too large for its powers; scale x"),
         ("--model mine.py:Exponential --lr 1 --data parabola --epochs 50", None,
          "the learning rate is 1; try a smaller one"),

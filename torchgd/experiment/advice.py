@@ -75,7 +75,8 @@ def _rates(experiment: Experiment) -> str:
         grows = f"multiplies the error by {rho:.6g}" if rho < math.inf else "leaves float64"
         return f"at the learning rate {lr:g} an epoch {grows}; {here} rates are {known}"
     if shuffled:
-        return f"the learning rate {lr:g} is stable {here}, and not in all; try a smaller one"
+        others = "but may not be in others: try a smaller one, or scale the data"
+        return f"the learning rate {lr:g} is stable {here}, {others}"
     return f"the learning rate {lr:g} is stable here, but the numbers overflow: scale the data"
 
 
