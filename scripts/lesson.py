@@ -104,7 +104,7 @@ from torchgd.experiment.run import outcome_of
 
 manual = outcome_of(Configuration())  # the lesson: α = 0.01, 50 epochs, one sample a step
 lines = list(transcript(manual))
-print("The step again and again, sample after sample; the lesson's program prints each gradient:")
+print("The step again and again, sample after sample, and each gradient, as the lesson lists them:")
 print(*(f"  {line}" for line in [*lines[:8], "\t ...", *lines[-5:]]), sep="\n")
 
 # %% The same with PyTorch: nn.Module, autograd and torch.optim.SGD
@@ -140,10 +140,11 @@ for name, rate in rates.items():
           f"after 50 epochs it is {path.weights['w'][-1] - 2:.3g}.")  # fmt: skip
 axes.set(xlabel="epoch", ylabel="|w − 2|  (0 is drawn as 10⁻¹⁷)")
 axes.legend()
-stable = manual.experiment.landscape.largest_stable_learning_rate()
+known = manual.experiment.landscape.rates()
 print(f"A step multiplies w − 2 by 1 − 2αx². For x = 3 that is 0 at α = 1/18 = {1 / 18:.4f}: the "
-      f"step lands on 2. Above, it overshoots; above 1/9 = {1 / 9:.4f} it ends farther off than "
-      f"it began; above {stable:.6f} a whole epoch does.")  # fmt: skip
+      "step lands on 2, as it does for x = 2 at 1/8 and for x = 1 at 1/2. Above 1/18 the step of "
+      f"x = 3 overshoots; above 1/9 = {1 / 9:.4f} it ends farther off than it began. A whole epoch "
+      f"is {known}, about 1/2.")  # fmt: skip
 keep(figure, "2-learning-rates")
 
 # %% One sample a step against the mean

@@ -1,5 +1,6 @@
 """runs/reference, the lesson's own run in git, is what the lesson still gives."""
 
+import re
 from pathlib import Path
 
 import plot
@@ -39,10 +40,12 @@ def test_the_comparison_is_the_committed_one(again: Path) -> None:
 
 
 def test_the_page_to_play_with_is_that_of_today(tmp_path: Path) -> None:
+    """But for the length of torch's vectors, which is that of the machine that writes it."""
     words = [str(REFERENCE), "--format", "html", "--output", str(tmp_path)]
     assert plot.main(words) == 0
-    made = (tmp_path / "lesson.html").read_text(encoding="utf-8")
-    assert made == (REFERENCE / "lesson.html").read_text(encoding="utf-8")
+    texts = [(p / "lesson.html").read_text(encoding="utf-8") for p in (REFERENCE, tmp_path)]
+    committed, made = (re.sub(r'"lanes": \d+', "", text) for text in texts)
+    assert made == committed
 
 
 @pytest.mark.parametrize("update", UPDATES)

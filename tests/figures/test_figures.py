@@ -27,6 +27,7 @@ from torchgd.figures.fit import fit
 from torchgd.figures.runs import FAR, DrawnRun, lay_together
 from torchgd.figures.style import COLOURS
 from torchgd.proof.compare import ulps
+from torchgd.theory.rates import Rates
 
 F64 = torch.float64
 FULL: dict[str, Any] = {
@@ -70,6 +71,13 @@ def artists(figure: Figure, gid: str) -> list[Any]:
 
 def labels(figure: Figure, gid: str) -> list[str]:
     return [artist.get_label() for artist in artists(figure, gid)]
+
+
+def intervals(figure: Figure) -> list[float]:
+    """The ends of what is shaded as stable, of each interval in each panel."""
+    found = [artist.get_path().get_extents(artist.get_patch_transform())
+             for artist in artists(figure, "stable")]  # fmt: skip
+    return [end for box in found for end in (box.x0, box.x1)]
 
 
 def data(figure: Figure, gid: str, number: int = 0) -> tuple[Tensor, Tensor]:
@@ -300,16 +308,19 @@ def test_the_learning_rates_of_the_lesson() -> None:
     lr, rho = data(figure, "contraction")
     expected = ((1 - 2 * lr) * (1 - 8 * lr) * (1 - 18 * lr)).abs()
     assert_close(rho, expected, rtol=1e-12, atol=1e-15)
-    assert figure.axes[1].get_ylim() == (0, rho.max().item())  # 1.8, past where it is stable
+    assert figure.axes[1].get_ylim() == (0, 2)  # ρ is 5.5 between the two, at α = 1/3
     _, after = data(figure, "after")
     expected = (14 / 3 * expected**100).clamp(14 / 3 * 1e-32)
     seen = expected > 1e-22  # there w − 2 is 10⁴ roundings of 2
     assert_close(after[seen], expected[seen], rtol=1e-3, atol=0)
     for axes in (0, 1):
         assert set(artists(figure, "this run")[axes].get_xdata()) == {0.01}
-        (stable,) = set(artists(figure, "largest stable")[axes].get_xdata())
-        assert stable == pytest.approx(0.204018, abs=5e-7)
-    assert labels(figure, "largest stable")[1] == "largest stable,\nα = 0.204018"
+    ends = [0, 0.204018, 0.476538, 0.519014]
+    assert intervals(figure) == pytest.approx(2 * ends, abs=5e-7)  # in both panels
+    low, high = figure.axes[1].get_xlim()
+    assert low == 0 < ends[-1] < high
+    said = ["stable up to\nα = 0.204018", "stable again from α = 0.476538\nto 0.519014"]
+    assert labels(figure, "stable")[-2:] == said
     assert labels(figure, "this run")[1] == "this run,\nα = 0.01"
     x, y = artists(figure, "own")[0].get_data()
     assert (x, y) == ([0.01], [pytest.approx(0.98 * 0.92 * 0.82)])
@@ -322,10 +333,20 @@ def test_the_learning_rates_of_the_lesson() -> None:
 def test_a_rate_of_the_sweep_is_where_a_run_gets(options: dict[str, Any]) -> None:
     asked = {"model": "quadratic", "data": "lesson", "lr": 0.002, "epochs": 20, **options}
     runs = trained("manual", **asked)
-    lr, after = data(alone(rates, runs, stable=0.02), "after")
+    lr, after = data(alone(rates, runs, known=Rates([(0.0, 0.02)])), "after")
     for k in (1, len(lr) // 2):
         end = stacked(trained("manual", **{**asked, "lr": lr[k].item()})[0].trajectory)[-1:]
         assert after[k].item() == pytest.approx(runs[0].landscape.excess(end).item(), rel=1e-9)
+
+
+def test_intervals_that_are_far_apart_are_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    """x = 1 and 0.1: |1 − 2α||1 − 0.02α| ≤ 1 up to about 1, and again about 1/0.02 = 50."""
+    (tmp_path / "two.csv").write_text("1,2\n0.1,0.2\n", encoding="utf-8")
+    figure = drawn(data=str(tmp_path / "two.csv"))[1]["rates"]
+    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+    low, high = figure.axes[1].get_xlim()
+    assert low < 0.01 < max(intervals(figure)) < high  # the run's own is 0.01
+    assert max(intervals(figure)) == pytest.approx(50.5, rel=1e-2)
 
 
 def test_shuffled_batches_are_those_of_the_first_epoch() -> None:
@@ -389,9 +410,11 @@ def test_a_users_model(tmp_path: Path) -> None:
     (axes,) = figures["rates"].axes
     assert axes.get_ylabel() == "an epoch multiplies\nthe error by |ρ|"
     lr, rho = data(figures["rates"], "contraction")
-    (stable,) = set(artists(figures["rates"], "largest stable")[0].get_xdata())
-    assert (rho[lr < 0.999 * stable] < 1).all()
-    assert (rho[lr > 1.001 * stable] > 1).all()
+    ends = intervals(figures["rates"])
+    pairs = zip(ends[::2], ends[1::2], strict=True)
+    inside = torch.stack([(low <= lr) & (lr <= high) for low, high in pairs]).any(dim=0)
+    assert (rho[inside] < 1 + 2e-9).all()
+    assert (rho[~inside] > 1).all()
 
 
 @pytest.mark.parametrize(("asked", "plane", "said"), [

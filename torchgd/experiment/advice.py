@@ -9,14 +9,14 @@ from torch import Tensor
 
 from torchgd.compiled import numba_is_there, why_not_compiled
 from torchgd.data import Batches
-from torchgd.experiment.experiment import Experiment, best_rate
+from torchgd.experiment.experiment import Experiment, automatic_rate
 from torchgd.experiment.own_model import standardization
 from torchgd.experiment.parallel import processes
 from torchgd.theory.affine import affine_trajectory
 from torchgd.theory.landscape import Landscape
 from torchgd.trajectory import Stopped, Trajectory
 
-CLOSE = 0.01  # of the first distance: what is closer needs no help
+CLOSE = 1e-4  # of the first distance: what is closer needs no help
 MOST = 10_000  # epochs that are tried
 SHUFFLED = 50  # epochs, where none is like another, so that each takes its time
 MANY = 10**6  # batches, above which only the full batch is advised
@@ -32,15 +32,16 @@ def first_loss(experiment: Experiment, trajectory: Trajectory) -> Tensor:
 def climbed(experiment: Experiment, trajectory: Trajectory, loss: Tensor) -> bool:
     """Whether a descent to this loss over all data went up instead of down.
 
-    The loss grew, and the learning rate is above the largest stable one. Where that is not known,
-    the loss is then also above that of a constant ŷ, the variance of y: near a minimum it may grow.
+    The loss grew, and at this learning rate each epoch makes the error grow. Where that is not
+    known, the loss is also above that of a constant ŷ, the variance of y: near a minimum it may
+    grow.
     """
     options = experiment.options
     if options["maximize"] or not loss > first_loss(experiment, trajectory):
         return False
     if experiment.landscape is None:
         return loss.item() > experiment.batches.y.double().var(correction=0).item()
-    return options.pop("lr") > experiment.landscape.largest_stable_learning_rate(**options)
+    return not experiment.landscape.stable(**options)
 
 
 def why_unstable(experiment: Experiment, path: Trajectory, loss: Tensor) -> str:
@@ -65,16 +66,18 @@ def _rates(experiment: Experiment) -> str:
     landscape = experiment.landscape
     if landscape is None or not landscape.hessians.isfinite().all():
         return "no learning rate fits: x is too large for its powers; scale x"
-    largest = landscape.largest_stable_learning_rate(**options)
-    stable = "stable in the first epoch's order" if experiment.batches.shuffle else "stable here"
-    if largest == 0:
-        return f"no learning rate is {stable}: lower momentum or dampening"
-    if lr > largest:
-        return f"the learning rate {lr:g} is above {largest:.6g}, the largest that is {stable}"
-    return (
-        f"the learning rate {lr:g} is {stable}, as any up to {largest:.6g}, but the numbers "
-        "overflow: scale the data"
-    )
+    shuffled = experiment.batches.shuffle and len(experiment.batches) > 1
+    here = "in the first epoch's order" if shuffled else "here"
+    if not landscape.stable(lr, **options):
+        known, rho = landscape.rates(**options), landscape.contraction(lr, **options)
+        if not known.stable:
+            return f"no learning rate is stable {here}: lower momentum or dampening"
+        grows = f"multiplies the error by {rho:.6g}" if rho < math.inf else "leaves float64"
+        return f"at the learning rate {lr:g} an epoch {grows}; {here} rates are {known}"
+    if shuffled:
+        others = "but may not be in others: try a smaller one, or scale the data"
+        return f"the learning rate {lr:g} is stable {here}, {others}"
+    return f"the learning rate {lr:g} is stable here, but the numbers overflow: scale the data"
 
 
 def least_squares(experiment: Experiment) -> Landscape | None:
@@ -88,9 +91,9 @@ def least_squares(experiment: Experiment) -> Landscape | None:
     return landscape if landscape is not None and landscape.unique and not climbs else None
 
 
-# The distance is √(loss − minimum), the same however x is scaled: the root mean square of that from
-# the best predictions. No rate alone says how many epochs halve it, for each batch pulls to
-# its own minimum, and weight decay to 0. So the epochs are taken: as affine maps, at little cost.
+# The distance is loss − minimum, as the table has it in its line of the loss: the same however x is
+# scaled. No rate alone says how many epochs halve it, for each batch pulls to its own minimum, and
+# weight decay to 0. So the epochs are taken: as affine maps, at little cost.
 def what_would_help(experiment: Experiment, path: Trajectory) -> str:
     """Say of a descent that ends far from least squares how slow it is, and what is faster."""
     landscape = least_squares(experiment)
@@ -98,14 +101,14 @@ def what_would_help(experiment: Experiment, path: Trajectory) -> str:
         return ""
     weights = path.weights_at([0, -1]).double()
     first, last = landscape.excess(weights).tolist()
-    if not 0 < CLOSE**2 * first < last:
+    if not 0 < CLOSE * first < last:
         return ""
-    ratio = math.sqrt(last / first)
-    far = f"{100 * ratio:.3g}% of the first distance to least squares is left"
+    ratio = last / first
+    far = f"{100 * ratio:.3g}% of the loss's first distance to least squares is left"
     if ratio > 1:
-        far = f"It is {ratio:.3g} times as far from least squares as at its start"
+        far = f"The loss is {ratio:.3g} times as far from least squares as at the start"
     ends = epoch_ends(experiment, landscape, experiment.batches, weights[1], **experiment.options)
-    more = epochs_until(landscape.excess(ends), last / 4)
+    more = epochs_until(landscape.excess(ends), last / 2)
     halves = "1 more epoch halves it" if more == 1 else f"{more} more epochs halve it"
     if more is None:
         halves = f"{len(ends) - 1} more epochs do not halve it"
@@ -115,7 +118,7 @@ def what_would_help(experiment: Experiment, path: Trajectory) -> str:
     best = math.inf if more is None else experiment.configuration.epochs + more
     ways: list[str] = []
     for flags, excess in other_ways(experiment):
-        epochs = epochs_until(excess, last / 4)
+        epochs = epochs_until(excess, last / 2)
         if epochs is not None and epochs < best:
             best = epochs
             noun = "" if ways else " epoch" if epochs == 1 else " epochs"
@@ -171,7 +174,7 @@ def other_ways(experiment: Experiment) -> Iterator[tuple[str, Tensor]]:
                 x = standardization(c.model, model, data.x)(data.x)
             batches = Batches(x, y, size, asked.shuffle and not full, asked.seed)
             landscape = Landscape(model, batches)
-            lr = best_rate(model, batches)
+            lr = automatic_rate(model, batches)
             flags = "--batch-size full " * full + "--standardize " * scaled + "--lr auto"
             yield flags, landscape.excess(epoch_ends(experiment, landscape, batches, start, lr=lr))
 

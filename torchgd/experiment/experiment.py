@@ -208,19 +208,19 @@ class Experiment:
         Raises:
             ValueError: they do not fit the rest.
         """
-        rate = self._best_rate() if isinstance(lr, str) else lr
+        rate = self._automatic_rate() if isinstance(lr, str) else lr
         taken = replace(self, configuration=replace(self.configuration, update=update, lr=rate))
         taken._refuse_what_does_not_fit()
         return taken
 
-    def _best_rate(self) -> float:
+    def _automatic_rate(self) -> float:
         for name, value in self.options.items():
             if name != "lr" and value:
                 raise ValueError(
-                    f"lr auto with {name}: auto is the best rate of plain descent; "
+                    f"lr auto with {name}: auto is a rate for plain descent; "
                     "give the rate as a number"
                 )
-        return best_rate(self.new_model(), self.batches)
+        return automatic_rate(self.new_model(), self.batches)
 
     def _refuse_what_does_not_fit(self) -> None:
         c, only = self.configuration, "takes one process and no --chunk-size"
@@ -249,12 +249,15 @@ class Experiment:
             refuse_no_compiler(lambda: compiled(manual_gradient, x)(model, x, y))
 
 
-def best_rate(model: Model, batches: Batches) -> float:
-    """Return the best learning rate or, for batches, a safe one (see `Landscape`)."""
+def automatic_rate(model: Model, batches: Batches) -> float:
+    """Return the best learning rate of the full batch or, of smaller ones, a safe one.
+
+    At a safe rate no step enlarges any error (see `Landscape.safe_learning_rate`).
+    """
     if batches.shuffle and len(batches) > 1:
         # Any samples may meet in a batch; none of their means is steeper than the steepest.
         batches = Batches(batches.x, batches.y, batch_size=1)
-    return Landscape(model, batches).best_learning_rate()
+    return Landscape(model, batches).safe_learning_rate()
 
 
 def resolve(asked: Sequence[Configuration], folder: Path = Path()) -> list[Experiment]:

@@ -33,11 +33,11 @@ def draw(runs: Runs, plane: list[str] | None = None) -> dict[str, Figure]:
     """
     landscape, options = runs[0].landscape, dict(runs[0].experiment.options)
     del options["lr"]
-    stable = landscape.largest_stable_learning_rate(**options)
+    known = landscape.rates(**options)
     graph = "loss" if len(landscape.names) == 1 else "contour"
     kinds: dict[str, Any] = {graph: partial(descent, plane=plane), "fit": fit, "curves": curves}
-    if 0 < stable < math.inf:
-        kinds["rates"] = partial(rates, stable=stable)
+    if known.stable and known.stable[-1][1] < math.inf:
+        kinds["rates"] = partial(rates, known=known)
     with matplotlib.rc_context(STYLE):
         figures = {name: Figure() for name in kinds}
         for name, kind in kinds.items():

@@ -9,12 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from torchgd.figures.runs import DrawnRun, Runs, path_of, title_of
-from torchgd.figures.style import BLACK, COLOURS, GREY, HIGHEST, RED, Style, line_of
+from torchgd.figures.style import BLACK, COLOURS, GREEN, GREY, HIGHEST, Style, line_of
 from torchgd.proof.compare import ulps
 from torchgd.theory.affine import affine_trajectory
+from torchgd.theory.rates import Rates
 from torchgd.trajectory import UNSTABLE
 
 DASHES = ("-", "--", ":", "-.")
+NAMED = 4  # stable intervals that the legend has room for
+FAR_APART = 30.0  # times the first interval's end: what ends farther is not seen beside it
 
 
 def curves(figure: Figure, runs: Runs) -> None:
@@ -103,20 +106,24 @@ def _ulp_panel(axes: Axes, a: DrawnRun, b: DrawnRun) -> None:
     axes.set_title(f"{a.label} against {b.label}: {said}", fontsize=11)
 
 
-def rates(figure: Figure, runs: Runs, stable: float) -> None:
+def rates(figure: Figure, runs: Runs, known: Rates) -> None:
     """Draw where a run as long as the first one ends at other learning rates, and why.
 
     Above, of a model that is linear in its parameters, loss − minimum after as many epochs from
     the same start; below, |ρ|, by which an epoch multiplies the error at last (see
-    `theory.landscape.contraction`). The largest stable rate is where |ρ| passes 1.
+    `theory.landscape.contraction`). The rates are stable where |ρ| is at most 1: all intervals are
+    shaded, and where they are far apart the axis is logarithmic.
     """
     run = runs[0]
     landscape = run.landscape
     options = dict(run.experiment.options)
     own = options.pop("lr")
     taken = [other.experiment.options["lr"] for other in runs]
-    end = max([1.25 * stable, *(1.1 * lr for lr in taken if lr < 3 * stable)])
-    sweep = torch.linspace(0, end, 81, dtype=torch.float64)[1:].tolist()
+    (_, first), (_, last) = known.stable[0], known.stable[-1]
+    apart = last > FAR_APART * first
+    end = max([1.25 * first, 1.1 * last, *(1.1 * lr for lr in taken if lr < 3 * last)])
+    start = min([first / 10, *(lr / 2 for lr in taken if lr > first / 1e4)]) if apart else 0.0
+    sweep = swept(known, start, end)
     panels = figure.subplots(1 + landscape.linear, 1, sharex=True, squeeze=False)[:, 0]
     order = ", the first epoch's order" if run.experiment.configuration.shuffle else ""
     panels[0].set_title(run.title + order)
@@ -128,19 +135,32 @@ def rates(figure: Figure, runs: Runs, stable: float) -> None:
     lower.axhline(1, color=GREY, linewidth=1)
     lower.plot(own, landscape.contraction(own, **options), "o", color=BLACK, gid="own",
                label=f"its |ρ| at α = {own:.6g}")  # fmt: skip
-    lower.set(xlim=(0, end), ylim=(0, max(1.2, min(2.0, max(rhos)))))
+    lower.set(xlim=(start, end), ylim=(0, max(1.2, min(2.0, max(rhos)))))
     lower.set(xlabel="learning rate α", ylabel="an epoch multiplies\nthe error by |ρ|")
-    marks = [("largest stable", stable, RED, "--")]
+    lower.set_xscale("log" if apart else "linear")
+    for number, (low, high) in enumerate(known.stable):
+        said = f"from α = {low:.6g}\nto {high:.6g}" if low else f"up to\nα = {high:.6g}"
+        said = f"stable {'again ' * (number > 0)}{said}" if number < NAMED else "_"
+        for axes in panels:
+            axes.axvspan(max(low, start), high, label=said if axes is lower else "_",
+                         color=GREEN, alpha=0.2, linewidth=0, gid="stable")  # fmt: skip
     for lr in dict.fromkeys(taken):
         alone = len(set(taken)) == 1
         colour = BLACK if alone else COLOURS[taken.index(lr) % len(COLOURS)]
-        beyond = " (to the right)" * (lr > end)
-        marks.append((f"{'this' if alone else 'a'} run{beyond}", lr, colour, ":"))
-    for what, lr, colour, dashes in marks:
+        what = f"{'this' if alone else 'a'} run{' (to the right)' * (lr > end)}"
         for axes in panels:
             label = f"{what},\nα = {lr:.6g}" if axes is lower else None
-            axes.axvline(lr, label=label, color=colour, linestyle=dashes, gid=what)
+            axes.axvline(lr, label=label, color=colour, linestyle=":", gid=what)
     figure.legend(loc="outside right upper")
+
+
+def swept(known: Rates, start: float, end: float) -> list[float]:
+    """80 rates from start to end, and each stable interval's ends and middle."""
+    even = torch.linspace(0, end, 81, dtype=torch.float64)[1:].tolist()
+    if start > 0:
+        even = (start * (end / start) ** torch.linspace(0, 1, 81, dtype=torch.float64)).tolist()
+    own = {lr for low, high in known.stable for lr in (low, (low + high) / 2, high)}
+    return sorted({*even, *(lr for lr in own if start <= lr and lr > 0)})
 
 
 def _after_panel(axes: Axes, run: DrawnRun, sweep: list[float]) -> None:

@@ -3,6 +3,9 @@
 import json
 from importlib.resources import files
 
+import torch
+
+from torchgd.compiled import fuses, lanes
 from torchgd.experiment.experiment import Experiment
 from torchgd.figures.descent import plane_of
 from torchgd.figures.runs import DrawnRun, Runs
@@ -15,8 +18,9 @@ MOST = 1000  # samples, of which each is drawn
 def playable(runs: Runs, plane: list[str] | None = None) -> str:
     """Return a page on which the first run can be taken again, step by step, and changed.
 
-    It needs no other file and no network. Its steps have the bits of the run's: it adds and rounds
-    as torch does (see `torchgd.machine_code`).
+    It needs no other file and no network. Its steps have the bits of the run's, taken in order in
+    float64 on this machine: it adds and rounds as torch does here (see `torchgd.machine_code`), and
+    says so where it does not, as for batches of more than 256 samples.
 
     Raises:
         ValueError: the page does not know the run's model, or one of its options, or its plane.
@@ -46,15 +50,16 @@ def described(run: DrawnRun, plane: list[str] | None) -> dict[str, object]:
     experiment, c = run.experiment, run.experiment.configuration
     data, names = experiment.data, run.landscape.names
     i, *rest = plane_of([run], plane) if len(names) > 1 else [0]
-    batches, size = experiment.batches, experiment.batches.batch_size
+    batches = experiment.batches
     formula = {"w2": "x²·w2", "w1": "x·w1", "w": "w·x", "b": "b"}
     unlike = [
         "the run was in float32" * (c.dtype == "float32"),
         "its batches were shuffled, and here they come in order" * c.shuffle,
-        "n > 256 terms torch adds in another order, by at most n·ε·Σ|terms|" * (size > TERMS),
+        "torch rounds w − α·g twice where this page was written, and here it is rounded once"
+        * (not fuses(torch.float64)),
     ]
     return {
-        "title": run.title,
+        "title": experiment.name,
         "names": names,
         "formula": " + ".join(formula[name] for name in names),
         "x": batches.x.double().tolist(),
@@ -65,10 +70,10 @@ def described(run: DrawnRun, plane: list[str] | None) -> dict[str, object]:
         "plane": [i, rest[0] if rest else None],
         "lr": c.lr,
         "momentum": c.momentum,
-        "batch_size": size,
-        "exact": f"Its numbers are not the run's: {'; '.join(filter(None, unlike))}."
-        if any(unlike)
-        else "Every number here has the same bits as PyTorch's.",
+        "batch_size": batches.batch_size,
+        "lanes": lanes(torch.float64),
+        "terms": TERMS,
+        "unlike": [*filter(None, unlike)],
     }
 
 

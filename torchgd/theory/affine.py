@@ -40,7 +40,7 @@ ROWS = 2**16
 # matrices, compute the matrix of the step. Without momentum there is no u: w ← w − α(g + λw).
 def step_maps(
     gradients: Tensor,
-    lr: float,
+    lr: float | Tensor,
     momentum: float = 0.0,
     dampening: float = 0.0,
     weight_decay: float = 0.0,
@@ -50,20 +50,20 @@ def step_maps(
     """The map of a step on w, with momentum on (w, u), for each of n gradients Hw − h.
 
     From [H −h] (n, P, P + 1) it is [A c] (n, S, S + 1), where S is P or 2P. A, by which the
-    difference of two descents shrinks, depends on H alone.
+    difference of two descents shrinks, depends on H alone. Rates (G, 1, 1) and gradients
+    (n, 1, P, P + 1) give the maps (n, G, S, S + 1).
     """
-    count, parameters, _ = gradients.shape
+    parameters = gradients.shape[-2]
     like: dict[str, Any] = {"dtype": gradients.dtype, "device": gradients.device}
     w, sign = torch.eye(parameters, parameters + 1, **like), -1.0 if maximize else 1.0
     G = lr * (sign * gradients + weight_decay * w)
     if momentum == 0:
         return w - G
-    none = torch.zeros(count, parameters, parameters, **like)
-    G = torch.cat([G[..., :-1], none, G[..., -1:]], dim=2)
+    G = torch.cat([G[..., :-1], torch.zeros_like(G[..., :-1]), G[..., -1:]], dim=-1)
     w, u = torch.eye(2 * parameters, 2 * parameters + 1, **like).split(parameters)
     u = momentum * u + (1 - dampening) * G
     w = w - (G + momentum * u if nesterov else u)
-    return torch.cat([w, u], dim=1)
+    return torch.cat([w, u], dim=-2)
 
 
 def after(second: Tensor, first: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ Where ŷ is linear in the parameters the landscape is a paraboloid, with Φ as i
 The second term, the excess, is what a descent still has to go. Computed in this form it keeps its
 digits near the minimiser w*, where the difference of two losses has none left. How fast a descent
 may go, and how fast it gets there, follows from the Hessian H = (2/N) ΦᵀΦ: a step multiplies the
-difference of two descents by I − αH, which depends on neither w nor y.
+difference of two descents by I − αH, which depends on neither w nor y (see `theory.rates`).
 """
 
-import math
 from copy import deepcopy
 from functools import cached_property
 from typing import Any
@@ -27,6 +26,7 @@ from torchgd.loss import residual
 from torchgd.models import Model, at_zero, scalars
 from torchgd.theory.affine import compose, powers, start_state, step_maps
 from torchgd.theory.linear import BLOCK, epoch_rows, gradient_maps, samples
+from torchgd.theory.rates import TIE, Rates, contraction, find_rates
 from torchgd.training import BatchesLike
 
 
@@ -47,8 +47,8 @@ class Landscape:
         >>> from torchgd import Batches, Linear
         >>> x = torch.tensor([1.0, 2.0, 3.0])
         >>> found = Landscape(Linear(), Batches(x, 2 * x, batch_size=3))
-        >>> print(f"{found.minimiser.item():.6f} {found.largest_stable_learning_rate():.6f}")
-        2.000000 0.214286
+        >>> print(f"{found.minimiser.item():.6f}, {found.rates()}")
+        2.000000, stable up to 0.214286
 
     Raises:
         ValueError: x, y or their powers are beyond float64, or the batches differ in size (see
@@ -165,65 +165,46 @@ class Landscape:
     def contraction(self, lr: float, **options: Any) -> float:
         """ρ, by which every epoch of SGD with these options in the end multiplies the error.
 
-        The spectral radius of the product of the linear maps of an epoch's steps; infinite where
-        that product is beyond float64. The loss, less its minimum, is quadratic in the error and
-        shrinks by ρ².
+        The error is the difference of w from where the epochs lead: the minimiser, of a full batch
+        without weight decay. ρ is the spectral radius of the product of the linear maps of an
+        epoch's steps; infinite where that product is beyond float64. The loss of a full batch, less
+        its minimum, in the end shrinks by ρ².
         """
-        epoch = compose(step_maps(self._maps, lr, **options))[:, :-1]
-        if not epoch.isfinite().all():
-            return math.inf
-        return torch.linalg.eigvals(epoch).abs().max().item()
+        return contraction(self._maps, torch.tensor([lr], dtype=torch.float64), **options).item()
 
-    def largest_stable_learning_rate(self, **options: Any) -> float:
-        """The rate above which repeating an epoch's steps makes the error grow.
+    def stable(self, lr: float, **options: Any) -> bool:
+        """Whether repeating an epoch's steps does not make the error grow, ρ ≤ 1."""
+        # Along a direction that the data leave open the factor is 1, give or take rounding.
+        return self.contraction(lr, **options) <= 1 + TIE
 
-        An epoch is stable while its `contraction` is at most 1. For the full batch without momentum
-        this is α = 2/λ_max. (Higher rates may happen to be stable again, where one step ends near
-        the minimum.)
-
-        Found to nine digits by a scan upward in steps of a tenth, then bisection; an unstable
-        window narrower than that, which momentum on unlike batches can have, may be passed over. 0
-        where the scan finds no stable rate, as with momentum above 1; there is none for maximize.
+    def rates(self, **options: Any) -> Rates:
+        """Which learning rates are stable with these options, and where ρ is least.
 
         Raises:
             ValueError: a batch's Hessian is not finite.
         """
+        self._refuse_infinite()
+        return find_rates(self._maps, **options)
 
-        def stable(lr: float) -> bool:
-            # Along a direction that the data leave open the factor is 1, give or take rounding.
-            return self.contraction(lr, **options) <= 1 + 1e-9
-
-        if options.get("maximize"):
-            return 0.0
-        curvature = self._steepest() + options.get("weight_decay", 0.0)
-        if curvature == 0:
-            return math.inf
-        # Without momentum no step enlarges any error up to 2/λ_max.
-        low, high = 0.0, (0.01 if options.get("momentum") else 2.0) / curvature
-        while stable(high):
-            low, high = high, 1.1 * high
-        if low == 0:
-            return 0.0
-        for _ in range(27):  # 0.1 · 2⁻²⁷ < 10⁻⁹
-            middle = (low + high) / 2
-            low, high = (middle, high) if stable(middle) else (low, middle)
-        return low
+    def _refuse_infinite(self) -> None:
+        if not self.hessians.isfinite().all():
+            raise ValueError("a Hessian is not finite: x is too large for its powers; scale x")
 
     def _steepest(self) -> float:
         """λ_max, the largest eigenvalue of any batch's Hessian."""
-        if not self.hessians.isfinite().all():
-            raise ValueError("a Hessian is not finite: x is too large for its powers; scale x")
+        self._refuse_infinite()
         return torch.linalg.eigvalsh(self.hessians).max().item()
 
     # An error along an eigenvector of H shrinks by 1 − αλ a step. The slowest of these factors,
     # max |1 − αλ|, is least where the smallest and the largest eigenvalue are equally slow:
     # 1 − αλ_min = −(1 − αλ_max).
-    def best_learning_rate(self) -> float:
-        """α = 2/(λ_min + λ_max), for the full batch the best constant rate of plain descent.
+    def safe_learning_rate(self) -> float:
+        """α = 2/(λ_min + λ_max), at which no step of plain descent enlarges any error.
 
         λ_min is the smallest eigenvalue of the whole data's Hessian, λ_max the largest of any
-        batch's. For the full batch they are of one matrix; for smaller batches the rate is a safe
-        one: every batch's factors are within [−1, 1], so no step enlarges the error.
+        batch's: every batch's factors 1 − αλ are within [−1, 1]. For the full batch they are of one
+        matrix, and the rate is the best constant one. For smaller batches it is safe, and not the
+        one where ρ is least: that says how fast the epochs settle, not how far from the minimiser.
 
         Raises:
             ValueError: the Hessian is singular or beyond float64, or the model not linear in its
