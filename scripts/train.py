@@ -64,7 +64,8 @@ def make_parser() -> Parser:
     add_flags(parser)
     add = parser.add_argument
     add("--predict", type=finite, default=4.0, metavar="X", help="predict ŷ there; default: 4")
-    add("--show-steps", action="store_true", help="print every recorded step, as the lesson does")
+    add("--show-steps", action="store_true", help="print every recorded step, as the lesson's "
+        "printed listing does")  # fmt: skip
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")
     add("--log-dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="default: runs")
     add("--name", metavar="NAME", default=argparse.SUPPRESS, help="of the run's directory; "

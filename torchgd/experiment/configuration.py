@@ -108,8 +108,9 @@ class Configuration:
     dtype: str = flag("float64", "default: float64", None, choices=tuple(DTYPES), type=str)
     lr: float | str = flag(
         0.01,
-        "learning rate: 0.01 (default), a number, or auto, from the Hessian: the best, for "
-        "batches a safe one; several make a run each, drawn together",
+        "learning rate: 0.01 (default), a number, or auto, from the Hessian: the best of the full "
+        "batch, for smaller batches a safe one, at which no step enlarges an error; several make a "
+        "run each, drawn together",
         "α",
         type=number(0, or_word="auto"),
         several=True,

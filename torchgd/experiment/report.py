@@ -45,9 +45,10 @@ def headline(experiment: Experiment) -> str:
 
 
 def transcript(outcome: Outcome) -> Iterator[str]:
-    """Yield the lesson's lines: each recorded step's batch and gradients, and the progress.
+    """Yield the lines of the lesson's printed listing: each recorded step, and the progress.
 
-    The progress comes every tenth epoch, with the weights and the last batch's loss after the
+    (The program in the lesson's repository prints 1.0 2.0, two decimals and every epoch.) The
+    progress comes every tenth epoch, with the weights and the last batch's loss after the
     update. The last line predicts.
     """
     experiment, trajectory = outcome.experiment, outcome.trajectory
@@ -94,8 +95,9 @@ def digits(value: Tensor) -> str:
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Yield the table of final values: a column per update, and how far each is from the first.
 
-    Where a descent leads to least squares there are its values, too, and how far the first update
-    is from them.
+    Where a descent leads to least squares there are its values, too, and the distance of the first
+    update's from them, |value − least squares|; of the loss it is loss − minimum, which
+    `advice.what_would_help` speaks of.
     """
     first, landscape = outcomes[0], least_squares(outcomes[0].experiment)
     columns = [["", *first.parameters, "loss", f"ŷ({_predicted(first)})"]]
