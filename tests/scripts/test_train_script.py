@@ -314,11 +314,34 @@ def test_a_users_own_model(shell: Shell) -> None:
     assert set(shell.result()["parameters"]) == {"a", "k"}
     comparison = read_json(shell.run / "comparison.json")
     assert 0 < comparison["max_ulp"] < 1000
-    assert shell.out.splitlines()[-2].startswith("The updates part at step ")
-    assert shell.out.splitlines()[-1] == (
+    *_, parting, why, _ = shell.out.splitlines()
+    assert parting.startswith("The updates part at step ")
+    assert why == (
         "That is rounding: 3 of 3 oracles confirm ∂ŷ/∂a and ∂ŷ/∂k; your formula rounds in another "
         "order."
     )
+
+
+# y = 5x, from w = 1 by ŷ = w·w·x: known to be there, and not known of the first steps.
+@pytest.mark.parametrize(("epochs", "arrived"), [("3", False), ("200", True)])
+def test_a_nonlinear_descent_that_has_not_arrived_says_so(
+    shell: Shell, epochs: str, arrived: bool
+) -> None:
+    Path("steep.py").write_text(STEEP, encoding="utf-8")
+    Path("five.csv").write_text("1,5\n2,10\n", encoding="utf-8")
+    words = "--model steep.py:Square --data five.csv --batch-size full --lr 0.001 --update manual"
+    assert shell(*words.split(), "--epochs", epochs) == 0
+    last = shell.out.splitlines()[-1]
+    found = re.fullmatch(
+        r"It has not arrived: over the last tenth of its steps the loss fell by (\S+)%, from (\S+) "
+        r"to (\S+)\.", last
+    )  # fmt: skip
+    assert (found is None) == arrived
+    if found is not None:
+        w = [float(row[3]) for row in shell.rows()][-2:]
+        before, after = (2.5 * (v * v - 5) ** 2 for v in w)
+        expected = [100 * (1 - after / before), before, after]
+        assert [float(text) for text in found.groups()] == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_users_file_may_hold_a_dataclass(shell: Shell) -> None:

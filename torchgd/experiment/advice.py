@@ -97,8 +97,10 @@ def least_squares(experiment: Experiment) -> Landscape | None:
 def what_would_help(experiment: Experiment, path: Trajectory) -> str:
     """Say of a descent that ends far from least squares how slow it is, and what is faster."""
     landscape = least_squares(experiment)
-    if landscape is None or path.stopped != Stopped.FINISHED:
+    if path.stopped != Stopped.FINISHED:
         return ""
+    if landscape is None:
+        return "" if experiment.linear else not_arrived(experiment, path)
     weights = path.weights_at([0, -1]).double()
     first, last = landscape.excess(weights).tolist()
     if not 0 < CLOSE * first < last:
@@ -124,6 +126,20 @@ def what_would_help(experiment: Experiment, path: Trajectory) -> str:
             noun = "" if ways else " epoch" if epochs == 1 else " epochs"
             ways.append(f"{flags}{'' if ways else ' gets there'} in {epochs}{noun}")
     return f"{far}; {halves}{'; from the start ' * bool(ways)}{', '.join(ways)}."
+
+
+def not_arrived(experiment: Experiment, path: Trajectory) -> str:
+    """Say of a descent whose goal is not known that the loss over all data still falls."""
+    if experiment.configuration.chunk_size is not None:  # a pass takes as long as an epoch
+        return ""
+    row = path.recorded - -(-path.recorded // 10)
+    first, before, after = (
+        experiment.loss(experiment.new_model(path.weights_at(k))).item() for k in (0, row, -1)
+    )
+    if not before - after > CLOSE * (first - after):
+        return ""
+    fell = f"fell by {100 * (1 - after / before):.3g}%, from {before:.4g} to {after:.4g}"
+    return f"It has not arrived: over the last tenth of its steps the loss {fell}."
 
 
 def why_not(experiment: Experiment) -> str:
