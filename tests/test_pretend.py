@@ -177,7 +177,7 @@ MIXES: list[tuple[str, Any, str, str]] = [
     ("affine", linear.reduced_rows, "x.new_zeros", "torch.zeros"),
     ("affine", linear.batch_rows, "torch.zeros_like(rows[:1])", "torch.zeros(rows[:1].shape)"),
     ("with momentum", step_maps, "2 * parameters + 1, **like", "2 * parameters + 1"),
-    ("with momentum", step_maps, "parameters, parameters, **like", "parameters, parameters"),
+    ("with momentum", step_maps, "zeros_like(G[..., :-1])", "zeros(G[..., :-1].shape)"),
     ("with momentum", affine.start_state, "torch.zeros_like(w)", "torch.zeros(w.shape)"),
     ("minimum", Landscape.__init__, "x.cpu()", "x"),
     ("minimum", Landscape.__init__, "y.cpu()", "y"),

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -61,15 +61,21 @@ def say(*lines: str) -> None:
     try:
         print(*lines, sep="\n", flush=True)
     except OSError as error:
-        # Else Python would try again at its end, and fail with a word of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up(sys.stdout)
         raise OSError(error.errno, error.strerror, OUTPUT) from None
+
+
+def _give_up(stream: TextIO) -> None:
+    """Let a stream that cannot be written end nowhere: Python tries again at its own end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def tell(line: str) -> None:
     """Print to standard error, if it can be written: the results matter more."""
-    with suppress(OSError):
+    try:
         print(printable(line), file=sys.stderr, flush=True)
+    except OSError:
+        _give_up(sys.stderr)
 
 
 @contextmanager

@@ -165,8 +165,8 @@ class Run:
         outcome = Outcome(experiment, trajectory, parameters, loss, predict, prediction, seconds)
         if events is not None:
             write_trajectory(self.directory / TABLE, trajectory)
-            write_json(self.directory / "result.json", outcome.as_dict())
             events.finish(outcome.as_dict())
+            write_json(self.directory / "result.json", outcome.as_dict())  # and so the run is over
         return outcome
 
     def _path(self, model: Model, watch: Watch, events: Events | None, began: float) -> Trajectory:
