@@ -14,7 +14,7 @@ from torchgd.experiment.run import Outcome
 from torchgd.gradients import partial_derivatives
 from torchgd.loss import mean_squared_error
 from torchgd.proof.compare import Comparison, difference, differs, ulps
-from torchgd.proof.findings import ORACLES, GradientCheck, aligned
+from torchgd.proof.findings import BACKWARD, ORACLES, GradientCheck, aligned
 from torchgd.proof.oracles import check_gradient
 from torchgd.trajectory import UNSTABLE, Stopped, Trajectory
 
@@ -213,14 +213,24 @@ def agree(outcomes: Sequence[Outcome], comparison: Comparison) -> tuple[bool, st
     check = check_where_they_part(experiment, comparison, path)
     if check.wrong:
         return False, f"By hand, {is_wrong(check.wrong)}: see derive.py {first.model}"
+    if check.wrong_by_autograd:
+        yours = named(check.wrong_by_autograd)
+        said = f"By hand, {yours} is right; autograd's is not: {BACKWARD}"
+        return False, f"{said} See derive.py {first.model}"
     if not check:
         return False, f"No oracle can say whether that is rounding: see derive.py {first.model}"
     silent = {finding.oracle for finding in check.rows if finding.passed is None}
     oracles = f"{len(ORACLES) - len(silent)} of {len(ORACLES)} oracles"
     confirmed = f"{oracles} confirm {named(outcomes[0].trajectory.names)}"
-    said = f"That is rounding: {confirmed}; your formula rounds in another order"
+    by_autograd = [f for f in check.rows if f.oracle == "autograd" and f.passed]
+    most = max(by_autograd, key=lambda finding: finding.error, default=None)
+    size = f" (at most {most.apart})" if most else ""
+    said = f"That is rounding: {confirmed}; your formula rounds in another order{size}"
     if comparison.max_ulp <= GROWN:
         return True, f"{said}."
+    at_the_end = check_where_they_part(experiment, comparison, path, at_the_end=True)
+    if not at_the_end:
+        return False, f"Where they end they part by more than rounding:\n{at_the_end}"
     return True, f"{said}, and this descent magnifies it: a smaller --lr may not."
 
 
@@ -240,12 +250,18 @@ def _within_the_bound(outcomes: Sequence[Outcome], comparison: Comparison) -> tu
 
 
 def check_where_they_part(
-    experiment: Experiment, comparison: Comparison, path: Trajectory
+    experiment: Experiment, comparison: Comparison, path: Trajectory, at_the_end: bool = False
 ) -> GradientCheck:
-    """Ask the oracles about a user's own model, at the weights at which its updates part."""
+    """Ask the oracles about a user's own model, at the weights at which its updates part.
+
+    Or `at_the_end`, at the last weights that are numbers.
+    """
     assert comparison.first_difference is not None
     row = int(torch.searchsorted(path.step, comparison.first_difference[0]))
     row = min(row, len(path.step) - 1)  # a step that only the other has
+    if at_the_end:
+        numbers = path.table[:, 1 : 1 + len(path.names)].isfinite().all(dim=1)
+        row = int(numbers.nonzero()[-1])
     model, c = experiment.new_model(path.weights_at(row)), experiment.configuration
     some = slice(None if c.chunk_size is None else FEW)
     x, y = (t[some].to(c.device) for t in (experiment.batches.x, experiment.batches.y))

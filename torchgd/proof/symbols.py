@@ -7,6 +7,7 @@ place of tensors.
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -21,6 +22,9 @@ from torchgd.proof.functions import ALIASES, COSTLY, FUNCTIONS, bounded, exact, 
 
 X, Y = sympy.symbols("x y", real=True)  # the data
 YHAT = sympy.Symbol("ŷ", real=True)  # the prediction, where it is not written out
+# Signs of the longest formula that is derived. One step of Newton's method repeats what came
+# before it four times, and the time that sympy takes grows faster than that.
+LONGEST = 400
 
 
 @dataclass(frozen=True)
@@ -152,9 +156,23 @@ class _Symbolic(fx.Interpreter):
     """Runs a module's trace with a symbol for each parameter."""
 
     def __init__(self, module: nn.Module, weights: Mapping[str, Expr]) -> None:
-        super().__init__(fx.symbolic_trace(module))
+        super().__init__(fx.symbolic_trace(deepcopy(module)))  # which may keep what it is given
         self.extra_traceback = False
         self.weights = weights
+        self.sizes: dict[int, tuple[Any, int]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one operation; refuse a formula that sympy would work on for long."""
+        found = super().run_node(n)
+        if isinstance(found, Expr) and self._size(found) > LONGEST:
+            raise ValueError(f"its formula is too long, of more than {LONGEST} signs")
+        return found
+
+    def _size(self, e: Expr) -> int:
+        """Count the symbols, numbers and operations of a formula as it is written out."""
+        if id(e) not in self.sizes:
+            self.sizes[id(e)] = e, 1 + sum(map(self._size, e.args))  # e stays, and so does its id
+        return self.sizes[id(e)][1]
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = target.removeprefix("model.")
@@ -162,6 +180,8 @@ class _Symbolic(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = target.__name__
+        if target is getattr:  # x.dtype and x.device
+            return None
         if target.__module__ == "_operator" and ALIASES.get(name, name) not in FUNCTIONS:
             return target(*map(exact, args))
         return self.call_method(name, args, kwargs)
