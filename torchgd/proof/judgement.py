@@ -135,5 +135,6 @@ class Judge:
         further, left, right, beyond = (
             exact.beside(name, times * step).by_autograd[name].item() for times in (-2, -1, 1, 2)
         )
-        settled = max(abs(left - further), abs(right - beyond)) < abs(right - left) / 100
+        change = max(abs(left - further), abs(right - beyond))
+        settled = change < abs(right - left) / 100 < math.inf
         return (left, right) if settled else (math.nan, math.nan)

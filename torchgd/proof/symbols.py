@@ -5,7 +5,6 @@ place of tensors.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -218,24 +217,6 @@ def is_identity(difference: Expr) -> bool:
     if difference == 0:
         return True
     return bool(difference.is_rational_function() and sympy.cancel(difference) == 0)
-
-
-def latex(expression: Expr) -> str:
-    """Write an expression as LaTeX, in its own order."""
-    names = {s: sympy.latex(sympy.Symbol(spelled(s.name))) for s in expression.free_symbols}
-    return str(sympy.latex(expression, order="none", symbol_names={**names, YHAT: r"\hat{y}"}))
-
-
-def spelled(name: str) -> str:
-    """Return a name with Greek letters spelled out, alpha for α: sympy writes these as LaTeX."""
-
-    def word(letter: str) -> str:
-        known = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(letter, ""))
-        if known is None:
-            return letter
-        return known[2].lower() if known[1] == "SMALL" else known[2].capitalize()
-
-    return "".join(map(word, name))
 
 
 def notation(expression: Expr) -> str:
