@@ -64,7 +64,7 @@ def progress() -> Iterator[Callable[[float], None]]:
     if not sys.stderr.isatty():
         yield lambda part: None
         return
-    with closing(Progress("check", 100, 0, "%")) as bar:
+    with closing(Progress("check", 100, 0, "%", "")) as bar:
         yield lambda part: bar.reach(int(100 * part))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import mpmath
 import sympy
+import torch
 from sympy import Expr
 from sympy.logic.boolalg import Boolean
 from torch import Tensor
@@ -79,13 +80,13 @@ def softplus(u: Any, beta: Any = 1, threshold: Any = 20) -> Expr:
     return smooth if threshold >= 20 else where(beta * u > exact(threshold), u, smooth)
 
 
-def to(u: Any, dtype: Any = None, **like: Any) -> Any:
-    """u in x's dtype, which changes no number; a truth value as 1 or 0.
+def to(u: Any, like: Any = None, **words: Any) -> Any:
+    """u in the dtype of x or of a parameter, which changes no number; a truth value as 1 or 0.
 
     Raises:
-        ValueError: it is to another dtype, which rounds.
+        ValueError: it is to a dtype by name, which rounds.
     """
-    if dtype is not None or any(value is not None for value in like.values()):
+    if any(isinstance(value, torch.dtype) for value in (like, *words.values())):
         raise ValueError("a dtype by name has no symbolic counterpart here: write x.dtype")
     return u
 
@@ -134,12 +135,16 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+# What makes one condition of others.
+BOTH: dict[str, Callable[..., Any]] = {
+    "and_": sympy.And, "logical_and": sympy.And, "or_": sympy.Or, "logical_or": sympy.Or,
+    "invert": sympy.Not, "logical_not": sympy.Not,
+}  # fmt: skip
 # Other names that torch or Python has for the same.
 ALIASES = {
     "truediv": "div", "divide": "div", "true_divide": "div", "multiply": "mul", "subtract": "sub",
     "negative": "neg", "absolute": "abs", "clip": "clamp", "clamp_min": "clamp", "sgn": "sign",
-    "special_ndtr": "ndtr", "special_log_ndtr": "log_ndtr", "special_erfc": "erfc",
-    "special_erf": "erf", "special_expit": "sigmoid", "special_xlogy": "xlogy", "type_as": "to",
+    "expit": "sigmoid", "type_as": "to",
     "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le",
 }  # fmt: skip
 

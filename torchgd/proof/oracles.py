@@ -204,7 +204,8 @@ class _Findings:
     ) -> dict[str, int]:
         """Return the worst sample for each derivative that is wrong, of those with an error ≥ 0."""
         found: dict[str, int] = {}
-        for k in error.topk(min(MOST_EXCUSED, len(error))).indices.tolist():
+        worst = error.sort(descending=True, stable=True).indices
+        for k in worst[:MOST_EXCUSED].tolist():
             if error[k] < 0 or YOURS in found:
                 break
             if who := self.judge.wrong(oracle, name, place, k, tolerance[k].item()):

@@ -17,7 +17,7 @@ from sympy import Expr
 from torch import Tensor, fx, nn
 
 from torchgd.models import Model
-from torchgd.proof.functions import ALIASES, COSTLY, FUNCTIONS, bounded, exact, where
+from torchgd.proof.functions import ALIASES, BOTH, COSTLY, FUNCTIONS, bounded, exact, where
 
 X, Y = sympy.symbols("x y", real=True)  # the data
 YHAT = sympy.Symbol("ŷ", real=True)  # the prediction, where it is not written out
@@ -179,14 +179,17 @@ class _Symbolic(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = target.__name__
-        if target is getattr:  # x.dtype and x.device
+        if target is getattr:  # x.dtype or x.device
             return None
+        if name in BOTH:
+            return BOTH[name](*args)
         if target.__module__ == "_operator" and ALIASES.get(name, name) not in FUNCTIONS:
             return target(*map(exact, args))
         return self.call_method(name, args, kwargs)
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
-        name = ALIASES.get(target, target)
+        name = target.removeprefix("special_")  # of torch.special
+        name = ALIASES.get(name, name)
         if name not in FUNCTIONS:
             raise ValueError(f"{target} has no symbolic counterpart here")
         options = {key: exact(value) for key, value in kwargs.items() if key != "inplace"}
