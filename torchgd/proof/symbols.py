@@ -155,7 +155,8 @@ class _Symbolic(fx.Interpreter):
     """Runs a module's trace with a symbol for each parameter."""
 
     def __init__(self, module: nn.Module, weights: Mapping[str, Expr]) -> None:
-        super().__init__(fx.symbolic_trace(deepcopy(module)))  # which may keep what it is given
+        module = deepcopy(module)  # for it may keep what it is given
+        super().__init__(module, graph=fx.Tracer().trace(module))
         self.extra_traceback = False
         self.weights = weights
         self.sizes: dict[int, tuple[Any, int]] = {}
