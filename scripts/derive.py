@@ -7,16 +7,19 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(__file__))  # where PYTHONSAFEPATH is set, too
     import interrupt  # noqa: F401
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from textwrap import indent
 
 import torch
 
-from torchgd.experiment.command_line import Parser, refusing, run_script, say
+from torchgd.experiment.command_line import Parser, Progress, refusing, run_script, say
 from torchgd.experiment.own_model import find_model, refuse_model
 from torchgd.experiment.parallel import find_device
 from torchgd.experiment.sources import NAMES, load
 from torchgd.proof.answers import judge, parse
-from torchgd.proof.findings import GradientCheck
+from torchgd.proof.findings import BACKWARD, GradientCheck
 from torchgd.proof.notations import assignment
 from torchgd.proof.oracles import check_gradient
 from torchgd.proof.steps import LATEX, PLAIN, exercise, steps, typeset
@@ -42,10 +45,27 @@ def make_parser() -> Parser:
 
 
 def summary(check: GradientCheck) -> str:
-    """Say which derivatives are wrong, or how many answers there are."""
-    wrong = ", ".join(f"∂loss/∂{name}" for name in check.wrong)
+    """Say which derivatives are wrong, by hand or by autograd, or how many answers there are."""
+    wrong, theirs = (
+        ", ".join(f"∂loss/∂{name}" for name in names)
+        for names in (check.wrong, check.wrong_by_autograd)
+    )
+    if wrong:
+        return f"Wrong: {wrong}."
+    if theirs:
+        return f"Yours is right; autograd's {theirs} is not: {BACKWARD}"
     said = sum(row.passed is not None for row in check.rows)
-    return f"Wrong: {wrong}." if wrong else f"All {said} say yes."
+    return f"All {said} say yes." if check else "No oracle can say of each derivative."
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[float], None]]:
+    """Show how far a check is, on a terminal alone."""
+    if not sys.stderr.isatty():
+        yield lambda part: None
+        return
+    with closing(Progress("check", 100, 0, "%", "")) as bar:
+        yield lambda part: bar.reach(int(100 * part))
 
 
 def judged(derivation: Derivation, answer: str) -> tuple[str, str]:
@@ -62,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     to, comment = (LATEX, "% ") if arguments.latex else (PLAIN, "")
-    with refusing(parser, ValueError, OSError):
+    with refusing(parser, ValueError, TypeError, OSError):
         device, data = find_device(arguments.device), load(arguments.data)
         model = find_model(arguments.model, arguments.bias)(device=device, dtype=torch.float64)
         if arguments.answer:
@@ -74,7 +94,8 @@ def main(argv: list[str] | None = None) -> int:
             return int(any(hint for _, hint in verdicts))
         x, y = data.x.to(device), data.y.to(device)
         refuse_model(arguments.model, model, x)
-        check = check_gradient(model, x, y)
+        with progress() as on_progress:
+            check = check_gradient(model, x, y, on_progress=on_progress)
     try:
         derivation = derive(model)
         derived = typeset(steps(derivation, derivation.weights, to), to)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from torchgd.experiment.advice import faster, what_would_help
+from torchgd.experiment.agreement import agree
 from torchgd.experiment.command_line import (
     OUTPUT,
     Parser,
@@ -44,7 +45,6 @@ from torchgd.experiment.parallel import (
     torchrun,
 )
 from torchgd.experiment.report import (
-    agree,
     headline,
     table,
     transcript,

@@ -4,7 +4,8 @@
 
 counts both over the models of tests/held_out.py, for `check_gradient`, for
 `torch.autograd.gradcheck` and for `jax.test_util.check_grads` (`pip install -e '.[test,bench]'`),
-each of the last two asked as its users ask it: about ŷ, at the model's own weights and data.
+each of the last two asked as its users ask it: about ŷ, at the model's own weights and data. Then
+it counts the false alarms over the right models of tests/harder.py, for the first two.
 """
 
 import ast
@@ -18,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import torch
+from harder import HARDER, NO_SYMBOLS
 from held_out import CASES, Case
 from jax.scipy.special import erf, xlogy
 from jax.test_util import check_grads
@@ -117,22 +119,26 @@ def by_jax(case: Case) -> bool:
 JAX = jax_cases()
 
 
+def count(name: str, passes: Callable[[Case], bool], cases: list[Case]) -> None:
+    """Print an oracle's counts over these models, and which they are."""
+    start = time.perf_counter()
+    alarms = [case.name for case in cases if case.wrong is None and not passes(case)]
+    misses = [case.name for case in cases if case.wrong is not None and passes(case)]
+    took = time.perf_counter() - start
+    print(f"{name}: {len(alarms)} false alarms, {len(misses)} misses, {took:.1f} s")
+    for what, names in (("false alarms", alarms), ("misses", misses)):
+        print(f"    {what}: {', '.join(names)}" * bool(names), end="\n" * bool(names))
+
+
 def main() -> None:
-    right = [case for case in CASES if case.wrong is None]
-    wrong = [case for case in CASES if case.wrong is not None]
-    print(f"{len(right)} right models, {len(wrong)} wrong ones")
-    for name, passes in (
-        ("check_gradient", by_us),
-        ("torch.autograd.gradcheck", by_gradcheck),
-        ("jax.test_util.check_grads", by_jax),
-    ):
-        start = time.perf_counter()
-        alarms = [case.name for case in right if not passes(case)]
-        misses = [case.name for case in wrong if passes(case)]
-        took = time.perf_counter() - start
-        print(f"{name}: {len(alarms)} false alarms, {len(misses)} misses, {took:.1f} s")
-        for what, names in (("false alarms", alarms), ("misses", misses)):
-            print(f"    {what}: {', '.join(names)}" * bool(names), end="\n" * bool(names))
+    ours, torchs = ("check_gradient", by_us), ("torch.autograd.gradcheck", by_gradcheck)
+    right = sum(case.wrong is None for case in CASES)
+    print(f"{right} right models, {len(CASES) - right} wrong ones")
+    for name, passes in (ours, torchs, ("jax.test_util.check_grads", by_jax)):
+        count(name, passes, CASES)
+    print(f"{len(HARDER)} harder right models, {len(NO_SYMBOLS)} of them without symbols")
+    for name, passes in (ours, torchs):
+        count(name, passes, HARDER)
 
 
 if __name__ == "__main__":

@@ -269,7 +269,7 @@ def test_what_it_refuses() -> None:
     model.w = nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match=r"^parameter 'w' has shape \(2,\): "):
         check_gradient(model, X, Y)
-    with pytest.raises(ValueError, match=r"^prediction has shape \(3,\) and target \(2,\)"):
+    with pytest.raises(ValueError, match=r"^x has shape \(3,\) and y \(2,\): a sample is one"):
         check_gradient(Linear(), X, Y[:2])
     with pytest.raises(ValueError, match=r"^prediction has shape \(0,\)"):
         check_gradient(Linear(), X[:0], Y[:0])

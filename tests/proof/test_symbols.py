@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import sympy
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, special
 from torch.nn import functional
 
 from torchgd import Model, Quadratic
@@ -45,10 +45,13 @@ class Composed(Model):
 # What else they take; of some more than one.
 THREE = "add sub mul div pow gt ge lt le eq ne".split()
 TENSOR = "hypot logaddexp maximum minimum xlogy".split()
-ARGUMENTS: dict[str, list[tuple[Any, ...]]] = {
+ARGUMENTS: dict[str, list[Any]] = {
     **{name: [(3,)] for name in THREE},
     **{name: [(torch.tensor(0.75),)] for name in TENSOR},
     "clamp": [(0.5,), (0.5, 1.25), (None, 1.25)],
+    "elu": [(), (0.5,)],
+    "gelu": [{}, {"approximate": "tanh"}],
+    "softplus": [(), (3.0,), {"beta": 2.0, "threshold": 1.0}],
 }
 INSIDE = {"asin": 0.5, "acos": 0.5, "atanh": 0.5, "acosh": 5.0}  # times x lies where it has a value
 
@@ -57,17 +60,20 @@ INSIDE = {"asin": 0.5, "acos": 0.5, "atanh": 0.5, "acosh": 5.0}  # times x lies 
     ("name", "place"),
     [
         (name, place)
-        for name in sorted(FUNCTIONS.keys() - {"where"})
-        for place in (torch, Tensor, functional)
+        for name in sorted(FUNCTIONS.keys() - {"where", "to"})
+        for place in (torch, Tensor, functional, special)
         if hasattr(place, name)
     ],
 )
 def test_each_function_is_torchs(name: str, place: Any) -> None:
     for arguments in ARGUMENTS.get(name, [()]):
 
-        def function(x: Any, words: Any = arguments) -> Any:
+        def function(x: Any, given: Any = arguments) -> Any:
+            words, named = ((), given) if isinstance(given, dict) else (given, {})
             x = INSIDE.get(name, 1) * x
-            return getattr(x, name)(*words) if place is Tensor else getattr(place, name)(x, *words)
+            if place is Tensor:
+                return getattr(x, name)(*words, **named)
+            return getattr(place, name)(x, *words, **named)
 
         computes_as_torch_does(Composed(lambda x, f=function: 1 * f(x)))
 
@@ -75,6 +81,15 @@ def test_each_function_is_torchs(name: str, place: Any) -> None:
 def test_where_takes_either() -> None:
     computes_as_torch_does(Composed(lambda x: torch.where(x > 1, 2 * x, x**3)))
     computes_as_torch_does(Composed(lambda x: (x > 1) * x))
+
+
+@pytest.mark.parametrize("numbers", [
+    lambda truth, x: truth.to(x.dtype), lambda truth, x: truth.to(dtype=x.dtype),
+    lambda truth, x: truth.to(x), lambda truth, x: truth.type_as(x),
+])  # fmt: skip
+def test_a_comparison_as_a_number(numbers: Any) -> None:
+    computes_as_torch_does(Composed(lambda x: numbers(x > 1, x) * x))
+    computes_as_torch_does(Composed(lambda x: numbers((x > 0.1) & (x < 1), x) * x))
 
 
 def computes_as_torch_does(model: Composed) -> None:
@@ -116,6 +131,11 @@ def test_constants_are_taken_at_their_digits() -> None:
         (lambda m, x: m.w * x if x.sum() > 0 else x, "w", "symbolically traced variables cannot"),
         (lambda m, x: m.w * torch.erfinv(x), "w", "erfinv has no symbolic counterpart here"),
         (lambda m, x: m.w * x.erfinv(), "w", "erfinv has no symbolic counterpart here"),
+        (
+            lambda m, x: m.w * x.to(torch.float32),
+            "w",
+            "a dtype by name has no symbolic counterpart",
+        ),
         (lambda m, x: 1 / 0, "w", "division by zero"),
         (None, "x", "the parameter 'x' has the name of the data$"),
         (None, "y", "the parameter 'y' has the name of the data$"),

@@ -10,6 +10,8 @@ import pytest
 import train
 from helpers import EXPONENTIAL, ROOT, Shell, ended, script, shell_of
 
+from torchgd.experiment.command_line import Progress
+
 shell = shell_of(derive.main, files={"mine.py": EXPONENTIAL})
 
 
@@ -227,6 +229,100 @@ def test_answers_are_judged_without_giving_the_answer_away(shell: Shell) -> None
         "∂loss/∂w: wrong: the chain rule's factor x is missing: this is ∂loss/∂ŷ, without the "
         "inner derivative",
     ]
+
+
+BACKWARD = """
+import torch
+from torch import nn
+
+class Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u):
+        ctx.save_for_backward(u)
+        return u.tanh()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (t,) = ctx.saved_tensors
+        return upstream * (1 - t**2)
+
+class Wrong(nn.Module):
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(1.0, device=device, dtype=dtype))
+
+    def forward(self, x):
+        return Tanh.apply(self.w * x)
+
+    def partials(self, x):
+        return {"w": x * (1 - torch.tanh(self.w * x) ** 2)}
+"""
+
+
+def test_a_wrong_backward_in_forward_is_told_from_a_wrong_derivative(shell: Shell) -> None:
+    Path("own.py").write_text(BACKWARD, encoding="utf-8")
+    asked = "is there a backward of your own, or a detach, in forward?"
+    assert shell("own.py:Wrong") == 1
+    assert shell.out.splitlines()[-1] == (f"Yours is right; autograd's ∂loss/∂w is not: {asked}")
+    train_shell = Shell(train.main, shell.folder, shell.capsys, "--model", "own.py:Wrong")
+    assert train_shell("--lr", "0.001", "--no-figures") == 1
+    assert train_shell.out.splitlines()[-1] == (
+        f"By hand, ∂ŷ/∂w is right; autograd's is not: {asked} See derive.py own.py:Wrong"
+    )
+
+
+NAMED = """
+import torch
+from torch import nn
+
+class Named(nn.Module):
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        for name in NAMES:
+            self.register_parameter(name, nn.Parameter(torch.ones((), device=device, dtype=dtype)))
+
+    def forward(self, x):
+        one, two, three, four, five = self.parameters()
+        return one + two * x + three * x**2 + four * x**3 + five * x**4
+
+    def partials(self, x):
+        return {name: x**k for k, name in enumerate(NAMES)}
+
+NAMES = [r"\\input{secret}", "a=b", "w_", "α", "é#$%~^&"]
+"""
+
+
+def test_names_that_are_no_identifiers_are_escaped(shell: Shell) -> None:
+    Path("named.py").write_text(NAMED, encoding="utf-8")
+    assert shell("named.py:Named", "--latex") == 0
+    formula = shell.out.splitlines()[1]
+    assert formula.startswith(r"\hat{y} &= \texttt{\textbackslash{}input\{secret\}}")
+    assert r"\texttt{a=b} x + \texttt{w\_} x^{2} + \alpha x^{3} + " in formula
+    assert r"\texttt{U+00E9\#\$\%\textasciitilde{}\textasciicircum{}\&} x^{4} &&" in formula
+    formulas = shell.out.partition(r"\end{align*}")[0]
+    assert r"\input" not in formulas
+    assert formulas.isascii()
+
+
+def test_a_name_with_an_equals_sign_can_be_answered(shell: Shell) -> None:
+    Path("named.py").write_text(NAMED, encoding="utf-8")
+    assert shell("named.py:Named", "--answer", "a=b=2x(ŷ-y)", "--answer", "∂loss/∂a=b=x(ŷ-y)") == 1
+    assert shell.out.splitlines()[2:] == [
+        "∂loss/∂a=b: right",
+        "∂loss/∂a=b: wrong: a factor 2 is missing",
+    ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_shown_on_a_terminal_alone(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    reached: list[int] = []
+    monkeypatch.setattr(Progress, "reach", lambda _, place: reached.append(place))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    assert shell("linear") == 0
+    assert reached == (sorted(reached) if terminal else [])
+    assert (100 in reached) is terminal
 
 
 REFUSED = {

@@ -1,7 +1,7 @@
 """What a run is told as: the lesson's transcript, the table, the verdict."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -9,17 +9,12 @@ from torch.func import functional_call
 
 from torchgd.experiment.advice import least_squares, why_unstable
 from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.run import Outcome
-from torchgd.gradients import partial_derivatives
 from torchgd.loss import mean_squared_error
 from torchgd.proof.compare import Comparison, difference, differs, ulps
-from torchgd.proof.findings import ORACLES, GradientCheck, aligned
-from torchgd.proof.oracles import check_gradient
+from torchgd.proof.findings import aligned
 from torchgd.trajectory import UNSTABLE, Stopped, Trajectory
 
-FEW = 4096  # samples that the oracles look at, where the data are read in chunks
-GROWN = 2**20  # ULPs: more than formulas make by themselves
 MOST = 6  # steps at which two trajectories differ most
 WAYS = {"manual": "by hand"}  # what an update is called in a sentence
 
@@ -195,70 +190,3 @@ def first_shows(right: Trajectory, wrong: Trajectory, comparison: Comparison) ->
         f"It first shows at step {step}, in {names[k]}: {digits(a)} right, {digits(b)} wrong, "
         f"{difference(a, b).item():.3g} apart (ULPs: {float(ulps(a, b)):.6g})."
     )
-
-
-def agree(outcomes: Sequence[Outcome], comparison: Comparison) -> tuple[bool, str]:
-    """Return whether two updates part by rounding alone, if at all, and what is to be said of it.
-
-    The formulas of the built-in models are written in autograd's order: their gradients may not
-    part at all, unless they are compiled, each to an order of its own. Affine maps round elsewhere.
-    """
-    first, other = (outcome.experiment.configuration for outcome in outcomes)
-    experiment, path = outcomes[0].experiment, outcomes[0].trajectory
-    if comparison.identical:
-        return True, ""
-    if "affine" in (first.update, other.update):
-        return _within_the_bound(outcomes, comparison)
-    mistaken = not {first.update, other.update} <= {"manual", "autograd", "compiled"}
-    if first.model in MODELS or mistaken:
-        return first.compile and not mistaken, ""
-    check = check_where_they_part(experiment, comparison, path)
-    if check.wrong:
-        return False, f"By hand, {is_wrong(check.wrong)}: see derive.py {first.model}"
-    if not check:
-        return False, f"No oracle can say whether that is rounding: see derive.py {first.model}"
-    silent = {finding.oracle for finding in check.rows if finding.passed is None}
-    oracles = f"{len(ORACLES) - len(silent)} of {len(ORACLES)} oracles"
-    confirmed = f"{oracles} confirm {named(outcomes[0].trajectory.names)}"
-    said = f"That is rounding: {confirmed}; your formula rounds in another order"
-    if comparison.max_ulp <= GROWN:
-        return True, f"{said}."
-    return True, f"{said}, and this descent magnifies it: a smaller --lr may not."
-
-
-# See `affine_trajectory`: R is the largest |w| + 2α|φ||y| met.
-def _within_the_bound(outcomes: Sequence[Outcome], comparison: Comparison) -> tuple[bool, str]:
-    """Whether affine maps part from steps by no more than 8(P + 1)²·k·ε·R."""
-    experiment, path = outcomes[0].experiment, outcomes[0].trajectory
-    count, eps = len(path.names), torch.finfo(path.table.dtype).eps
-    model, x = experiment.new_model(), experiment.batches.x
-    phi = torch.stack([*partial_derivatives(model, x, x).values()]).abs().max().item()
-    w = path.table[:, 1 : 1 + count].abs().max().item()
-    R = w + 2 * experiment.options["lr"] * phi * experiment.batches.y.abs().max().item()
-    bound = 8 * (count + 1) ** 2 * max(1, int(path.step[-1])) * eps * R
-    if comparison.max_abs <= bound < math.inf:
-        return True, f"That is rounding: affine maps round elsewhere, by at most {bound:.2g} here."
-    return False, ""
-
-
-def check_where_they_part(
-    experiment: Experiment, comparison: Comparison, path: Trajectory
-) -> GradientCheck:
-    """Ask the oracles about a user's own model, at the weights at which its updates part."""
-    assert comparison.first_difference is not None
-    row = int(torch.searchsorted(path.step, comparison.first_difference[0]))
-    row = min(row, len(path.step) - 1)  # a step that only the other has
-    model, c = experiment.new_model(path.weights_at(row)), experiment.configuration
-    some = slice(None if c.chunk_size is None else FEW)
-    x, y = (t[some].to(c.device) for t in (experiment.batches.x, experiment.batches.y))
-    return check_gradient(model, x, y)
-
-
-def named(parameters: Iterable[str]) -> str:
-    """Name the derivatives in these parameters."""
-    return " and ".join(f"∂ŷ/∂{name}" for name in parameters)
-
-
-def is_wrong(parameters: Sequence[str]) -> str:
-    """Say that the derivatives in these parameters are wrong."""
-    return f"{named(parameters)} {'is' if len(parameters) == 1 else 'are'} wrong"

@@ -37,11 +37,11 @@ class Slopes:
 # D at two steps a decade apart, and their difference as the error of D; of all such pairs we take
 # the one with the smallest relative error. Two zeros have no relative error, and come last: ŷ may
 # seem flat only because its change is lost in rounding.
-def slopes(predict: Callable[[float], Tensor], w: float, size: float) -> Slopes:
+def slopes(predict: Callable[[float], Tensor], w: float, least: Tensor) -> Slopes:
     """Return the slopes of ŷ in a weight at `w`, from `predict`, which returns ŷ (N,) for any w.
 
-    The rounding error of ŷ is taken to be at least one of its usual `size`: 1 − e⁻ᵘ of a tiny u
-    is tiny, but has the rounding error of 1.
+    The rounding error of ŷ is taken to be at `least` so large, (N,): 1 − e⁻ᵘ of a tiny u is tiny,
+    but has the rounding error of 1.
     """
     scale = abs(w) or 1.0
     here, eps = predict(w), torch.finfo(torch.float64).eps
@@ -52,8 +52,8 @@ def slopes(predict: Callable[[float], Tensor], w: float, size: float) -> Slopes:
         central.append((after - before) / (above - below))
         right.append((after - here) / (above - w))
         left.append((here - before) / (w - below))
-        largest = torch.stack([here.abs(), after.abs(), before.abs()]).amax(dim=0).clamp(min=size)
-        rounding.append(4 * eps * largest / (step * scale))
+        largest = torch.stack([here.abs(), after.abs(), before.abs()]).amax(dim=0)
+        rounding.append(torch.maximum(4 * eps * largest, least) / (step * scale))
     d, up, down, rho = map(torch.stack, (central, right, left, rounding))
     error = (d[1:] - d[:-1]).abs() + rho[1:]
     larger = torch.maximum(d[1:].abs(), d[:-1].abs())

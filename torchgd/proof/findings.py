@@ -9,6 +9,8 @@ import torch
 from torchgd.proof.compare import ulps
 
 ORACLES = ("symbolic", "autograd", "finite differences")
+# What makes autograd wrong. It is right about each of torch's own functions.
+BACKWARD = "is there a backward of your own, or a detach, in forward?"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Finding:
     `passed` is None if it was skipped, for the `reason` given. `by_hand` and `expected` are the
     two values there; `error` is their distance as a part of the tolerance, at most 1 where it
     passed. It `looked` at so many points, and `abstained` at so many others, where it cannot be
-    trusted. The symbolic oracle has two formulas and no point.
+    trusted. The symbolic oracle has two formulas and no point. Where autograd is `to_blame`, the
+    derivative by hand is right by the symbols or by differences.
     """
 
     parameter: str
@@ -52,6 +55,7 @@ class Finding:
     reason: str = ""
     looked: int = 0
     abstained: int = 0
+    to_blame: bool = False
 
     @property
     def ulps(self) -> int | None:
@@ -68,13 +72,18 @@ class Finding:
         word = "yes" if self.passed else "no"
         if self.oracle == "symbolic":  # with a number if it compared at points only
             return word + f", at {self.looked} points" * (self.passed and self.looked > 0)
+        return f"{word}, {self.apart}"
+
+    @property
+    def apart(self) -> str:
+        """How far the two numbers are apart, in words."""
         # A derivative of about 0 may be millions of its own ULPs off and right: ŷ/w is the scale.
         if self.oracle == "autograd" and self.ulps is not None and self.ulps < 1000:
-            return f"{word}, {self.ulps} ULPs"
+            return f"{self.ulps} ULPs"
         assert isinstance(self.by_hand, float)
         assert isinstance(self.expected, float)
         size = max(1.0, abs(self.by_hand), abs(self.expected))  # relative where they are large
-        return f"{word}, {abs(self.by_hand - self.expected) / size:.1e} off"
+        return f"{abs(self.by_hand - self.expected) / size:.1e} off"
 
 
 @dataclass(frozen=True)
@@ -82,11 +91,12 @@ class GradientCheck:
     """What `check_gradient` found: a row per parameter and oracle. True if it `passed`.
 
     `kinks` names, by parameter, a point where the slope is not unique and the one by hand differs
-    from autograd's, which is no fault.
+    from autograd's, which is no fault. Nothing was looked at outside of the `domain`, "" for none.
     """
 
     rows: list[Finding]
     kinks: dict[str, str]
+    domain: str = ""
 
     @property
     def failures(self) -> list[Finding]:
@@ -95,8 +105,13 @@ class GradientCheck:
 
     @property
     def wrong(self) -> list[str]:
-        """The parameters with a row that did not pass."""
-        return list(dict.fromkeys(row.parameter for row in self.failures))
+        """The parameters whose derivative by hand an oracle says no to."""
+        return list(dict.fromkeys(row.parameter for row in self.failures if not row.to_blame))
+
+    @property
+    def wrong_by_autograd(self) -> list[str]:
+        """The parameters whose derivative is right by hand, and wrong by autograd."""
+        return [row.parameter for row in self.failures if row.to_blame]
 
     @property
     def passed(self) -> bool:
@@ -118,6 +133,11 @@ class GradientCheck:
         for row in self.rows:
             if row.passed is None:
                 yield f"{row.parameter}, {row.oracle}: skipped, {row.reason}"
+            elif row.to_blame:
+                yield (
+                    f"{row.parameter}, autograd: yours is right, {row.by_hand}; autograd's is not, "
+                    f"{row.expected} at {row.point}: {BACKWARD}"
+                )
             elif not row.passed:
                 where = f" at {row.point}" if row.point else ""
                 yield (
@@ -126,6 +146,8 @@ class GradientCheck:
                 )
         for name, text in self.kinks.items():
             yield f"{name}: {text}"
+        if self.domain:
+            yield f"Nothing is looked at outside of the domain, {self.domain}."
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -96,6 +96,11 @@ def assignment(text: str, names: Iterable[str]) -> tuple[str, str]:
             return next(iter(known.values())), text
         heads = ", ".join(f"{name}=" for name in names)
         raise ValueError(f"of which parameter? begin with one of {heads}")
+    for name in sorted(known, key=len, reverse=True):  # whose own signs mean nothing
+        for head in (name, f"∂loss/∂{name}"):
+            after = text.strip().removeprefix(head).lstrip()
+            if text.strip().startswith(head) and after.startswith("="):
+                return known[name], after[1:]
     said = re.sub(r"[()\s]", "", plain(left))
     name = re.sub(r"^[∂d](?:loss|L|ℓ|E|J)/[∂d]", "", said)
     if name not in known:

@@ -2,28 +2,27 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
-from itertools import islice
 
-import mpmath
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import DTYPES, Model, scalars
-from torchgd.proof.differences import Slopes, slopes
-from torchgd.proof.findings import ORACLES, Finding, GradientCheck, Point
+from torchgd.proof.domain import Domain, Intervals
+from torchgd.proof.findings import ORACLES, Finding, GradientCheck
+from torchgd.proof.judgement import AUTOGRADS, YOURS, Judge
 from torchgd.proof.places import (
     GENERIC,
+    RANDOM,
     Place,
-    is_rounding,
     numbers_to_look_at,
-    real_numbers,
+    of_random_sizes,
     weights_to_look_at,
 )
-from torchgd.proof.symbols import Derivation, Precise, derive, is_identity, notation
+from torchgd.proof.refusals import ready
+from torchgd.proof.symbols import Derivation, derive, is_identity, notation
 
 # A right derivative that is written in another way also rounds in another way, each operation by
 # half a unit. This allows a long formula, and is still a part in 10¹² of float64, 10⁴ of float32.
@@ -32,7 +31,14 @@ FEW = 3  # rows of weights for the symbolic oracle, and faults that are recorded
 MOST_EXCUSED = 8  # samples at one place
 
 
-def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
+def check_gradient(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    domain: Intervals | None = None,
+    on_progress: Callable[[float], None] = lambda part: None,
+) -> GradientCheck:
     """Ask three independent oracles whether `model.partials` is right.
 
     symbolic: `forward` and `partials` run on symbols, and the partial is sympy's ∂ŷ/∂w: for every
@@ -48,9 +54,15 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
     `proof.places`).
 
     An oracle abstains where it cannot be trusted: where ŷ or autograd's derivative is not finite;
-    at a kink, where the slope is not unique; where differences of two steps do not agree; and
-    where only rounding differs, because the formula is right there in 200 digits, or by
-    `proof.places.is_rounding`. The model is not changed.
+    at a kink, where the slope is not unique; where differences of two steps do not agree; where
+    the formula is right in 200 digits; and where rounding makes the difference. How much that may
+    be is measured: each result is shaken in its last places (see `proof.rounding`). Where the
+    derivative by hand is right by the symbols or by differences and autograd's is off by more,
+    autograd is to blame: `forward` has a backward pass of its own that is wrong.
+
+    Nothing is looked at outside of the `domain`, open intervals for x and parameters by name, as
+    {"x": (0, inf), "k": (0, 1)}; without it, of the model's own attribute `domain`, if it has one.
+    `on_progress` is told which part is done. The model is not changed.
 
     Shapes: x and y alike, any, with at least one sample.
 
@@ -70,20 +82,16 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
         cos(w·x) is not x·cos(w·x)
 
     Raises:
-        TypeError: x or y is no tensor of real numbers, or the model is a class.
-        ValueError: x and y differ in shape, or hold what is not finite, or what `scalars` or the
-            two gradients refuse.
+        TypeError, ValueError: see `proof.refusals.ready` and `Domain.of`.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"the model is {model!r}: give a torch.nn.Module, made")
-    scalars(model)
-    x, y = (real_numbers(name, t) for name, t in (("x", x), ("y", y)))
-    exact = deepcopy(model).to(torch.float64)
-    found = _Findings(exact, x)
-    manual_gradient(exact, x, y)  # these two raise the errors below
-    autograd_gradient(exact, x, y)
-    for dtype in DTYPES.values():
-        found.compare_numbers(deepcopy(model).to(dtype), x.to(dtype))
+    exact, x = ready(model, x, y)
+    given = domain if domain is not None else getattr(model, "domain", None)
+    inside = Domain.of(scalars(model), given)
+    x = x[inside.holds("x", x)]
+    found = _Findings(exact, x, inside)
+    for k, dtype in enumerate(DTYPES.values()):
+        for part in found.compare_numbers(deepcopy(model).to(dtype), x.to(dtype)):
+            on_progress((k + part) / len(DTYPES))
     found.compare_formulas()
     return found.check()
 
@@ -91,74 +99,74 @@ def check_gradient(model: Model, x: Tensor, y: Tensor) -> GradientCheck:
 class _Findings:
     """What the oracles have found so far about one model, in float64, with these data x."""
 
-    def __init__(self, model: Model, x: Tensor) -> None:
-        self.model, self.x = model, x
-        self.few = list(islice(weights_to_look_at(model), FEW))
+    def __init__(self, model: Model, x: Tensor, domain: Domain) -> None:
+        self.model, self.x, self.domain = model, x, domain
+        self.few = weights_to_look_at(model, domain)[:FEW]
         self.findings: list[Finding] = []
         self.looked: Counter[tuple[str, str]] = Counter()
         self.abstained: Counter[tuple[str, str]] = Counter()
         self.failed: Counter[tuple[str, str]] = Counter()
-        self.kinks: dict[str, str] = {}
         self.derivation: Derivation | None = None
         self.reasons = dict.fromkeys(ORACLES, "it cannot be trusted at any point")
         try:
             self.derivation = derive(model)
         except ValueError as error:
             self.reasons["symbolic"] = str(error)
+        self.judge = Judge(model, x, self.derivation, domain)
 
     def check(self) -> GradientCheck:
         """Return the worst finding of each oracle about each parameter's derivative."""
         rows = [self._worst(name, oracle) for name in scalars(self.model) for oracle in ORACLES]
-        return GradientCheck(rows, self.kinks)
+        return GradientCheck(rows, self.judge.kinks, str(self.domain))
 
     def _worst(self, name: str, oracle: str) -> Finding:
         said = [f for f in self.findings if (f.parameter, f.oracle) == (name, oracle)]
         found = max(
             said,
-            key=lambda finding: (finding.passed is False, finding.error),
+            key=lambda finding: (finding.passed is False, not finding.to_blame, finding.error),
             default=Finding(name, oracle, None, reason=self.reasons[oracle]),
         )
         looked, abstained = self.looked[name, oracle], self.abstained[name, oracle]
         return replace(found, looked=looked, abstained=abstained)
 
-    def compare_numbers(self, model: Model, x: Tensor) -> None:
-        """Compare by hand with autograd and differences at all points, in one dtype."""
-        own, *others = weights_to_look_at(model)
+    def compare_numbers(self, model: Model, x: Tensor) -> Iterator[float]:
+        """Compare by hand with autograd and differences, in one dtype; yield the part done."""
+        rows = weights_to_look_at(model, self.domain)
         some = x[torch.linspace(0, len(x) - 1, min(len(x), 16)).round().long().to(x.device)]
-        everywhere = torch.cat([some, numbers_to_look_at(x.dtype, x.device)])
-        size = Place(model, own, everywhere).size
-        for samples in (*some.split(1), x):
-            self._compare_autograd(Place(model, own, samples), size)
-        for row, weights in enumerate([own, *others]):
-            place = Place(model, weights, everywhere, generic=row < GENERIC)
-            self._compare_autograd(place, place.size)
+        for samples in (*some.split(1), x) if len(x) else ():
+            self._compare_autograd(Place(model, rows[0], samples))
+        for row, weights in enumerate(rows):
+            place = Place(model, weights, self._everywhere(some, row), generic=row < GENERIC)
+            self._compare_autograd(place)
             if place.generic and x.dtype == torch.float64:
                 self._compare_differences(place)
+            yield (row + 1) / len(rows)
 
-    def _compare_autograd(self, place: Place, size: float) -> None:
+    def _everywhere(self, some: Tensor, seed: int = 0) -> Tensor:
+        """Return some samples, numbers of all sizes, and random ones, all inside the domain."""
+        chance = torch.Generator().manual_seed(seed)
+        numbers = numbers_to_look_at(some.dtype).double(), of_random_sizes(RANDOM, chance)
+        x = self.domain.moved("x", torch.cat(numbers)).to(some)
+        return torch.cat([some, x[self.domain.holds("x", x)]])
+
+    def _compare_autograd(self, place: Place) -> None:
         prediction, info = place.predict(), torch.finfo(place.x.dtype)
-        for name, w in place.weights.items():
+        for name in place.weights:
             by_hand, expected = place.by_hand[name], place.by_autograd[name]
-            of_prediction = prediction.abs().clamp(min=size) / abs(w or 1.0)
-            sizes = torch.stack([by_hand.abs(), expected.abs(), of_prediction])
-            tolerance = MOST_ULPS * info.eps * sizes.amax(dim=0) + info.tiny
+            size = torch.maximum(by_hand.abs(), expected.abs())
             trusted = prediction.isfinite() & expected.isfinite()
+            tolerance = MOST_ULPS * info.eps * size + info.tiny ** (1 / 3)  # a³ of less is 0
             self._keep("autograd", name, place, expected, tolerance, trusted)
 
     def _compare_differences(self, place: Place) -> None:
         for name in place.weights:
-            found, by_hand = self._slopes(name, place), place.by_hand[name]
+            found, by_hand = self.judge.slopes(name, place), place.by_hand[name]
             tolerance = 10 * found.error + 1e-9 * found.slope.abs()
             # If the error is not small beside the slope, only equal values count.
             sharp = tolerance <= 1e-3 * torch.maximum(by_hand.abs(), found.slope.abs())
             trusted = found.trusted & (sharp | (by_hand == found.slope))
             tolerance = tolerance + torch.finfo(torch.float64).tiny
             self._keep("finite differences", name, place, found.slope, tolerance, trusted)
-
-    def _slopes(self, name: str, place: Place) -> Slopes:
-        """Return the slopes in a weight by differences, of the model in float64."""
-        exact = replace(place, model=self.model, x=place.x.double())
-        return slopes(lambda w: exact.predict(**{name: w}), place.weights[name], place.size)
 
     def _keep(
         self,
@@ -173,67 +181,42 @@ class _Findings:
         if self.failed[name, oracle] >= FEW:  # more of them would tell nothing new
             return
         by_hand = place.by_hand[name]
-        error = ((by_hand - expected).abs() / tolerance).nan_to_num(math.inf, math.inf)
+        apart = (by_hand - expected).abs()
+        error = (apart / tolerance).nan_to_num(math.inf, math.inf)
         yes, no = trusted & (error <= 1), trusted & ~(error <= 1)
-        for _ in range(MOST_EXCUSED):  # each sample needs an excuse of its own
-            if not no.any() or not self._excuses(name, place, k := _worst_of(error, no)):
+        if no.any():
+            no &= ~(apart <= place.rounding[name])
+        wrong = self._wrong(oracle, name, place, torch.where(no, error, -1.0), tolerance)
+        self.failed[name, oracle] += len(wrong) > 0
+        looked = int(yes.sum()) + len(wrong)
+        self.looked[name, oracle] += looked
+        self.abstained[name, oracle] += len(yes) - looked
+        kept = [(_worst_of(error, yes), True, False)] if yes.any() else []
+        kept += [(k, False, who == AUTOGRADS) for who, k in wrong.items()]
+        for k, passed, to_blame in kept:
+            alone = passed or bool(place.alone(k).by_hand[name] == by_hand[k])
+            point = place.point(k, 1 if alone else len(place.x))
+            values = by_hand[k].item(), expected[k].item(), error[k].item()
+            self.findings.append(Finding(name, oracle, passed, *values, point, to_blame=to_blame))
+
+    def _wrong(
+        self, oracle: str, name: str, place: Place, error: Tensor, tolerance: Tensor
+    ) -> dict[str, int]:
+        """Return the worst sample for each derivative that is wrong, of those with an error ≥ 0."""
+        found: dict[str, int] = {}
+        worst = error.sort(descending=True, stable=True).indices
+        for k in worst[:MOST_EXCUSED].tolist():
+            if error[k] < 0 or YOURS in found:
                 break
-            no[k] = False
-        else:
-            no = torch.zeros_like(no)
-        self.failed[name, oracle] += int(no.any())
-        self.looked[name, oracle] += int((yes | no).sum())
-        self.abstained[name, oracle] += int((~(yes | no)).sum())
-        for passed, said in ((True, yes), (False, no)):
-            if said.any():
-                k = _worst_of(error, said)
-                alone = passed or bool(place.alone(k).by_hand[name] == by_hand[k])
-                point = place.point(k, 1 if alone else len(place.x))
-                values = by_hand[k].item(), expected[k].item(), error[k].item()
-                self.findings.append(Finding(name, oracle, passed, *values, point))
-
-    def _excuses(self, name: str, place: Place, k: int) -> bool:
-        """Whether the derivative by hand is right at a sample although the two differ."""
-        by_hand, point, place = place.by_hand[name][k].item(), place.point(k), place.alone(k)
-        precise = self._precise(name, point)
-        if not math.isfinite(by_hand):
-            return self._may_be_infinite(name, place, precise)
-        if precise is not None and precise.agree:
-            return True
-        found = self._slopes(name, place)
-        if found.kink:
-            text = (
-                f"at {point} the slope is not unique: by hand {by_hand:g}, from the left "
-                f"{found.left.item():g}, from the right {found.right.item():g}"
-            )
-            self.kinks.setdefault(name, text)
-            return True
-        # The batch's derivative may be wrong where the sample's alone is right.
-        return place.by_hand[name].item() == by_hand and is_rounding(name, place)
-
-    # 0/0 at x = 0 is a fault, and so is 0·log 0 at one of the data. Three things are not: an
-    # overflow far from the data, 0·log 0 where sympy has no derivative either, and ∞/∞ where the
-    # same formula has a value in 200 digits.
-    def _may_be_infinite(self, name: str, place: Place, precise: Precise | None) -> bool:
-        exact = replace(place, model=self.model, x=place.x.double())
-        if exact.by_hand[name].isfinite() or not (place.generic and place.point().moderate):
-            return True
-        of_the_data = bool((self.x == exact.x).any())
-        if of_the_data or precise is None:
-            return False
-        overflows = bool(precise.agree and exact.x.item() != 0)
-        return overflows or not mpmath.isfinite(precise.expected)
-
-    def _precise(self, name: str, point: Point) -> Precise | None:
-        if self.derivation is None:
-            return None
-        return self.derivation.at(name, point.x, point.weights)
+            if who := self.judge.wrong(oracle, name, place, k, tolerance[k].item()):
+                found.setdefault(who, k)
+        return found
 
     def compare_formulas(self) -> None:
         """Compare the two formulas of each ∂ŷ/∂w."""
         if self.derivation is None:
             return
-        xs = torch.cat([self.x[:16], numbers_to_look_at(self.x.dtype, self.x.device)])
+        xs = self._everywhere(self.x[:16])
         for name, by_hand in self.derivation.partials.items():
             expected, said = self.derivation.true_partials[name], []
             if not is_identity(by_hand - expected):
@@ -249,7 +232,7 @@ class _Findings:
         """Yield whether both formulas agree at each x but kinks; None where one has no value."""
         assert self.derivation is not None
         place = Place(self.model, weights, x)
-        for value in x[~self._slopes(name, place).kink].tolist():
+        for value in x[~self.judge.slopes(name, place).kink].tolist():
             yield self.derivation.at(name, value, weights).agree
 
 

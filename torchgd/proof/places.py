@@ -1,35 +1,28 @@
 """Where a derivative is checked: samples and weights of all sizes, and ŷ and its slopes there."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from torchgd.data import require_finite
 from torchgd.gradients import partial_derivatives
 from torchgd.models import Model, scalars
+from torchgd.proof.domain import Domain
 from torchgd.proof.findings import Point
+from torchgd.proof.rounding import rounding
 
 # Sizes of x and of weights: three in each decade, and some beyond.
 DECADES = [digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5)]
 BEYOND = [1e-12, 1e-6, 1e4, 1e6, 1e12]
 GENERIC = 7  # rows of weights: the model's own and random ones
+RANDOM = 16  # rows of weights of random sizes, and samples at each row
+ROWS = 8  # samples, where autograd takes one after the other
 
 
-def real_numbers(name: str, t: Tensor) -> Tensor:
-    """Return real numbers of any kind and shape in float64, (N,)."""
-    if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool:
-        kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
-        raise TypeError(f"{name} is {kind}: give a tensor of real numbers")
-    numbers = t.detach().flatten().double()
-    if len(numbers):
-        require_finite(name, numbers)
-    return numbers
-
-
-def numbers_to_look_at(dtype: torch.dtype, device: torch.types.Device = None) -> Tensor:
+def numbers_to_look_at(dtype: torch.dtype) -> Tensor:
     """Return 0, numbers of all sizes and either sign, and random ones.
 
     The largest is the eighth root of the largest number, so that x⁴·w⁴ is one; the smallest its
@@ -38,23 +31,42 @@ def numbers_to_look_at(dtype: torch.dtype, device: torch.types.Device = None) ->
     info = torch.finfo(dtype)
     tiny, huge = info.tiny ** (1 / 8), info.max ** (1 / 8)
     sizes = [tiny, *(size for size in [*BEYOND, *DECADES] if tiny < size < huge), huge]
-    random = torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    numbers = [0.0, *sizes, *(-size for size in sizes), *random.tolist()]
-    return torch.tensor(numbers, dtype=dtype, device=device)
+    some = torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    numbers = [0.0, *sizes, *(-size for size in sizes), *some.tolist()]
+    return torch.tensor(numbers, dtype=dtype)
 
 
-def weights_to_look_at(model: Model) -> Iterator[dict[str, float]]:
-    """Yield the model's own weights and random ones; then all of them, and each, at all sizes."""
+def of_random_sizes(count: int, generator: torch.Generator) -> Tensor:
+    """Return numbers of either sign, as many in each decade from 10⁻³ to 10⁴."""
+    size = 10 ** (7 * torch.rand(count, generator=generator, dtype=torch.float64) - 3)
+    return torch.where(torch.rand(count, generator=generator) < 0.5, -size, size)
+
+
+def weights_to_look_at(model: Model, domain: Domain) -> list[dict[str, float]]:
+    """Return rows of weights, all inside the domain.
+
+    The first are the model's own and random ones; then come all of them, and each, at all sizes.
+    """
     own = {name: w.item() for name, w in scalars(model).items()}
     dtype, generator = next(model.parameters()).dtype, torch.Generator().manual_seed(1)
-    yield own
-    for _ in range(GENERIC // 3):
-        random = torch.randn(len(own), generator=generator, dtype=torch.float64).to(dtype)
-        for row in (random, 3 * random.abs(), -random):
+
+    def rows() -> Iterator[dict[str, float]]:
+        for _ in range(GENERIC // 3):
+            some = torch.randn(len(own), generator=generator, dtype=torch.float64)
+            for row in (some, 3 * some.abs(), -some):
+                yield dict(zip(own, row.tolist(), strict=True))
+        numbers = numbers_to_look_at(dtype).tolist()
+        yield from (dict.fromkeys(own, number) for number in numbers)
+        yield from ({**own, name: number} for name in own for number in numbers)
+        for _ in range(RANDOM):
+            row = of_random_sizes(len(own), generator)
             yield dict(zip(own, row.tolist(), strict=True))
-    numbers = numbers_to_look_at(dtype).tolist()
-    yield from (dict.fromkeys(own, number) for number in numbers)
-    yield from ({**own, name: number} for name in own for number in numbers)
+
+    def moved(name: str, value: float) -> float:
+        return domain.moved(name, torch.tensor(value, dtype=torch.float64)).to(dtype).item()
+
+    all_rows = (own, *({n: moved(n, w) for n, w in row.items()} for row in rows()))
+    return [row for row in all_rows if domain.holds_all(row)]
 
 
 @dataclass(frozen=True)
@@ -99,11 +111,28 @@ class Place:
             try:
                 sums = torch.autograd.grad(prediction, weights, v, create_graph=True)
                 rows = [torch.autograd.grad(total, v, retain_graph=True)[0] for total in sums]
-            except RuntimeError:  # a backward pass of the user's own may have no derivative
-                slopes = [torch.autograd.grad(p, weights, retain_graph=True) for p in prediction]
-                rows = [torch.stack(row) for row in zip(*slopes, strict=True)]
+            except RuntimeError:  # a backward pass may have no derivative
+                pairs = zip(self.x.tolist(), inside.tolist(), strict=True)
+                rows = [*_row_by_row(prediction, weights, [x for x, within in pairs if within])]
             found[:, inside] = torch.stack(rows)
         return dict(zip(self.weights, found, strict=True))
+
+    @cached_property
+    def rounding(self) -> dict[str, Tensor]:
+        """How far rounding may carry each ∂ŷ/∂w, by hand and by autograd together, (N,)."""
+
+        def both(x: Tensor) -> dict[str, Tensor]:
+            again = replace(self, x=x)
+            by_hand = {f"by hand {name}": t for name, t in again.by_hand.items()}
+            return by_hand | {f"by autograd {name}": t for name, t in again.by_autograd.items()}
+
+        found = rounding(both, self.x)
+        return {n: found[f"by hand {n}"] + found[f"by autograd {n}"] for n in self.weights}
+
+    @cached_property
+    def rounding_of_prediction(self) -> Tensor:
+        """How far rounding may carry ŷ, (N,)."""
+        return rounding(lambda x: {"ŷ": replace(self, x=x).predict()}, self.x)["ŷ"]
 
     @cached_property
     def size(self) -> float:
@@ -119,37 +148,28 @@ class Place:
         """Return where one of the samples is."""
         return Point(self.x[k].item(), self.weights, self.x.dtype, among)
 
-    def nearby(self, roundings: int) -> "tuple[Place, Place]":
-        """Return the place with x changed by so many roundings, and that with the weights changed.
-
-        Each weight is changed by a different number of them: equal changes may cancel.
-        """
-        eps = torch.finfo(self.x.dtype).eps
-        weights = {
-            name: w * (1 + (-1) ** k * (k + roundings) * eps)
-            for k, (name, w) in enumerate(self.weights.items())
-        }
-        x = self.x * (1 + roundings * eps)
-        return replace(self, x=x), replace(self, weights=weights)
+    def beside(self, name: str, step: float) -> "Place":
+        """Return the same with one weight changed by a step."""
+        return replace(self, weights={**self.weights, name: self.weights[name] + step})
 
 
-def is_rounding(name: str, place: Place) -> bool:
-    """Whether rounding explains the difference of the two derivatives at a sample.
+def _row_by_row(
+    prediction: Tensor, weights: list[nn.Parameter], x: list[float]
+) -> Sequence[Tensor]:
+    """Return ∂ŷ/∂w of each weight, (N,), of one ŷ after the other; NaN at all x but some.
 
-    It does if a few roundings of x or of the weights change autograd's slope by about as much, or
-    if the difference varies from neighbour to neighbour: a wrong derivative is off by about the
-    same at all of them, a rounding error varies.
+    torch can take all rows at once, unless a backward pass is the user's own.
     """
-    here = place.by_autograd[name]
-    apart = (place.by_hand[name] - here).abs()
-    near = [*place.nearby(-4), *place.nearby(4)]
-    effect = torch.stack([(place.by_autograd[name] - here).abs() for place in near]).amax()
-    if apart <= 100 * effect:
-        return True
-    for some in zip(*(place.nearby(4 * k) for k in range(-8, 9)), strict=True):
-        differences = torch.cat([near.by_hand[name] - near.by_autograd[name] for near in some])
-        spread = differences.max() - differences.min()
-        largest, usual = differences.abs().max(), differences.abs().median()
-        if spread > 0.3 * largest and usual > 0.01 * largest:
-            return True
-    return False
+    one = torch.eye(len(x)).to(prediction)
+    try:
+        return torch.autograd.grad(
+            prediction, weights, one, is_grads_batched=True, retain_graph=True
+        )
+    except RuntimeError:
+        found = prediction.new_full((len(weights), len(x)), torch.nan)
+        each = sorted(set(x))
+        some = set(random.Random(0).sample(each, min(ROWS, len(each))))
+        for k in (k for k, value in enumerate(x) if value in some):
+            slopes = torch.autograd.grad(prediction[k], weights, retain_graph=True)
+            found[:, k] = torch.stack(slopes)
+        return [*found]

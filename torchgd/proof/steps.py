@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import sympy
 from sympy import Expr
 
-from torchgd.proof.symbols import YHAT, Derivation, Y, latex, notation
+from torchgd.proof.latex import latex
+from torchgd.proof.symbols import YHAT, Derivation, Y, notation
 
 Line = tuple[str, str, str]  # the left side, the formula, and the reason
 

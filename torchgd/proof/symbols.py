@@ -5,8 +5,8 @@ place of tensors.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -17,10 +17,13 @@ from sympy import Expr
 from torch import Tensor, fx, nn
 
 from torchgd.models import Model
-from torchgd.proof.functions import ALIASES, COSTLY, FUNCTIONS, bounded, exact, where
+from torchgd.proof.functions import ALIASES, BOTH, COSTLY, FUNCTIONS, bounded, exact, where
 
 X, Y = sympy.symbols("x y", real=True)  # the data
 YHAT = sympy.Symbol("ŷ", real=True)  # the prediction, where it is not written out
+# Signs of the longest formula that is derived. One step of Newton's method repeats what came
+# before it four times, and the time that sympy takes grows faster than that.
+LONGEST = 400
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,24 @@ class _Symbolic(fx.Interpreter):
     """Runs a module's trace with a symbol for each parameter."""
 
     def __init__(self, module: nn.Module, weights: Mapping[str, Expr]) -> None:
-        super().__init__(fx.symbolic_trace(module))
+        module = deepcopy(module)  # for it may keep what it is given
+        super().__init__(module, graph=fx.Tracer().trace(module))
         self.extra_traceback = False
         self.weights = weights
+        self.sizes: dict[int, tuple[Any, int]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one operation; refuse a formula that sympy would work on for long."""
+        found = super().run_node(n)
+        if isinstance(found, Expr) and self._size(found) > LONGEST:
+            raise ValueError(f"its formula is too long, of more than {LONGEST} signs")
+        return found
+
+    def _size(self, e: Expr) -> int:
+        """Count the symbols, numbers and operations of a formula as it is written out."""
+        if id(e) not in self.sizes:
+            self.sizes[id(e)] = e, 1 + sum(map(self._size, e.args))  # e stays, and so does its id
+        return self.sizes[id(e)][1]
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = target.removeprefix("model.")
@@ -162,12 +180,17 @@ class _Symbolic(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = target.__name__
+        if target is getattr:  # x.dtype or x.device
+            return None
+        if name in BOTH:
+            return BOTH[name](*args)
         if target.__module__ == "_operator" and ALIASES.get(name, name) not in FUNCTIONS:
             return target(*map(exact, args))
         return self.call_method(name, args, kwargs)
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
-        name = ALIASES.get(target, target)
+        name = target.removeprefix("special_")  # of torch.special
+        name = ALIASES.get(name, name)
         if name not in FUNCTIONS:
             raise ValueError(f"{target} has no symbolic counterpart here")
         options = {key: exact(value) for key, value in kwargs.items() if key != "inplace"}
@@ -198,24 +221,6 @@ def is_identity(difference: Expr) -> bool:
     if difference == 0:
         return True
     return bool(difference.is_rational_function() and sympy.cancel(difference) == 0)
-
-
-def latex(expression: Expr) -> str:
-    """Write an expression as LaTeX, in its own order."""
-    names = {s: sympy.latex(sympy.Symbol(spelled(s.name))) for s in expression.free_symbols}
-    return str(sympy.latex(expression, order="none", symbol_names={**names, YHAT: r"\hat{y}"}))
-
-
-def spelled(name: str) -> str:
-    """Return a name with Greek letters spelled out, alpha for α: sympy writes these as LaTeX."""
-
-    def word(letter: str) -> str:
-        known = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(letter, ""))
-        if known is None:
-            return letter
-        return known[2].lower() if known[1] == "SMALL" else known[2].capitalize()
-
-    return "".join(map(word, name))
 
 
 def notation(expression: Expr) -> str:
