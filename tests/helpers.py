@@ -342,4 +342,5 @@ def refuse_other_than(whole: Path, parts: Path) -> None:
     assert not list(parts.rglob(".*.tmp.*"))
     for path in whole.rglob("run.pt"):
         run = path.parent.relative_to(whole)
-        assert shown(parts / run) == shown(whole / run)
+        found, expected = shown(parts / run), shown(whole / run)
+        assert found == expected, (parts / run, found, expected)

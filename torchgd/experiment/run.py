@@ -126,9 +126,6 @@ class Run:
         """Write config.json, remove what says that the run is over, and open its event file."""
         path = self.state.path.step if self.state else torch.empty(0)
         known = len(path) > 0 and read_config(self.directory) == self.config
-        for folder in (self.directory, self.directory.parent):
-            for old in folder.glob(".*.tmp.*"):  # of a process that was killed as it wrote
-                old.unlink()
         write_json(self.directory / "config.json", self.config)
         (self.directory / "result.json").unlink(missing_ok=True)
         (self.directory.parent / "comparison.json").unlink(missing_ok=True)

@@ -111,6 +111,9 @@ def resumed_runs(directory: Path, asked: Mapping[str, Any]) -> Iterator[list[Run
         found.sort(key=lambda path: (path.parent, _order(configs[path])))
         runs = _resumed(configs, found, asked)
         _refuse_unlike_ranks(runs)
+        for folder in {folder for path in found for folder in (path, path.parent)}:
+            for left in folder.glob(".*.tmp.*") if FIRST else ():
+                left.unlink()  # by a process that was killed as it wrote
         yield runs
 
 
