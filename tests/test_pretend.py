@@ -23,7 +23,7 @@ from torchgd.experiment.run import outcome_of
 from torchgd.experiment.sources import load
 from torchgd.gradients import manual_gradient
 from torchgd.models import scalar
-from torchgd.proof import oracles, places
+from torchgd.proof import oracles
 from torchgd.theory import affine, linear
 from torchgd.theory.affine import powers, prefixes, step_maps
 from torchgd.theory.landscape import Landscape
@@ -181,8 +181,7 @@ MIXES: list[tuple[str, Any, str, str]] = [
     ("with momentum", affine.start_state, "torch.zeros_like(w)", "torch.zeros(w.shape)"),
     ("minimum", Landscape.__init__, "x.cpu()", "x"),
     ("minimum", Landscape.__init__, "y.cpu()", "y"),
-    ("oracles", places.numbers_to_look_at, ", device=device", ""),
-    ("oracles", oracles._Findings.compare_numbers, "(x.dtype, x.device)", "(x.dtype)"),
+    ("oracles", oracles._Findings._everywhere, ".to(some)", ".to(some.dtype)"),
 ]
 
 
