@@ -39,6 +39,7 @@ from torchgd.experiment.folder import read_result
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.parallel import (
     RankError,
+    is_first,
     process_group,
     processes,
     refuse_broken_environment,
@@ -53,7 +54,7 @@ from torchgd.experiment.report import (
     who_was_unstable,
 )
 from torchgd.experiment.run import Outcome, Run, Watch
-from torchgd.experiment.runs import FIRST, environment_changes, how_to_go_on, new_runs, resumed_runs
+from torchgd.experiment.runs import environment_changes, how_to_go_on, new_runs, resumed_runs
 from torchgd.proof.compare import compare
 from torchgd.trajectory import Stopped, Trajectory
 
@@ -158,7 +159,7 @@ def carry_out_all(runs: list[Run], arguments: argparse.Namespace) -> int:
         if len(outcomes) < len(family) or outcomes[-1].trajectory.stopped == Stopped.INTERRUPTED:
             return status
     sweep = all(run.directory.parent.name.startswith("lr-") for run in runs)
-    if sweep and len(families) > 1 and FIRST and not arguments.no_figures:
+    if sweep and len(families) > 1 and is_first() and not arguments.no_figures:
         draw_together([family[0] for family in families])
     return max(statuses)
 
@@ -178,7 +179,7 @@ def say_over(family: Sequence[Run]) -> int:
         text, status = "diverged, and nothing goes on from there; start a new run", 1
     elif "climbed" in ends:
         text, status = f"climbed, in {steps} steps; start a new run with a smaller --lr", 1
-    if FIRST:
+    if is_first():
         say(f"{directory} {text}")
     return status
 
@@ -190,7 +191,7 @@ def carry_out(
 
     Returns that, and the exit status.
     """
-    if FIRST:
+    if is_first():
         for change in environment_changes(family[0].config):
             tell(f"train.py: {change}")
     outcomes: list[Outcome] = []
@@ -198,12 +199,12 @@ def carry_out(
     with ExitStack() as opened:
         with Stop() as stop:
             for run in family:
-                if FIRST and not run.over:
+                if is_first() and not run.over:
                     events[run.update] = opened.enter_context(run.events())
                 outcomes.append(train(run, arguments, stop, events.get(run.update)))
                 if outcomes[-1].trajectory.stopped == Stopped.INTERRUPTED:
                     break
-        if not FIRST:
+        if not is_first():
             return outcomes, 0
         directory, last = family[0].directory.parent, outcomes[-1]
         tell(f"written to {directory}; tensorboard --logdir {directory.parent}")

@@ -10,14 +10,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import pretend
 import pytest
@@ -26,8 +28,10 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
+from tqdm import tqdm
 
 from torchgd import Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
+from torchgd.experiment.command_line import run_script
 from torchgd.experiment.folder import State
 from torchgd.experiment.run import Outcome, Run, Watch
 from torchgd.gradients import GradientSource
@@ -245,18 +249,72 @@ def forks() -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", PATHS)
+        patch.setenv("PYTHONIOENCODING", "utf-8")
         multiprocessing.set_forkserver_preload(["killed", "helpers", "torch._dynamo"])
         forkserver.ensure_running()
     return multiprocessing.get_context("forkserver")
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def run_in_fork(
+    folder: Path, printed: Path, words: Sequence[str], more: Mapping[str, str], before: Any
+) -> None:
+    """What a fork does: all of it in a folder, where `printed` are its standard streams."""
+    import train
+
+    os.chdir(folder)
+    os.environ.update(more)
+    for number, name in enumerate(("out", "err"), 1):
+        os.dup2(os.open(printed / name, os.O_WRONLY | os.O_CREAT), number)
+    warnings.simplefilter("error")
+    tqdm.set_lock(threading.RLock())  # its own one would outlive a process that is killed
+    sys.argv = ["train.py", *words]
+    before()
+    run_script(lambda: train.main([*words]))
+
+
+class Forked:
+    """train.py in a process of its own, which need not import torch again; as a Popen.
+
+    `before` is called in it before it begins, and `more` is in its environment.
+    """
+
+    def __init__(
+        self, folder: Path, *words: str, before: Callable[[], object] = int, **more: str
+    ) -> None:
+        self.printed = Path(tempfile.mkdtemp())
+        asked = (folder, self.printed, words, more, before)
+        self.process = forks().Process(target=run_in_fork, args=asked)
+        self.process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        code: int | None = self.process.exitcode
+        return code
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, sent: int) -> None:
+        os.kill(self.process.pid, sent)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.process.join(timeout)
+        found = [(self.printed / name).read_text(encoding="utf-8") for name in ("out", "err")]
+        shutil.rmtree(self.printed)
+        return found[0], found[1]
+
+
+Started: TypeAlias = "subprocess.Popen[str] | Forked"
+
+
+def ended(process: Started) -> tuple[int, str, str]:
     """Wait for its end; return its exit status and what it printed."""
     out, err = process.communicate(timeout=120)
+    assert process.returncode is not None
     return process.returncode, out, err
 
 
-def wait_for(process: subprocess.Popen[str], happened: Callable[[], T]) -> T:
+def wait_for(process: Started, happened: Callable[[], T]) -> T:
     """Wait until a process that runs on has done something; return what tells so."""
     deadline = time.monotonic() + 120
     while not (sign := happened()):
@@ -266,7 +324,7 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], T]) -> T:
     return sign
 
 
-def wait_for_rows(process: subprocess.Popen[str], run: Path, count: int = 3) -> None:
+def wait_for_rows(process: Started, run: Path, count: int = 3) -> None:
     """Wait until a run's newest event file has more than so many recorded steps."""
     wait_for(
         process,

@@ -14,16 +14,14 @@ once: when torchrun starts it again, it runs on.
 
 import os
 import sys
-import threading
-import warnings
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import train
-from helpers import forks
-from tqdm import tqdm
+from helpers import Forked, ended
 
 from torchgd import ManualSGD
 from torchgd.experiment.command_line import run_script
@@ -67,24 +65,10 @@ def arm(sent: int, what: str, count: int) -> None:
     sys.addaudithook(audit)
 
 
-def fork(folder: Path, sent: int, what: str, count: int, words: list[str]) -> None:
-    """What a fork does: all of it in a folder, where `printed` is its standard error."""
-    os.chdir(folder)
-    os.dup2(os.open("printed", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    warnings.simplefilter("error")
-    tqdm.set_lock(threading.RLock())  # its own one would outlive a process that is killed
-    arm(sent, what, count)
-    run_script(lambda: train.main(words))
-
-
 def killed(folder: Path, sent: int, what: str, count: int, *words: str) -> tuple[int, str]:
     """Run train.py in a process that is killed; return its exit status and standard error."""
-    process = forks().Process(target=fork, args=(folder, sent, what, count, [*words]))
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None
-    return process.exitcode, (folder / "printed").read_text(encoding="utf-8")
+    status, _, err = ended(Forked(folder, *words, before=partial(arm, sent, what, count)))
+    return status, err
 
 
 if __name__ == "__main__":

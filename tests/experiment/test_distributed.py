@@ -21,14 +21,15 @@ from helpers import (
     KILLED,
     MANUAL,
     SCRIPT,
+    Forked,
     Shell,
+    Started,
     ended,
     forks,
     left,
     same_bits,
     same_trajectory,
     saved,
-    script,
     shell_of,
     shown,
     stacked,
@@ -213,15 +214,19 @@ def torchrun(
     )
 
 
-def as_ranks(folder: Path, *words: str, second: Sequence[str] = ()) -> list[tuple[int, str, str]]:
-    """Run train.py in two processes, told what torchrun would tell them, the `second` more."""
+def ranks_of(folder: Path, *words: str, second: Sequence[str] = ()) -> list[Forked]:
+    """Start train.py in two processes, told what torchrun would tell them, the `second` more."""
     told: dict[str, Any] = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
         "TORCHELASTIC_RUN_ID": "here", "TORCHELASTIC_RESTART_COUNT": "0", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     each = [words, (*words, *second)]
-    ranks = [script(folder, *each[k], RANK=str(k), LOCAL_RANK=str(k), **told) for k in range(2)]
-    return [ended(process) for process in ranks]
+    return [Forked(folder, *each[k], RANK=str(k), LOCAL_RANK=str(k), **told) for k in range(2)]
+
+
+def as_ranks(folder: Path, *words: str, second: Sequence[str] = ()) -> list[tuple[int, str, str]]:
+    """Run it so to the end."""
+    return [ended(process) for process in ranks_of(folder, *words, second=second)]
 
 
 def test_a_killed_rank_starts_all_again_and_the_run_ends_as_if_it_had_not(tmp_path: Path) -> None:
@@ -242,19 +247,22 @@ def test_a_killed_rank_starts_all_again_and_the_run_ends_as_if_it_had_not(tmp_pa
 
 
 def test_a_signal_ends_all_and_the_run_goes_on(tmp_path: Path) -> None:
+    """torchrun hands a signal on to all; and where it is a cluster that does, it is the same."""
     words = [*FLAGS, "--epochs", "1000000", "--record-every", "1", "--name", "parts"]
-    step = interrupted(tmp_path, words)
+    step = interrupted(tmp_path, [torchrun(tmp_path, *words)])
     assert step % 40 == 0
     words = ["--resume", "runs/parts", "--checkpoint-every", "40steps", "--no-figures"]
-    interrupted(tmp_path, words, step)
+    interrupted(tmp_path, ranks_of(tmp_path, *words), step)
 
 
-def interrupted(folder: Path, words: list[str], after: int = 0) -> int:
+def interrupted(folder: Path, processes: Sequence[Started], after: int = 0) -> int:
     """End a run when it has saved another step; return which it kept."""
-    process, run = torchrun(folder, *words), folder / "runs" / "parts" / "manual"
-    wait_for(process, lambda: saved(run, after))
-    process.send_signal(signal.SIGTERM)
-    ended(process)
+    run = folder / "runs" / "parts" / "manual"
+    wait_for(processes[0], lambda: saved(run, after))
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        ended(process)
     return saved(run)
 
 
@@ -307,7 +315,7 @@ ALONE: dict[str, Any] = {
 def test_a_rank_that_waits_for_the_others_hears_a_signal(tmp_path: Path, sent: int) -> None:
     """And leaves nothing. It waits from when it listens, at the port where they were to meet."""
     port = free_port()
-    process = script(tmp_path, **ALONE, MASTER_PORT=str(port))
+    process = Forked(tmp_path, **ALONE, MASTER_PORT=str(port))
     wait_for(process, lambda: listens(port))
     process.send_signal(sent)
     assert ended(process)[0] == -sent
@@ -347,7 +355,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        status, out, err = ended(script(tmp_path, **ALONE, MASTER_PORT=str(port)))
+        status, out, err = ended(Forked(tmp_path, **ALONE, MASTER_PORT=str(port)))
     assert (status, out) == (2, "")
     said = err.splitlines()[-1]  # torch's own C++ warns before
     assert said.startswith(f"train.py: rank 0 cannot meet the others at 127.0.0.1:{port} (")

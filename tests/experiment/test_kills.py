@@ -4,17 +4,16 @@ import itertools
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import train
 from helpers import (
-    ENVIRONMENT,
-    SCRIPT,
+    Forked,
     Shell,
     contents,
     ended,
@@ -23,7 +22,6 @@ from helpers import (
     read_csv,
     refuse_other_than,
     saved,
-    script,
     shell_of,
     wait_for,
 )
@@ -193,12 +191,11 @@ ENDLESS = [*LONG, "--epochs", "1000000", "--record-every", "1", "--name", "parts
 
 def limited(folder: Path, kilobytes: int, *words: str) -> tuple[int, str, str]:
     """Run train.py where no file can grow beyond so many kilobytes."""
-    command = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", sys.executable]
-    process = subprocess.Popen(
-        [*command, str(SCRIPT), *words], cwd=folder, env=ENVIRONMENT, encoding="utf-8",
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    return ended(process)
+    import resource
+
+    most = (1024 * kilobytes, 1024 * kilobytes)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, most)
+    return ended(Forked(folder, *words, before=limit))
 
 
 def said(err: str) -> str:
@@ -212,7 +209,7 @@ def goes_on(shell: Shell, run: Path) -> None:
     """A run that met a fault goes on to the bits of one that did not, up to where it is stopped."""
     step = saved(run / "manual")
     assert step > 0
-    process = script(shell.folder, "--resume", str(run), *QUIET)
+    process = Forked(shell.folder, "--resume", str(run), *QUIET)
     wait_for(process, lambda: saved(run / "manual", step + 300))
     process.send_signal(signal.SIGINT)
     assert ended(process)[0] == 130
@@ -309,7 +306,7 @@ def test_a_read_only_disk_is_one_line(shell: Shell, disk: Path) -> None:
 
 
 def test_a_directory_that_vanishes_is_one_line(tmp_path: Path) -> None:
-    process, run = script(tmp_path, *ENDLESS, *QUIET), tmp_path / PARTS / "manual"
+    process, run = Forked(tmp_path, *ENDLESS, *QUIET), tmp_path / PARTS / "manual"
     wait_for(process, lambda: saved(run))
     run.rename(tmp_path / "elsewhere")
     status, _, err = ended(process)

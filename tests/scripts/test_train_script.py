@@ -21,6 +21,7 @@ from helpers import (
     CERTIFIED,
     EXPONENTIAL,
     ROOT,
+    Forked,
     ended,
     events,
     needs_compiler,
@@ -877,7 +878,7 @@ def test_a_fresh_process_refuses_without_a_traceback(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_and_keeps_it(tmp_path: Path, sent: int, status: int) -> None:
     words = "--epochs 100000000 --momentum 0.5 --record-every 100 --name long".split()
-    process = script(tmp_path, *words)
+    process = Forked(tmp_path, *words)
     csv = tmp_path / "runs" / "long" / "manual" / "trajectory.csv"
     wait_for_rows(process, csv.parent)
     process.send_signal(sent)
@@ -940,10 +941,10 @@ def test_a_signal_that_comes_at_once_leaves_a_run_of_no_step(
 
 @pytest.mark.processes
 def test_sigkill_leaves_the_blocks_that_were_written(tmp_path: Path) -> None:
-    process = script(tmp_path, *"--epochs 100000000 --record-every 50 --name k".split())
+    process = Forked(tmp_path, *"--epochs 100000000 --record-every 50 --name k".split())
     run = tmp_path / "runs" / "k" / "manual"
     wait_for_rows(process, run)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     ended(process)
     steps = [step for step, _ in events(run)["loss"]]
     assert len(steps) >= 3

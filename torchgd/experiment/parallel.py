@@ -123,6 +123,11 @@ def processes() -> int:
     return torchrun("WORLD_SIZE", 1)
 
 
+def is_first() -> bool:
+    """Whether this is the first of the processes that torchrun started, which alone writes."""
+    return torchrun("RANK", 0) == 0
+
+
 def refuse_broken_environment() -> None:
     """Refuse what torchrun never tells a process.
 

@@ -19,14 +19,12 @@ from torchgd.experiment.experiment import Experiment, from_config, resolve
 from torchgd.experiment.files import locked, new_directory, printable
 from torchgd.experiment.folder import STATE, WAY_OUT, State, read_config
 from torchgd.experiment.own_model import MODELS
-from torchgd.experiment.parallel import processes, refuse_unlike_ranks, torchrun
+from torchgd.experiment.parallel import is_first, processes, refuse_unlike_ranks
 from torchgd.experiment.run import MAY_CHANGE, Run, identity
 from torchgd.trajectory import recorded_steps
 from torchgd.version import __version__
 
 GO_ON = ("manual", "autograd", "compiled")  # from any step; the other updates begin again
-# Of the processes that torchrun starts, the first one alone writes.
-FIRST = torchrun("RANK", 0) == 0
 
 
 def environment() -> dict[str, Any]:
@@ -75,7 +73,7 @@ def new_runs(
     directory = parent
     _refuse_unlike_ranks([Run(experiment) for experiment in experiments])
     with ExitStack() as locks:
-        if FIRST:
+        if is_first():
             files = {f"{at}/config.json": one for at, one in zip(places, configs, strict=True)}
             directory = new_directory(parent, name, default or experiments[0].name, files)
             for at in places:
@@ -105,14 +103,14 @@ def resumed_runs(directory: Path, asked: Mapping[str, Any]) -> Iterator[list[Run
     if not found:
         raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
     with ExitStack() as locks:
-        for path in found if FIRST else ():
+        for path in found if is_first() else ():
             locks.enter_context(locked(path))
         configs = {path: read_config(path) for path in found}
         found.sort(key=lambda path: (path.parent, _order(configs[path])))
         runs = _resumed(configs, found, asked)
         _refuse_unlike_ranks(runs)
         for folder in {folder for path in found for folder in (path, path.parent)}:
-            for left in folder.glob(".*.tmp.*") if FIRST else ():
+            for left in folder.glob(".*.tmp.*") if is_first() else ():
                 left.unlink()  # by a process that was killed as it wrote
         yield runs
 

@@ -41,18 +41,20 @@ class Domain:
                 raise ValueError(f"the domain of {name!r} is {interval!r}: {rule}, low below high")
         return cls({name: (float(low), float(high)) for name, (low, high) in given.items()})
 
-    def holds(self, name: str, values: Tensor) -> Tensor:
-        """Whether values of x or a parameter are inside, elementwise."""
+    def holds(self, name: str, values: Any) -> Any:
+        """Whether a value of x or a parameter, or each in a tensor, is inside."""
         low, high = self.intervals.get(name, (-math.inf, math.inf))
         return (low < values) & (values < high)
 
     def holds_all(self, weights: Mapping[str, float]) -> bool:
         """Whether all these weights are inside."""
-        return all(self.holds(name, torch.tensor(w)) for name, w in weights.items())
+        return all(self.holds(name, w) for name, w in weights.items())
 
     def moved(self, name: str, values: Tensor) -> Tensor:
         """Return the values, those outside moved inside: as far from an end as they are large."""
-        low, high = self.intervals.get(name, (-math.inf, math.inf))
+        if name not in self.intervals:
+            return values
+        low, high = self.intervals[name]
         size = values.abs()
         if math.isfinite(low) and math.isfinite(high):
             other = low + (high - low) * size / (1 + size)

@@ -184,9 +184,10 @@ class _Findings:
         apart = (by_hand - expected).abs()
         error = (apart / tolerance).nan_to_num(math.inf, math.inf)
         yes, no = trusted & (error <= 1), trusted & ~(error <= 1)
+        wrong: dict[str, int] = {}
         if no.any():
             no &= ~(apart <= place.rounding[name])
-        wrong = self._wrong(oracle, name, place, torch.where(no, error, -1.0), tolerance)
+            wrong = self._wrong(oracle, name, place, torch.where(no, error, -1.0), tolerance)
         self.failed[name, oracle] += len(wrong) > 0
         looked = int(yes.sum()) + len(wrong)
         self.looked[name, oracle] += looked

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ RANDOM = 16  # rows of weights of random sizes, and samples at each row
 ROWS = 8  # samples, where autograd takes one after the other
 
 
+@cache
 def numbers_to_look_at(dtype: torch.dtype) -> Tensor:
     """Return 0, numbers of all sizes and either sign, and random ones.
 
