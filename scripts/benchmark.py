@@ -13,48 +13,43 @@ if __name__ == "__main__":
 
 import gc
 import json
-import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from timeit import timeit
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.ticker import EngFormatter
+from peers import LESSON, RATE, bare_loop, line, parabola, sgd_regressor
 from torch import Tensor
 
 import torchgd
 from torchgd import Batches, Linear, ManualSGD, Quadratic, affine_trajectory, compiled_trajectory
-from torchgd.experiment.command_line import Parser, refusing, run_script
+from torchgd.experiment.command_line import Parser, refusing, run_script, say
 from torchgd.experiment.parallel import compiled, find_device
+from torchgd.experiment.runs import environment
 from torchgd.gradients import autograd_gradient, manual_gradient, partial_derivatives
 from torchgd.proof.findings import aligned
 
 Side = Callable[[int], list[float]]  # does the work of that size; returns the final weights
-Way = Callable[..., Any]  # trains a model on batches, for so many epochs
-RATE = 0.002
+Way = Callable[[Any, Batches, int], Any]  # trains a model on batches, for so many epochs
 F64 = torch.float64
-BARE = "bare autograd + SGD loop"
+BARE, REGRESSOR = "bare autograd + SGD loop", "SGDRegressor"
 TRAIN = str(Path(__file__).parent / "train.py")
-NEEDED = {"SGDRegressor": "sklearn", "compiled": "numba"}  # by the rows with this word
 
 
-@dataclass
-class Work:
+class Work(NamedTuple):
     """A row: two sides of one work, of `size`; the peer may be too slow for more than `peer_size`.
 
-    At the peer's size the weights agree within `error`, relative and absolute: 0 is to the bit,
-    and infinity is for two sides that end elsewhere.
+    At the peer's size the weights agree within `error`, relative and absolute: 0 is to the bit.
     """
 
     name: str
@@ -81,11 +76,6 @@ def trained(way: Way, kind: Any, batches: Batches, epochs: int = 1) -> list[floa
     return [w.item() for w in model.parameters()]
 
 
-def on_points(way: Way, kind: Any, x: Tensor, y: Tensor) -> Side:
-    """Train on the first points, one sample a step."""
-    return lambda count: trained(way, kind, Batches(x[:count], y[:count]))
-
-
 def step_by_step(gradient: Any, optimizer: Any = ManualSGD) -> Way:
     """Train by torchgd's loop, every step recorded."""
     return lambda model, batches, epochs: torchgd.train(
@@ -93,98 +83,19 @@ def step_by_step(gradient: Any, optimizer: Any = ManualSGD) -> Way:
     )
 
 
-def at_once(trajectory: Way, every: int = 1) -> Way:
+def at_once(trajectory: Callable[..., Any], every: int = 1) -> Way:
     """Train by one call, each k-th step recorded."""
     return lambda model, batches, epochs: trajectory(
         model, batches, RATE, epochs, record_every=every
     )
 
 
-def bare_loop(model: Any, batches: Batches, epochs: int) -> None:
-    """Train by autograd and torch.optim.SGD in a hand-written loop that records nothing."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    split = (t.split(batches.batch_size) for t in (batches.x, batches.y))
-    pairs = list(zip(*split, strict=True))
-    for _ in range(epochs):
-        for x, y in pairs:
-            optimizer.zero_grad()
-            loss = ((model(x) - y) ** 2).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+def python(*words: str) -> str:
+    """Run a Python process; return what it prints."""
+    return subprocess.check_output([sys.executable, *words], text=True)
 
 
-def line(samples: Any, w: Any, epochs: int = 1) -> list[float]:
-    """Train a line, one sample a step, in numbers of Python or tensors of torch."""
-    for _ in range(epochs):
-        for x, y in samples:
-            w = w - RATE * 2 * x * (w * x - y)
-    return [float(w)]
-
-
-def parabola(samples: Any, w2: float, w1: float, b: float) -> list[float]:
-    """Train a parabola, one sample a step, in numbers of Python."""
-    for x2, x, _, y in samples:
-        d = RATE * 2 * (w2 * x2 + w1 * x + b - y)
-        w2, w1, b = w2 - d * x2, w1 - d * x, b - d
-    return [w2, w1, b]
-
-
-def sgd_regressor(phi: Tensor, y: Tensor, start: list[float], count: int) -> list[float]:
-    """Train by scikit-learn, whose loss is ½(ŷ − y)², so that its rate is twice ours."""
-    from sklearn.linear_model import SGDRegressor
-
-    regressor = SGDRegressor(
-        penalty=None, fit_intercept=False, shuffle=False, learning_rate="constant", eta0=2 * RATE,
-        max_iter=1, tol=None,
-    )  # fmt: skip
-    regressor.fit(phi[:count].numpy(), y[:count].numpy(), coef_init=np.array(start))
-    return [float(w) for w in regressor.coef_]
-
-
-def numpy_full_batch(x: Tensor, y: Tensor, epochs: int) -> list[float]:
-    """Train a line on the full batch in numpy."""
-    a, b, w = x.cpu().numpy(), y.cpu().numpy(), np.ones((), dtype=x.cpu().numpy().dtype)
-    for _ in range(epochs):
-        w = w - RATE * (2 / len(a)) * ((w * a - b) @ a)
-    return [float(w)]
-
-
-def python(*words: str, **more: str) -> str:
-    """Run a Python process in this environment and `more`; return what it prints."""
-    done = subprocess.run(
-        [sys.executable, *words], env={**os.environ, **more},
-        capture_output=True, encoding="utf-8", check=True,
-    )  # fmt: skip
-    return done.stdout
-
-
-# The lesson with both updates, as one writes it who logs to TensorBoard.
-LESSON = """
-import sys, torch
-from torch.utils.tensorboard import SummaryWriter
-results = []
-for update in ("manual", "autograd"):
-    writer = SummaryWriter(f"{sys.argv[2]}/{update}")
-    w = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
-    optimizer = torch.optim.SGD([w], lr=0.01)
-    for step, (x, y) in enumerate([(1.0, 2.0), (2.0, 4.0), (3.0, 6.0)] * int(sys.argv[4])):
-        loss = (w * x - y) ** 2
-        if update == "manual":
-            w.grad = (2 * x * (w * x - y)).detach()
-        else:
-            optimizer.zero_grad()
-            loss.backward()
-        writer.add_scalar("loss", loss.item(), step)
-        writer.add_scalar("weight", w.item(), step)
-        writer.add_scalar("gradient", w.grad.item(), step)
-        optimizer.step()
-    writer.close()
-    results.append(w.item())
-print("w", *results)
-"""
-
-
-def lesson(words: list[str], epochs: int, _: int) -> list[float]:
+def lesson(words: list[str], epochs: int) -> list[float]:
     """Train the lesson by a process that logs both updates and prints `w MANUAL AUTOGRAD`."""
     with tempfile.TemporaryDirectory() as folder:
         printed = python(*words, "--log-dir", folder, "--epochs", str(epochs))
@@ -203,94 +114,62 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
 """
 
 
-def memory(count: int) -> Iterator[tuple[str, float]]:
+def memory(count: int) -> Iterator[str]:
     """Yield what takes how many GB above the data."""
     kinds = ("affine", "the ends", count), ("compiled", "10,000 steps", count // 10_000)
     for way, kept, every in kinds:
-        name = f"{way}, one sample a step, {count} points, 3 parameters, {kept} recorded"
-        if there(name):
-            yield name, float(python("-c", MEMORY, way, str(count), str(every)))
-
-
-def by_processes(count: int, rows: int) -> tuple[list[float], float]:
-    """Train on 100 full batches by so many processes of one thread; return the seconds, too."""
-    words = (
-        f"-m torch.distributed.run --standalone --nproc-per-node {count} {TRAIN} --device cpu "
-        f"--data synthetic:{rows} --batch-size full --epochs 100 --chunk-size 65536 "
-        "--update manual --no-figures --name run --log-dir"
-    ).split()
-    with tempfile.TemporaryDirectory() as folder:
-        python(*words, folder, OMP_NUM_THREADS="1")
-        result = json.loads(Path(folder, "run", "manual", "result.json").read_bytes())
-    return [*result["parameters"].values()], result["seconds"]
+        gigabytes = float(python("-c", MEMORY, way, str(count), str(every)))
+        yield (f"{way}, one sample a step, {count} points, 3 parameters, {kept} recorded: "
+               f"{gigabytes:.2g} GB above the data")  # fmt: skip
 
 
 def processes(device: torch.device, epochs: int) -> Iterator[Work]:
-    """Yield the rows of whole processes, the second of which has so many epochs to log."""
-    ours, theirs = [TRAIN, "--no-figures", "--device", str(device)], ["-c", LESSON]
-    names = {50: "lesson, both updates, process", epochs: f"logging, {epochs} epochs, process"}
-    for count, name in names.items():
-        sides = (partial(lesson, words, count) for words in (ours, theirs))
-        yield Work(name, next(sides), "hand-written script", next(sides), error=1e-14)
+    """Yield the rows of whole processes, their start included."""
+    train = [TRAIN, "--no-figures", "--device", str(device)]
+    for count, name in {50: "lesson, both updates", epochs: f"logging, {epochs} epochs"}.items():
+        ours, theirs = (
+            lambda _, words=w, n=count: lesson(words, n) for w in (train, ["-c", LESSON])
+        )
+        yield Work(f"{name}, process", ours, "hand-written script", theirs, error=1e-14)
 
 
 def small_steps(device: torch.device, epochs: int) -> Iterator[Work]:
-    """Yield the rows of a single step: three points, one sample a step."""
+    """Yield the rows of a single step: three points, one sample a step, all steps recorded."""
     x = torch.tensor([1.0, 2.0, 3.0], dtype=F64, device=device)
-    samples = [*zip(x, 2 * x, strict=True)]
     ways = {
         "autograd": step_by_step(autograd_gradient, torch.optim.SGD),
         "manual": step_by_step(manual_gradient),
-        "manual, CUDA graphs": step_by_step(compiled(manual_gradient, x[:1])),
     }
-    sides = {name: partial(trained, way, Linear, Batches(x, 2 * x)) for name, way in ways.items()}
+    if device.type == "cuda":
+        ways["manual, CUDA graphs"] = step_by_step(compiled(manual_gradient, x[:1]))
     bare = partial(trained, bare_loop, Linear, Batches(x, 2 * x))
-    name = "step, {}, all recorded (epoch of 3)"
-    for way, side in sides.items():
-        if "CUDA" not in way or device.type == "cuda":
-            yield Work(name.format(way), side, BARE, bare, epochs)
-    short = partial(line, samples, x[0])  # w = 1
-    yield Work(name.format("manual"), sides["manual"], "hand-written torch", short, epochs)
+    for name, way in ways.items():
+        side = partial(trained, way, Linear, Batches(x, 2 * x))
+        yield Work(f"step, {name} (epoch of 3)", side, BARE, bare, epochs)
 
 
 def per_sample(kind: Any, loop: Any, x: Tensor, y: Tensor) -> Iterator[Work]:
     """Yield the rows of one sample a step, all steps recorded if not said; no peer records."""
-    count, start = len(x), [w.item() for w in kind().parameters()]
-    x_here, y_here = x.cpu(), y.cpu()
-    partials = partial_derivatives(kind(dtype=F64), x_here, x_here)
-    phi = torch.stack([*partials.values()], dim=1)
-    samples = [*zip(*phi.T.tolist(), y_here.tolist(), strict=True)]
-    ways = {
-        "affine": at_once(affine_trajectory),
-        "compiled": at_once(compiled_trajectory),
-        "compiled, 10,000 recorded": at_once(compiled_trajectory, max(1, count // 10_000)),
-    }
-    peers: dict[str, Side] = {
-        BARE: on_points(bare_loop, kind, x, y),
-        "plain Python": lambda _: loop(samples, *start),
-        "SGDRegressor": partial(sgd_regressor, phi, y_here, start),
-    }
-    pairs = [("affine", BARE), ("affine", "SGDRegressor")]
+    count, start, here = len(x), [w.item() for w in kind().parameters()], x.cpu()
+    phi = torch.stack([*partial_derivatives(kind(dtype=F64), here, here).values()], dim=1)
+    samples = [*zip(*phi.T.tolist(), y.tolist(), strict=True)]
+
+    def side(way: Way) -> Side:
+        return lambda size: trained(way, kind, Batches(x[:size], y[:size]))
+
+    affine, code = side(at_once(affine_trajectory)), side(at_once(compiled_trajectory))
+    sparse = side(at_once(compiled_trajectory, max(1, count // 10_000)))
+    bare, few = side(bare_loop), -(-count // 500)
+    regressor: Side = partial(sgd_regressor, phi, y.cpu(), start)
+    name = f"per sample, {kind.__name__}"
+    yield Work(f"{name}, affine", affine, BARE, bare, count, few)
+    yield Work(f"{name}, affine", affine, REGRESSOR, regressor, count)
     if x.device.type == "cpu":
-        pairs += [("compiled", peer) for peer in peers]
-        pairs.append(("compiled, 10,000 recorded", "SGDRegressor"))
-    for way, peer in pairs:
-        name, ours = f"per sample, {kind.__name__}, {way}", on_points(ways[way], kind, x, y)
-        few = -(-count // 500) if peer == BARE else count
-        error = 0.0 if (way, peer) == ("compiled", BARE) else 1e-10
-        yield Work(name, ours, peer, peers[peer], count, few, error)
-
-
-def many_samples(device: torch.device, count: int) -> Iterator[Work]:
-    """Yield the rows of as many points as fill a large device, the two ends recorded."""
-    x, y = points(count, device)
-    few, way = min(count, 1_000_000), at_once(affine_trajectory, count)
-    ours = f"per sample, {count} points, Linear, affine", on_points(way, Linear, x, y)
-    x, y = x[:few].cpu(), y[:few].cpu()
-    code = on_points(at_once(compiled_trajectory, few), Linear, x, y)
-    yield Work(*ours, "compiled, on the CPU", code, count, few)
-    regressor = partial(sgd_regressor, x[:, None], y, [1.0])
-    yield Work(*ours, "SGDRegressor, on the CPU", regressor, count, few)
+        plain: Side = lambda _: loop(samples, *start)  # noqa: E731
+        yield Work(f"{name}, compiled", code, BARE, bare, count, few, error=0)
+        yield Work(f"{name}, compiled", code, "plain Python", plain, count)
+        yield Work(f"{name}, compiled", code, REGRESSOR, regressor, count)
+        yield Work(f"{name}, compiled, 10,000 recorded", sparse, REGRESSOR, regressor, count)
 
 
 def full_batch(device: torch.device, count: int) -> Iterator[Work]:
@@ -300,57 +179,34 @@ def full_batch(device: torch.device, count: int) -> Iterator[Work]:
     def side(way: Way) -> Side:
         return partial(trained, way, Linear, Batches(x, y, count))
 
-    fast = "full batch, --compile", side(step_by_step(compiled(manual_gradient, x)))
-    hand = "full batch, manual", side(step_by_step(manual_gradient))
-    bare, affine = side(bare_loop), side(at_once(affine_trajectory))
-    error = 1e-5  # float32 sums of many terms, in three orders: five digits of seven
-    yield Work(*fast, "eager autograd", bare, 5, error=error)
-    yield Work(*hand, "eager autograd", bare, 5, error=error)
-    yield Work(*fast, "numpy", partial(numpy_full_batch, x, y), 5, error=error)
-    many = "full batch, affine, 5000 steps", lambda _: affine(5000)
-    yield Work(*many, "affine, 50 steps", lambda _: affine(50), error=math.inf)
-    if device.type == "cuda":
-        target = torch.empty_like(x)
-
-        def copy(times: int) -> list[float]:
-            for _ in range(times):  # a step reads x and y; a copy reads one and writes another
-                target.copy_(x)
-            return [target[0].item()]
-
-        yield Work(*fast, "device-to-device copy", copy, 50, error=math.inf)
+    fast, hand = (side(step_by_step(g)) for g in (compiled(manual_gradient, x), manual_gradient))
+    bare = side(bare_loop)
+    # float32 sums of many terms, in several orders: five digits of seven
+    yield Work("full batch, --compile", fast, "eager autograd", bare, 5, error=1e-5)
+    yield Work("full batch, manual", hand, "eager autograd", bare, 5, error=1e-5)
 
 
 def works(device: torch.device, quick: bool) -> Iterator[Work]:
-    """Yield every row of two sides that are timed in turn."""
+    """Yield every row."""
     yield from processes(device, 200 if quick else 1000)
     yield from small_steps(device, 50 if quick else 300)
     x, y = points(200_000 if quick else 1_000_000, device)
     yield from per_sample(Linear, line, x, y)
     yield from per_sample(Quadratic, parabola, x, y)
     yield from full_batch(device, 1_000_000 if quick else 20_000_000)
-    if device.type == "cuda" and not quick:
-        yield from many_samples(device, 100_000_000)
-
-
-def there(name: str) -> bool:
-    """Say which row it is; return whether the library that it needs is installed."""
-    missing = [m for word, m in NEEDED.items() if word in name and find_spec(m) is None]
-    said = "".join(f": left out, for {library} is missing" for library in missing)
-    print(f"{name}{said}", file=sys.stderr, flush=True)
-    return not missing
-
-
-def agree(name: str, ours: list[float], theirs: list[float], error: float) -> None:
-    """Refuse a row whose two sides do not come to the same weights."""
-    pairs = zip(ours, theirs, strict=True)
-    if not all(math.isclose(a, b, rel_tol=error, abs_tol=error) for a, b in pairs):
-        raise ValueError(f"{name}: weights {ours} and {theirs}; no time counts")
 
 
 def measure(work: Work, turns: int) -> dict[str, Any]:
-    """Let the two sides take turns; return the row, in seconds per unit of size."""
+    """Let the two sides take turns; return the row, in seconds per unit of size.
+
+    Raises:
+        ValueError: they do not come to the same weights.
+    """
     few = work.peer_size or work.size
-    agree(f"{work.name} beside {work.peer}", work.ours(few), work.theirs(few), work.error)
+    ours, theirs = work.ours(few), work.theirs(few)
+    if not np.allclose(ours, theirs, work.error, work.error):
+        said = f"{work.name} beside {work.peer}: weights {ours} and {theirs}"
+        raise ValueError(f"{said}; no time counts")
     if few < work.size:
         work.ours(work.size)  # warm, at this size
 
@@ -358,40 +214,17 @@ def measure(work: Work, turns: int) -> dict[str, Any]:
         return timeit(partial(side, size), gc.enable, number=1) / size  # garbage costs time too
 
     times = [(clock(work.ours, work.size), clock(work.theirs, few)) for _ in range(turns)]
-    return row(work.name, work.peer, times)
-
-
-def two_processes(rows: int, turns: int) -> dict[str, Any]:
-    """Let two processes and one take turns; return the row, of the seconds that they report."""
-    name, times = f"full batch of {rows} by hand, 2 processes", []
-    for _ in range(turns):
-        (two, seconds), (one, longer) = by_processes(2, rows), by_processes(1, rows)
-        agree(name, two, one, 1e-13)
-        times.append((seconds, longer))
-    return row(name, "1 process", times)
-
-
-def row(name: str, peer: str, times: list[tuple[float, float]]) -> dict[str, Any]:
-    """Return a row of both sides' times, turn by turn."""
     ratios = [a / b for a, b in times]
-    ours, theirs = map(statistics.median, zip(*times, strict=True))
+    here, there = map(statistics.median, zip(*times, strict=True))
     ratio = {"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
-    return {"work": name, "torchgd": ours, "peer": peer, "peer_time": theirs, **ratio}
+    return {"work": work.name, "torchgd": here, "peer": work.peer, "peer_time": there, **ratio}
 
 
-def lines(table: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the table as it is printed."""
-    rows = [["work", "torchgd", "peer", "peer's time", "ratio (range)"]]
-    for found in table:
-        ours, theirs = quantity(found["torchgd"]), quantity(found["peer_time"])
-        spread = "{ratio:.3g} ({least:.3g} to {most:.3g})".format(**found)
-        rows.append([found["work"], ours, found["peer"], theirs, spread])
-    yield from aligned(rows)
-
-
-def quantity(seconds: float) -> str:
-    """Write a time in the unit that suits it."""
-    return EngFormatter("s")(float(f"{seconds:.3g}"))
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return a row as it is printed."""
+    ours, theirs = (EngFormatter("s", 3)(row[name]) for name in ("torchgd", "peer_time"))
+    spread = "{ratio:.3g} ({least:.3g} to {most:.3g})".format(**row)
+    return [row["work"], ours, row["peer"], theirs, spread]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -399,33 +232,26 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="benchmark.py", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--device", default="cpu", metavar="D", help="cpu (default), auto, cuda, cuda:N")
-    add("--quick", action="store_true", help="less of everything: under a minute")
+    add("--quick", action="store_true", help="less of everything: about a minute")
     add("--json", type=Path, metavar="FILE", help="write the figures there too")
     asked = parser.parse_args(argv)
     with refusing(parser, ValueError, OSError):
-        device, turns = find_device(asked.device), 1 if asked.quick else 7
+        if missing := [name for name in ("sklearn", "numba") if find_spec(name) is None]:
+            parser.error(f"{', '.join(missing)} is missing: pip install 'torchgd[bench]'")
+        device, table = find_device(asked.device), []
         # First, for a process starts with the peak of the one that it comes from.
-        gigabytes = dict(memory(1_000_000 if asked.quick else 10_000_000))
-        table = []
+        gigabytes = [*memory(1_000_000 if asked.quick else 10_000_000)]
         for work in works(device, asked.quick):
-            if there(f"{work.name} beside {work.peer}"):
-                table.append(measure(work, turns))
-        if device.type == "cpu":
-            table.append(two_processes(1_000_000 if asked.quick else 8_000_000, turns))
-        print(*lines(table), sep="\n")
-        for name, gb in gigabytes.items():
-            print(f"{name}: {gb:.2g} GB above the data")
+            print(f"{work.name} beside {work.peer}", file=sys.stderr, flush=True)
+            table.append(measure(work, 1 if asked.quick else 7))
+        head = ["work", "torchgd", "peer", "peer's time", "ratio (range)"]
         cuda = device.type == "cuda"
-        found = {
-            "machine": platform.machine(),
-            "device": torch.cuda.get_device_name(device) if cuda else f"{os.cpu_count()} cores",
-            "threads": torch.get_num_threads(),
-            **{module.__name__: str(module.__version__) for module in (torchgd, torch, np)},
-            "python": platform.python_version(),
-        }
-        print(", ".join(f"{name} {value}" for name, value in found.items()))
+        name = torch.cuda.get_device_name(device) if cuda else f"{os.cpu_count()} cores"
+        found = {"device": name, **environment()}
+        say(*aligned([head, *map(cells, table)]), *gigabytes)
+        say(", ".join(f"{name} {value}" for name, value in found.items()))
         if asked.json is not None:
-            content = {**found, "memory_gb": gigabytes, "rows": table}
+            content = {**found, "memory": gigabytes, "rows": table}
             asked.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0
 

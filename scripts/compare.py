@@ -106,21 +106,21 @@ def descend(update: Update, experiment: Experiment, options: dict[str, Any]) -> 
 def pairs(made: list[tuple[Experiment, dict[str, Any]]]) -> Iterator[Row]:
     """Train each pair, and where it differs find out which half is the cause, and why.
 
-    Of a user's own model the oracles are asked, once for all options.
+    Of a user's own model the oracles are asked, once in each dtype.
     """
-    checks: dict[int, GradientCheck] = {}
+    checks: dict[str, GradientCheck] = {}
     for experiment, options in made:
         trained = partial(descend, experiment=experiment, options=options)
         a, b = trained(MANUAL), trained(AUTOGRAD)
         comparison, verdict = compare(a, b), "identical"
-        own = experiment.configuration.model not in MODELS
-        if not comparison.identical and own and id(experiment) not in checks:
-            checks[id(experiment)] = check_where_they_part(experiment, comparison, a)
-        if own and not comparison.identical and checks[id(experiment)]:
+        own, dtype = experiment.configuration.model not in MODELS, experiment.configuration.dtype
+        if not comparison.identical and own and dtype not in checks:
+            checks[dtype] = check_where_they_part(experiment, comparison, a)
+        if own and not comparison.identical and checks[dtype]:
             verdict = ROUNDING
         elif not comparison.identical:
             verdict = f"cause: {which_half_differs(trained, MANUAL, AUTOGRAD)}"
-            if own and (wrong := checks[id(experiment)].wrong):
+            if own and (wrong := checks[dtype].wrong):
                 verdict += f", {is_wrong(wrong)}"
         yield a, b, comparison, verdict
 

@@ -94,6 +94,7 @@ def test_memory_that_is_not_there_is_one_line(tmp_path: Path, more: int) -> None
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert err.startswith("train.py: out of memory (")
     assert err.endswith("; take fewer rows, or --chunk-size\n")
+    assert not any(tmp_path.iterdir())
 
 
 PARSERS = (train.make_parser, compare.make_parser, derive.make_parser, plot.make_parser)
