@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from torchgd.experiment.advice import faster, what_would_help
-from torchgd.experiment.agreement import agree
+from torchgd.experiment.advice import faster
 from torchgd.experiment.command_line import (
     OUTPUT,
     Parser,
     Progress,
+    Stop,
     cadence,
     refusing,
     run_script,
@@ -35,7 +35,6 @@ from torchgd.experiment.configuration import add_flags, finite, number, product
 from torchgd.experiment.events import Events
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import write_json
-from torchgd.experiment.folder import read_result
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.parallel import (
     RankError,
@@ -45,17 +44,9 @@ from torchgd.experiment.parallel import (
     refuse_broken_environment,
     torchrun,
 )
-from torchgd.experiment.report import (
-    headline,
-    table,
-    transcript,
-    unfinished,
-    verdict,
-    who_was_unstable,
-)
+from torchgd.experiment.report import compared, over, transcript, who_was_unstable
 from torchgd.experiment.run import Outcome, Run, Watch
 from torchgd.experiment.runs import environment_changes, how_to_go_on, new_runs, resumed_runs
-from torchgd.proof.compare import compare
 from torchgd.trajectory import Stopped, Trajectory
 
 
@@ -78,36 +69,6 @@ def make_parser() -> Parser:
     add("--checkpoint-every", type=cadence, default={}, metavar="S", help="save the state each S "
         "seconds (default: 60; asked once a second), or each K steps: Ksteps")  # fmt: skip
     return parser
-
-
-class Stop:
-    """Whether SIGINT or SIGTERM came: the first asks the run to end, the second ends it."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-    def __enter__(self) -> "Stop":
-        heard = (signal.SIGINT, signal.SIGTERM)
-        self.previous = {s: signal.getsignal(s) for s in heard}
-        for which, handler in self.previous.items():
-            if handler is not signal.SIG_IGN and processes() == 1:  # else as nohup, or the group
-                signal.signal(which, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for which, handler in self.previous.items():
-            signal.signal(which, handler)
-
-    def _note(self, which: int, _: object) -> None:
-        self.signal = which
-        self._restore()
-
-    def __call__(self) -> bool:
-        """Return whether to stop."""
-        return self.signal != 0
 
 
 def make_runs(arguments: argparse.Namespace) -> Any:
@@ -151,8 +112,10 @@ def carry_out_all(runs: list[Run], arguments: argparse.Namespace) -> int:
     families = [list(one) for _, one in groupby(runs, key=lambda run: run.directory.parent)]
     statuses = []
     for family in families:
-        if over(family):
-            statuses.append(say_over(family))
+        if said := over(family):
+            if is_first():
+                say(said[0])
+            statuses.append(said[1])
             continue
         outcomes, status = carry_out(family, runs, arguments)
         statuses.append(status)
@@ -162,26 +125,6 @@ def carry_out_all(runs: list[Run], arguments: argparse.Namespace) -> int:
     if sweep and len(families) > 1 and is_first() and not arguments.no_figures:
         draw_together([family[0] for family in families])
     return max(statuses)
-
-
-def over(family: Sequence[Run]) -> bool:
-    """Whether nothing is left to do for runs that are compared with each other."""
-    compared = len(family) == 1 or (family[0].directory.parent / "comparison.json").is_file()
-    return compared and all(run.over for run in family)
-
-
-def say_over(family: Sequence[Run]) -> int:
-    """Say that nothing is left to do; return the exit status that they had."""
-    directory, steps = family[0].directory.parent, family[0].experiment.steps
-    ends = {read_result(run.directory)["stopped"] for run in family}
-    text, status = f"is finished, after {steps} steps; --epochs can be raised", 0
-    if "diverged" in ends:
-        text, status = "diverged, and nothing goes on from there; start a new run", 1
-    elif "climbed" in ends:
-        text, status = f"climbed, in {steps} steps; start a new run with a smaller --lr", 1
-    if is_first():
-        say(f"{directory} {text}")
-    return status
 
 
 def carry_out(
@@ -264,27 +207,14 @@ def mending(parser: Parser, runs: Sequence[Run]) -> Iterator[None]:
 
 def report(outcomes: list[Outcome], directory: Path, show_steps: bool) -> int:
     """Print what came out; return 1 if a run diverged or climbed, or updates disagree, else 0."""
-    first, *others = outcomes
     if show_steps:
         for outcome in outcomes:
-            if others:
+            if len(outcomes) > 1:
                 say(f"{outcome.update}:")
             say(*transcript(outcome))
-    lines = [unfinished(outcomes[-1]), headline(first.experiment), *table(outcomes)]
-    found, all_agree = {}, True
-    complete = outcomes[-1].trajectory.stopped != Stopped.INTERRUPTED
-    for other in others if complete else ():
-        found[other.update] = comparison = compare(first.trajectory, other.trajectory)
-        same, why = agree([first, other], comparison)
-        all_agree &= same
-        said = verdict(comparison, first.trajectory, other.trajectory)
-        lines += [f"{other.update}: {said}" if len(others) > 1 else said, why]
-    if found:
-        each = {update: comparison.as_dict() for update, comparison in found.items()}
-        alone = next(iter(each.values()))
-        write_json(directory / "comparison.json", each if len(each) > 1 else alone)
-    if all_agree:
-        lines.append(what_would_help(first.experiment, first.trajectory))
+    comparisons, lines, all_agree = compared(outcomes)
+    if comparisons:
+        write_json(directory / "comparison.json", comparisons)
     say(*filter(None, lines))
     if unstable := who_was_unstable(outcomes):
         tell(f"train.py: {unstable}")

@@ -32,8 +32,8 @@ from tqdm import tqdm
 
 from torchgd import Linear, ManualSGD, Model, Quadratic, autograd_gradient, manual_gradient
 from torchgd.experiment.command_line import run_script
-from torchgd.experiment.folder import State
 from torchgd.experiment.run import Outcome, Run, Watch
+from torchgd.experiment.state import State
 from torchgd.gradients import GradientSource
 from torchgd.trajectory import Trajectory
 

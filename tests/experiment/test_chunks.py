@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from torchgd import Linear, Quadratic, autograd_gradient, manual_gradient
 from torchgd.experiment import experiment, sources
+from torchgd.experiment.command_line import Stop
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.files import read_json
 from torchgd.experiment.folder import read_run
@@ -204,13 +205,13 @@ def test_a_file_that_changes_while_a_run_reads_it_is_one_line(
     content, time = mapped.read_bytes(), mapped.stat().st_mtime_ns
     asked = iter(range(step))
 
-    def stop(_: train.Stop) -> bool:
+    def stop(_: Stop) -> bool:
         if next(asked, None) is None:
             CHANGES[change](mapped)
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Stop, "__call__", stop)
+        patch.setattr(Stop, "__call__", stop)
         words = [*ON_DISK, "--checkpoint-every", "2steps", "--name", "parts"]
         assert shell(*words, "--update", "manual") == 2
     assert shell.err.splitlines()[-1].startswith("train.py: ")

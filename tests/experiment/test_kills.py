@@ -29,7 +29,8 @@ from killed import killed
 
 from torchgd.experiment import sources
 from torchgd.experiment.files import locked, read_json
-from torchgd.experiment.folder import State, read_run
+from torchgd.experiment.folder import read_run
+from torchgd.experiment.state import State
 
 pytestmark = [
     pytest.mark.processes,

@@ -15,6 +15,8 @@ import train
 from helpers import EXPONENTIAL, contents, events, left, refuse_other_than, saved
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from torchgd.experiment.command_line import Stop
+
 SHUFFLED = (
     "--model quadratic --data cars --standardize --momentum 0.9 --batch-size 7 --shuffle --seed 3 "
     "--epochs 12"
@@ -29,13 +31,13 @@ class Shell(helpers.Shell):
         """Run it; SIGTERM comes after so many steps."""
         left = iter(range(after))
 
-        def asked(stop: train.Stop) -> bool:
+        def asked(stop: Stop) -> bool:
             if next(left, None) is None:
                 stop.signal = signal.SIGTERM
             return stop.signal != 0
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train.Stop, "__call__", asked)
+            patch.setattr(Stop, "__call__", asked)
             return self(*words)
 
     def goes_on(self, after: int, *words: str, every: tuple[str, ...] = ()) -> None:
@@ -252,6 +254,7 @@ def test_another_torch_is_said(shell: Shell) -> None:
 
 OWN = """
 import torch
+from torchgd.experiment.command_line import Stop
 from torchgd import Linear
 
 class Buffered(Linear):

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import resolve
-from torchgd.experiment.folder import DIGEST, State
 from torchgd.experiment.run import Outcome, identity, outcome_of
 from torchgd.experiment.runs import new_runs, resumed_runs
+from torchgd.experiment.state import DIGEST, State
 
 SHUFFLED = Configuration(
     model="quadratic", data="cars", standardize=True, lr=0.01, momentum=0.9, epochs=3,

@@ -34,15 +34,17 @@ from helpers import (
 
 from torchgd import Batches, Linear, ManualSGD, manual_gradient
 from torchgd import train as descend
+from torchgd.experiment.command_line import Stop
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.events import Events
 from torchgd.experiment.experiment import resolve
 from torchgd.experiment.files import read_json
-from torchgd.experiment.folder import State, read_run
+from torchgd.experiment.folder import read_run
 from torchgd.experiment.parallel import in_chunks
 from torchgd.experiment.report import verdict
 from torchgd.experiment.run import outcome_of
 from torchgd.experiment.sources import load
+from torchgd.experiment.state import State
 from torchgd.gradients import GradientSource
 from torchgd.machine_code import machine_code
 from torchgd.proof.compare import Comparison
@@ -931,8 +933,8 @@ def test_a_second_signal_ends_a_step_that_does_not_end(tmp_path: Path) -> None:
 def test_a_signal_that_comes_at_once_leaves_a_run_of_no_step(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.Stop, "__call__", lambda self: True)
-    monkeypatch.setattr(train.Stop, "signal", signal.SIGINT, raising=False)
+    monkeypatch.setattr(Stop, "__call__", lambda self: True)
+    monkeypatch.setattr(Stop, "signal", signal.SIGINT, raising=False)
     shell()
     assert shell.result()["stopped"] == "interrupted"
     assert shell.result()["steps"] == 0

@@ -121,6 +121,36 @@ def run_script(main: Callable[[], int]) -> NoReturn:
         sys.exit(2)
 
 
+class Stop:
+    """Whether SIGINT or SIGTERM came: the first asks the run to end, the second ends it."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __enter__(self) -> "Stop":
+        heard = (signal.SIGINT, signal.SIGTERM)
+        self.previous = {s: signal.getsignal(s) for s in heard}
+        for which, handler in self.previous.items():
+            if handler is not signal.SIG_IGN and processes() == 1:  # else as nohup, or the group
+                signal.signal(which, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for which, handler in self.previous.items():
+            signal.signal(which, handler)
+
+    def _note(self, which: int, _: object) -> None:
+        self.signal = which
+        self._restore()
+
+    def __call__(self) -> bool:
+        """Return whether to stop."""
+        return self.signal != 0
+
+
 class Progress:
     """Tells how far a descent is: by a bar on a terminal, elsewhere by a line a minute.
 

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from torchgd.experiment.advice import least_squares, why_unstable
+from torchgd.experiment.advice import least_squares, what_would_help, why_unstable
+from torchgd.experiment.agreement import agree
 from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.run import Outcome
+from torchgd.experiment.folder import read_result
+from torchgd.experiment.run import Outcome, Run
 from torchgd.loss import mean_squared_error
-from torchgd.proof.compare import Comparison, difference, differs, ulps
+from torchgd.proof.compare import Comparison, compare, difference, differs, ulps
 from torchgd.proof.findings import aligned
 from torchgd.trajectory import UNSTABLE, Stopped, Trajectory
 
@@ -114,6 +117,42 @@ def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
         distance = difference(first.column, values).tolist()
         columns.append(["distance", *(f"{d:.2g}" for d in distance)])
     yield from aligned([*zip(*columns, strict=True)])
+
+
+def compared(outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], list[str], bool]:
+    """Compare each outcome with the first, unless the last is unfinished.
+
+    Returns what comparison.json holds, the lines that tell of all, and whether they agree.
+    """
+    first, *others = outcomes
+    lines = [unfinished(outcomes[-1]), headline(first.experiment), *table(outcomes)]
+    found: dict[str, Any] = {}
+    all_agree = True
+    for other in others if not lines[0] else ():
+        comparison = compare(first.trajectory, other.trajectory)
+        same, why = agree([first, other], comparison)
+        said = verdict(comparison, first.trajectory, other.trajectory)
+        lines += [f"{other.update}: {said}" if len(others) > 1 else said, why]
+        found[other.update], all_agree = comparison.as_dict(), all_agree and same
+    if all_agree:
+        lines.append(what_would_help(first.experiment, first.trajectory))
+    if len(found) == 1:
+        (found,) = found.values()
+    return found, lines, all_agree
+
+
+def over(runs: Sequence[Run]) -> tuple[str, int] | None:
+    """Say of runs that are compared that nothing is left to do, with the exit status; else None."""
+    directory, steps = runs[0].directory.parent, runs[0].experiment.steps
+    alone = len(runs) == 1 or (directory / "comparison.json").is_file()
+    if not (alone and all(run.over for run in runs)):
+        return None
+    ends = {read_result(run.directory)["stopped"] for run in runs}
+    if Stopped.DIVERGED in ends:
+        return f"{directory} diverged, and nothing goes on from there; start a new run", 1
+    if Stopped.CLIMBED in ends:
+        return f"{directory} climbed, in {steps} steps; start a new run with a smaller --lr", 1
+    return f"{directory} is finished, after {steps} steps; --epochs can be raised", 0
 
 
 def verdict(comparison: Comparison, a: Trajectory, b: Trajectory) -> str:

@@ -18,8 +18,9 @@ from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.events import Events
 from torchgd.experiment.experiment import Experiment, resolve
 from torchgd.experiment.files import write_json
-from torchgd.experiment.folder import STATE, TABLE, State, read_config, tags, write_trajectory
+from torchgd.experiment.folder import TABLE, read_config, tags, write_trajectory
 from torchgd.experiment.parallel import processes
+from torchgd.experiment.state import STATE, State
 from torchgd.models import Model
 from torchgd.theory.affine import affine_trajectory
 from torchgd.training import descend

@@ -17,10 +17,11 @@ import torch
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment, from_config, resolve
 from torchgd.experiment.files import locked, new_directory, printable
-from torchgd.experiment.folder import STATE, WAY_OUT, State, read_config
+from torchgd.experiment.folder import read_config
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.parallel import is_first, processes, refuse_unlike_ranks
 from torchgd.experiment.run import MAY_CHANGE, Run, identity
+from torchgd.experiment.state import STATE, WAY_OUT, State
 from torchgd.trajectory import recorded_steps
 from torchgd.version import __version__
 
