@@ -9,6 +9,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import pretend
 import pytest
 import torch
 from helpers import AUTOGRAD, BESIDE_CUDA, ENVIRONMENT, MANUAL, ROOT, may_wait, same_trajectory
@@ -34,9 +35,9 @@ F64 = torch.float64
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    if torch.cuda.is_available():
+    if pretend.CUDA:
         pytest.skip(BESIDE_CUDA)
-    monkeypatch.setattr("torchgd.experiment.experiment.find_device", torch.device)
+    monkeypatch.setattr("torchgd.experiment.experiment.find_device", pretend.find_device)
     yield HOST
     may_wait(NAME, True)
 
