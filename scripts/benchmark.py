@@ -245,9 +245,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{work.name} beside {work.peer}", file=sys.stderr, flush=True)
             table.append(measure(work, 1 if asked.quick else 7))
         head = ["work", "torchgd", "peer", "peer's time", "ratio (range)"]
-        cuda = device.type == "cuda"
-        name = torch.cuda.get_device_name(device) if cuda else f"{os.cpu_count()} cores"
-        found = {"device": name, **environment()}
+        found = {**environment(str(device)), "cores": os.cpu_count()}
         say(*aligned([head, *map(cells, table)]), *gigabytes)
         say(", ".join(f"{name} {value}" for name, value in found.items()))
         if asked.json is not None:

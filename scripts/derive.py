@@ -83,7 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     to, comment = (LATEX, "% ") if arguments.latex else (PLAIN, "")
     with refusing(parser, ValueError, TypeError, OSError):
-        device, data = find_device(arguments.device), load(arguments.data)
+        data = load(arguments.data)
+        device = find_device(arguments.device, len(data.x))
         model = find_model(arguments.model, arguments.bias)(device=device, dtype=torch.float64)
         if arguments.answer:
             derivation = derive(model)

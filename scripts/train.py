@@ -17,8 +17,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from torchgd.experiment.advice import faster
 from torchgd.experiment.command_line import (
     OUTPUT,
@@ -26,6 +24,7 @@ from torchgd.experiment.command_line import (
     Progress,
     Stop,
     cadence,
+    refuse_broken_environment,
     refusing,
     run_script,
     say,
@@ -41,7 +40,6 @@ from torchgd.experiment.parallel import (
     is_first,
     process_group,
     processes,
-    refuse_broken_environment,
     torchrun,
 )
 from torchgd.experiment.report import compared, over, transcript, who_was_unstable
@@ -64,8 +62,9 @@ def make_parser() -> Parser:
         "default: MODEL-DATA-TIME")  # fmt: skip
     add("--resume", type=Path, metavar="DIR", help="go on with every run below this directory, "
         "from its last checkpoint, to the same bits; --epochs may be more")  # fmt: skip
-    add("--rank-timeout", type=number(1), default=1800.0, metavar="S", help="of the processes that "
-        "torchrun starts none waits longer for another; default: 1800 seconds")  # fmt: skip
+    add("--rank-timeout", type=number(1), metavar="S", help="of the processes that torchrun starts "
+        "none waits longer for another; default: 1800 seconds, on a machine with CUDA 180, for "
+        "there nothing else tells that one is gone")  # fmt: skip
     add("--checkpoint-every", type=cadence, default={}, metavar="S", help="save the state each S "
         "seconds (default: 60; asked once a second), or each K steps: Ksteps")  # fmt: skip
     return parser
@@ -92,8 +91,6 @@ def main(argv: list[str] | None = None) -> int:
     with refusing(parser, ValueError, RankError), ExitStack() as group:
         refuse_broken_environment()
         if processes() > 1:  # they meet before anything is written
-            if torch.cuda.is_available():
-                torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
             group.enter_context(process_group(arguments.rank_timeout))
         return train_together(parser, arguments)
     raise AssertionError("refusing never goes on")

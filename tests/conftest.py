@@ -11,6 +11,7 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import derive
 import pretend
 import pytest
 import torch
@@ -18,6 +19,8 @@ from helpers import ACCELERATORS, may_wait, wait_for
 from hypothesis import settings
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+
+from torchgd.experiment import experiment
 
 collect_ignore = ["compare_oracles.py"]  # a program, which needs jax
 
@@ -35,6 +38,14 @@ DTYPES = [torch.float32, torch.float64]
 def pytest_addoption(parser: pytest.Parser) -> None:
     what = "run each test marked processes N times: none may depend on the clock"
     parser.addoption("--times", type=int, default=1, metavar="N", help=what)
+    what = "take --device auto for the pretended device: no test may need it to be the CPU"
+    parser.addoption("--pretend-auto", action="store_true", help=what)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--pretend-auto"):
+        for module in (derive, experiment):
+            vars(module)["find_device"] = pretend.find_device
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -45,7 +56,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
+    if pretend.CUDA:
         return
     skip = pytest.mark.skip(reason=f"no CUDA device (torch {torch.__version__})")
     for item in items:
@@ -70,7 +81,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 def named_device(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The same, that a script's --device takes too."""
     if device == pretend.NAME:  # which no script knows
-        monkeypatch.setattr("torchgd.experiment.experiment.find_device", torch.device)
+        monkeypatch.setattr("torchgd.experiment.experiment.find_device", pretend.find_device)
     return device
 
 

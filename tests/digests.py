@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from torchgd.experiment import runs
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.files import read_json, write_json
 from torchgd.experiment.run import outcome_of
@@ -52,7 +53,7 @@ def environment(device: str = "cpu") -> str:
     """What decides the bits of a sum: torch, the instructions that it takes, and its threads."""
     version = torch.__version__.partition("+")[0]
     if device.startswith("cuda"):
-        return f"torch {version}, {torch.cuda.get_device_name(device)}"
+        return f"torch {version}, {runs.environment(device)['device_name']}"
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     return f"torch {version}, {platform.machine()}, {capability}, threads: {threads}"
 
@@ -100,7 +101,7 @@ def main() -> None:
             name, found = json.loads(printed)
             add(FILE, name, {case: (digest, steps) for case, (digest, steps) in found.items()})
             print(name)
-    if torch.cuda.is_available():
+    if torch.cuda.device_count():
         add(FILE, environment("cuda"), {case: digests(case, "cuda") for case in CASES})
 
 

@@ -54,9 +54,7 @@ needs_compiler = pytest.mark.skipif(not COMPILES, reason="no C++ compiler, or no
 
 # Beside the CPU: the pretended device wherever there is no CUDA (see tests/pretend.py), and CUDA.
 BESIDE_CUDA = "this process has CUDA: test_pretend.py starts another for the pretended device"
-PRETENDED = pytest.param(
-    pretend.NAME, marks=pytest.mark.skipif(torch.cuda.is_available(), reason=BESIDE_CUDA)
-)
+PRETENDED = pytest.param(pretend.NAME, marks=pytest.mark.skipif(pretend.CUDA, reason=BESIDE_CUDA))
 ACCELERATORS = [PRETENDED, pytest.param("cuda", marks=pytest.mark.cuda)]
 DEVICES = ["cpu", *ACCELERATORS]
 
@@ -244,9 +242,14 @@ def script(
 
 @functools.cache
 def forks() -> Any:
-    """What starts processes as forks of one that has imported what they need, and done no more."""
+    """What starts processes as forks of one that has imported what they need, and done no more.
+
+    Beside CUDA it starts them anew: torch's imports ask for it, and then no fork can use it.
+    """
     from multiprocessing import forkserver
 
+    if pretend.CUDA:
+        return multiprocessing.get_context("spawn")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", PATHS)
         patch.setenv("PYTHONIOENCODING", "utf-8")

@@ -29,8 +29,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import torchgd
+from torchgd.experiment import parallel
 
 NAME = "pretended"
+CUDA = torch.cuda.device_count() > 0  # to ask is_available() takes CUDA from this process's forks
 PACKAGE = str(Path(torchgd.__file__).with_name("_"))[:-1]
 ATEN = torch.ops.aten
 COPIES = {ATEN._to_copy, ATEN.copy_, ATEN._copy_from}
@@ -218,4 +220,9 @@ def _register() -> list[torch.library.Library]:
 
 
 # What is registered lasts as long as these.
-LIBRARIES = [] if torch.cuda.is_available() else _register()
+LIBRARIES = [] if CUDA else _register()
+
+
+def find_device(name: str, samples: float = 1) -> torch.device:
+    """What `parallel.find_device` would find, were the pretended device auto's choice always."""
+    return torch.device(NAME) if name in ("auto", NAME) else parallel.find_device(name, samples)

@@ -5,10 +5,12 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import pretend
 import pytest
 import torch
 from helpers import AUTOGRAD, BESIDE_CUDA, ENVIRONMENT, MANUAL, ROOT, may_wait, same_trajectory
@@ -34,9 +36,9 @@ F64 = torch.float64
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    if torch.cuda.is_available():
+    if pretend.CUDA:
         pytest.skip(BESIDE_CUDA)
-    monkeypatch.setattr("torchgd.experiment.experiment.find_device", torch.device)
+    monkeypatch.setattr("torchgd.experiment.experiment.find_device", pretend.find_device)
     yield HOST
     may_wait(NAME, True)
 
@@ -98,6 +100,20 @@ WORK: dict[str, Callable[[], object]] = {
 )  # test_oracles.py has that one
 def test_without_a_fault_nothing_is_mixed(work: str, host: Host) -> None:
     WORK[work]()
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("work", [partial(affine.affine_trajectory, lr=0.001), Landscape])
+def test_no_batch_is_copied_by_itself(work: Any, listed: bool, host: Host) -> None:
+    """The host waits as often for 15 batches as for 3: all of the data go in one copy."""
+
+    def lines(size: int) -> list[str]:
+        model, batches = on(NAME, size)
+        host.waits.clear()
+        work(model, list(batches) if listed else batches)
+        return [wait.line for wait in host.waits]
+
+    assert lines(1) == lines(5) != []
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, function: Any, old: str, new: str) -> str:

@@ -139,7 +139,10 @@ class Batches:
     def order(self) -> Tensor:
         """Return the samples' numbers (N,) in the order in which a shuffled epoch visits them."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.x))
-        return torch.from_numpy(order).to(self.x.device, non_blocking=True)
+        there = torch.from_numpy(order)
+        if self.x.is_cuda:
+            there = there.pin_memory()  # else CUDA stages the copy, and the host waits for that
+        return there.to(self.x.device, non_blocking=True)
 
 
 @dataclass(frozen=True)

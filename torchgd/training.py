@@ -47,7 +47,9 @@ def descend(
     """Descend: for each batch compute the gradient, then take one step of the optimizer.
 
     Yields (step, epoch, loss) when the loss and each `.grad` are computed and before the optimizer
-    steps; the caller's `for` may record, save or stop there. A `scheduler` steps after each epoch.
+    steps; the caller's `for` may record, save or stop there. Read `.grad` there, too: by Nesterov's
+    rule torch.optim.SGD, where it is `foreach` as on CUDA, overwrites it. A `scheduler` steps after
+    each epoch.
     To go on after `start` steps, restore model, optimizer and scheduler and pass `start`: the bits
     are the same if the batches depend on the epoch alone.
 
@@ -95,8 +97,9 @@ def train(
     which half a difference comes from.
 
     Every `record_every`-th step is recorded, and the last one; by default at most 10,000 in all,
-    evenly spaced. On CUDA no step waits for the device; the recorded steps are copied in blocks
-    (see `Recorder`).
+    evenly spaced. On CUDA the recorded steps are copied in blocks (see `Recorder`), and no other
+    operation of a step was seen to wait for the device: torch's sync guard looks at the calls that
+    ask for a value, not at how the driver stages a copy.
 
     The trajectory ends at the first recorded step whose loss or weights are not finite. The model
     then has the weights of that step (the optimizer keeps its later state).

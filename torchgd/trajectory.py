@@ -127,7 +127,7 @@ def recorded_steps(first: int, end: int, every: int, steps: int) -> Tensor:
 
 
 class Recorder:
-    """Collects the trajectory of a descent of so many `steps`, and does not make the device wait.
+    """Collects the trajectory of a descent of so many `steps`, a block of rows at a time.
 
     It records each `every`-th step and the last one. A row stays on the model's device until a
     block of rows is full or too old: then it is `due`. `hand_over` copies the block to the CPU at

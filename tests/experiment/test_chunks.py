@@ -21,9 +21,9 @@ from torchgd.experiment.command_line import Stop
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.files import read_json
 from torchgd.experiment.folder import read_run
-from torchgd.experiment.parallel import CHUNK, in_chunks
+from torchgd.experiment.parallel import in_chunks
 from torchgd.experiment.run import outcome_of
-from torchgd.experiment.sources import BLOCK, Mapped, load, sha256, synthetic
+from torchgd.experiment.sources import BLOCK, CHUNK, Mapped, load, sha256, synthetic
 from torchgd.gradients import partial_derivatives
 from torchgd.models import Model
 

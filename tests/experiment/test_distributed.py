@@ -114,7 +114,7 @@ def everything(folder: str) -> dict[str, Any]:
 
 
 def ran(update: str, watch: Watch = NOBODY, **asked: Any) -> Trajectory:
-    (experiment,) = resolve([Configuration(update=update, **asked)])
+    (experiment,) = resolve([Configuration(update=update, device="cpu", **asked)])
     return Run(experiment).carry_out(watch=watch).trajectory
 
 
@@ -137,8 +137,8 @@ def by_distributed_data_parallel(
 def spawned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     ports = {size: free_port() for size in (2, 3, 4)}
-    forks()
-    start_processes(rank, (ports, str(folder)), max(ports), start_method="forkserver")
+    method = forks().get_start_method()
+    start_processes(rank, (ports, str(folder)), max(ports), start_method=method)
     return folder
 
 
@@ -218,7 +218,8 @@ def ranks_of(folder: Path, *words: str, second: Sequence[str] = ()) -> list[Fork
     """Start train.py in two processes, told what torchrun would tell them, the `second` more."""
     told: dict[str, Any] = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "here", "TORCHELASTIC_RESTART_COUNT": "0", "OMP_NUM_THREADS": "1",
+        "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "here", "TORCHELASTIC_RESTART_COUNT": "0",
+        "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     each = [words, (*words, *second)]
     return [Forked(folder, *each[k], RANK=str(k), LOCAL_RANK=str(k), **told) for k in range(2)]
@@ -266,9 +267,16 @@ def interrupted(folder: Path, processes: Sequence[Started], after: int = 0) -> i
     return saved(run)
 
 
-def test_what_processes_cannot_share_is_one_line_of_each(tmp_path: Path) -> None:
-    only = "--update affine takes one process and no --chunk-size; take manual or autograd"
-    for rank, said in enumerate(as_ranks(tmp_path, "--update", "affine")):
+@pytest.mark.parametrize(("words", "only"), [
+    (("--update", "affine"),
+     "--update affine takes one process and no --chunk-size; take manual or autograd"),
+    (("--device", "cuda:0"),
+     "device 'cuda:0' is one GPU, and each process needs its own: use cuda"),
+], ids=["affine", "a GPU"])  # fmt: skip
+def test_what_processes_cannot_share_is_one_line_of_each(
+    tmp_path: Path, words: tuple[str, ...], only: str
+) -> None:
+    for rank, said in enumerate(as_ranks(tmp_path, *words)):
         assert said == (2, "", f"train.py: rank {rank}: {only}\n")
     assert not (tmp_path / "runs").exists()
 

@@ -30,6 +30,29 @@ def values(count: int) -> tuple[Tensor, Tensor]:
     return x, 2 * x
 
 
+class OnCuda(Tensor):
+    """Says that it is on CUDA, and is not."""
+
+    is_cuda = True
+
+
+def test_the_order_goes_to_cuda_from_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From other memory CUDA copies it to such memory first, and the host waits for that."""
+
+    def pin(t: Tensor) -> Tensor:
+        pinned.append(t)
+        return t
+
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    batches = Batches(*values(7), shuffle=True)
+    expected = batches.order()
+    assert pinned == []
+    batches.x = batches.x.as_subclass(OnCuda)
+    assert torch.equal(batches.order(), expected)
+    assert [torch.equal(t, expected) for t in pinned] == [True]
+
+
 @given(count=st.integers(1, 40), data=st.data(), shuffle=st.booleans())
 def test_an_epoch_visits_every_sample_once(count: int, data: st.DataObject, shuffle: bool) -> None:
     size = data.draw(st.integers(1, count))

@@ -14,6 +14,7 @@ from typing import Any
 import helpers
 import numpy as np
 import plot
+import pretend
 import pytest
 import torch
 import train
@@ -844,7 +845,7 @@ def test_without_a_compiler(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> No
     assert not Path("runs").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.skipif(pretend.CUDA, reason="there is a CUDA device")
 def test_cuda_without_a_gpu(shell: Shell) -> None:
     assert shell("--device", "cuda") == 2
     assert shell.err == (

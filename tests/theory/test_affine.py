@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import MODELS, Exponential, same_bits, stacked
+from helpers import DEVICES, MODELS, Exponential, same_bits, stacked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -91,6 +91,22 @@ def scale(model: Model, batches: Any, weights: Tensor, lr: float) -> float:
     largest = max(jacobian(model.double(), x).norm(dim=1).max().item() for x, _ in batches)
     y = max(y.abs().max().item() for _, y in batches)
     return weights.norm(dim=1).max().item() + 2 * lr * largest * y
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_as_many_maps_as_one_of_cudas_grids_has_no_room_for(device: str) -> None:
+    """65,535 is the most of a grid's second and third dimension; each map's rows are QR's."""
+    (x, y), lr, count = data(3 * 65_537), 0.01, 65_537
+    model = Linear(device=device, dtype=F64)
+    path = affine_trajectory(
+        model, Batches(x.to(device), y.to(device), 3), lr, 1, record_every=count
+    )
+    A, c = 1 - lr * 2 / 3 * (x * x).view(-1, 3).sum(1), lr * 2 / 3 * (x * y).view(-1, 3).sum(1)
+    w, R = 1.0, 1 + 2 * lr * x.abs().max().item() * y.abs().max().item()
+    for a, b in zip(A.tolist(), c.tolist(), strict=True):
+        w = a * w + b
+    assert path.step.tolist() == [0, count - 1, count]
+    assert abs(path.weights["w"][-1].item() - w) <= 8 * 4 * count * EPS * R
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)

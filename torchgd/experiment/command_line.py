@@ -78,6 +78,23 @@ def tell(line: str) -> None:
         _give_up(sys.stderr)
 
 
+def refuse_broken_environment() -> None:
+    """Refuse what torchrun never tells a process.
+
+    Raises:
+        ValueError: a number is missing, or is none, or not in its range.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    way_out = "start the script by torchrun, or unset TORCHELASTIC_RUN_ID"
+    for name, least in {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0, "MASTER_PORT": 1}.items():
+        text = os.environ.get(name)
+        if torchrun(name, -1) < least:
+            raise ValueError(f"{name} is {text!r}, not an integer of at least {least}; {way_out}")
+    if torchrun("RANK", 0) >= processes():
+        raise ValueError(f"RANK is {torchrun('RANK', 0)} of {processes()} processes; {way_out}")
+
+
 @contextmanager
 def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
     """Turn these errors, and whatever a user's own file raises, into `parser.error`."""

@@ -103,7 +103,11 @@ class Configuration:
         several=True,
     )
     device: str = flag(
-        "auto", "auto (default: cuda where there is one), cpu, cuda, cuda:N", "D", type=str
+        "auto",
+        "auto (default: cuda where there is one, from 65536 samples a step on; for fewer a CPU is "
+        "faster), cpu, cuda, cuda:N",
+        "D",
+        type=str,
     )
     dtype: str = flag("float64", "default: float64", None, choices=tuple(DTYPES), type=str)
     lr: float | str = flag(
@@ -150,7 +154,7 @@ class Configuration:
     chunk_size: int | None = flag(
         None,
         "go through the data R rows at a time, so that they need not fit into memory; default: "
-        "all, above 1 GiB 65536, on CUDA 2²²",
+        "all, above 1 GiB 65536, on CUDA 2²² or what fits",
         "R",
         type=integer(1),
     )

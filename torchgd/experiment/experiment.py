@@ -24,14 +24,13 @@ from torchgd.experiment.own_model import (
     standardization,
 )
 from torchgd.experiment.parallel import (
-    CHUNK,
     compiled,
     find_device,
     in_chunks,
     processes,
     refuse_no_compiler,
 )
-from torchgd.experiment.sources import LARGE, NAMES, Mapped, load, sha256
+from torchgd.experiment.sources import LARGE, NAMES, Mapped, chunk_rows, load, sha256
 from torchgd.gradients import (
     GradientSource,
     autograd_gradient,
@@ -281,13 +280,14 @@ def resolve(asked: Sequence[Configuration], folder: Path = Path()) -> list[Exper
 
 def _prepared(asked: Configuration, folder: Path) -> Experiment:
     """Return an experiment whose update and learning rate are not looked at yet."""
-    device, make = find_device(asked.device), find_model(asked.model, asked.bias)
-    curved = asked.model == "quadratic"
+    make, curved = find_model(asked.model, asked.bias), asked.model == "quadratic"
     name = asked.data or ("parabola" if curved else "lesson")
     data = load(name, folder, asked.seed, curved, asked.columns)
     samples, rows = len(data.x), asked.chunk_size
+    size = samples if isinstance(asked.batch_size, str) else asked.batch_size
+    device = find_device(asked.device, size)
     if rows is None and 16 * samples > LARGE:
-        rows = CHUNK[device.type]
+        rows = chunk_rows(device)
     for alone in ALONE:
         if rows is not None and getattr(asked, alone):
             raise ValueError(f"{alone} needs the data in memory, not in chunks; leave it out")
@@ -298,7 +298,6 @@ def _prepared(asked: Configuration, folder: Path) -> Experiment:
     x, y = data.x if z is None else z(data.x), data.y
     if rows is None:
         x, y = converted(x, c), converted(y, c)
-    size = samples if isinstance(c.batch_size, str) else c.batch_size
     batches = Batches(x, y, size, c.shuffle, c.seed)
     steps = count_steps(c.epochs, len(batches), c.record_every)
     every = c.record_every or record_interval(steps)

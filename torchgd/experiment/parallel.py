@@ -1,6 +1,7 @@
 """Where and how a gradient is computed: on a device, compiled, in chunks, by several processes."""
 
 import importlib
+import math
 import os
 import re
 import signal
@@ -16,38 +17,72 @@ from torch.distributed.rendezvous import rendezvous
 from torchgd.gradients import GradientSource
 from torchgd.models import Model
 
-# Rows at a time of data that are not in memory: what fits into a CPU's cache, or fills a GPU.
-CHUNK = {"cpu": 2**16, "cuda": 2**22}
+# Samples of a step, up to which CUDA takes its time to start 20 to 40 kernels, 5 µs each. A CPU
+# takes 0.1 ms by hand up to 16,384, and for 65,536 five times as long (one core, torch 2.13).
+FEW = 2**16
 
 
-def find_device(name: str) -> torch.device:
-    """Return the device of that name: auto (cuda where there is one), cpu, cuda or cuda:N.
+def find_device(name: str, samples: float = math.inf) -> torch.device:
+    """Return the device of that name, for steps of so many samples: auto, cpu, cuda or cuda:N.
+
+    auto is cuda from FEW samples on, where each process on this machine finds a GPU of its own.
+    As cuda each of them takes its own.
 
     Raises:
-        ValueError: no such device, or not on this machine.
+        ValueError: no such device, or not on this machine, or not one for each process.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        there = samples >= FEW and torch.cuda.is_available()
+        name = "cuda" if there and _beside() <= torch.cuda.device_count() else "cpu"
     asked = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
     if asked is None:
         raise ValueError(f"device {name!r}: choose auto, cpu, cuda or cuda:N")
-    if name != "cpu" and int(asked[1] or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name!r}: torch {torch.__version__} finds {torch.cuda.device_count()} CUDA "
-            "devices on this machine; use cpu or auto"
-        )
+    if name != "cpu":
+        _take_gpu(name, asked[1])
     return torch.device(name)
+
+
+def _beside() -> int:
+    """Return how many processes torchrun started on this machine."""
+    return torchrun("LOCAL_WORLD_SIZE", 1 + torchrun("LOCAL_RANK", 0))
+
+
+def _take_gpu(name: str, number: str | None) -> None:
+    """Refuse a GPU that is not there; have each of several processes take its own."""
+    found, each = torch.cuda.device_count(), _beside()
+    if number and processes() > 1:
+        raise ValueError(f"device {name!r} is one GPU, and each process needs its own: use cuda")
+    if max(int(number or 0) + 1, each) > found:
+        of = f" for each of {each} processes" if each > 1 else ""
+        raise ValueError(
+            f"device {name!r}{of}: torch {torch.__version__} finds {found} CUDA devices on this "
+            "machine; use cpu or auto"
+        )
+    if processes() > 1:
+        torch.cuda.set_device(torchrun("LOCAL_RANK", 0))
 
 
 def compiled(gradient: GradientSource, x: Tensor) -> GradientSource:
     """The same gradient by torch.compile: one pass over the data, no temporaries of its size.
 
     Sums are taken in another order, so that loss and gradients differ from `gradient`'s by
-    rounding. For few samples on CUDA, as in `x`, starting kernels is what takes the time: there
-    one CUDA graph starts them all.
+    rounding. Where a step on CUDA has few samples, as in `x`, one CUDA graph starts its kernels.
     """
-    few = x.is_cuda and x.numel() <= 2**16
-    return torch.compile(gradient, mode="reduce-overhead" if few else "default")
+    if x.is_cuda and x.numel() <= FEW:
+        return kept(torch.compile(gradient, mode="reduce-overhead"))
+    return torch.compile(gradient)
+
+
+def kept(gradient: GradientSource) -> GradientSource:
+    """The same gradient in memory of its own: a CUDA graph's next run overwrites its results."""
+
+    def gradient_kept(model: Model, x: Tensor, y: Tensor) -> Tensor:
+        loss = gradient(model, x, y).clone()
+        for w in model.parameters():
+            w.grad = None if w.grad is None else w.grad.clone()
+        return loss
+
+    return gradient_kept
 
 
 def refuse_no_compiler(compiled_step: Callable[[], object]) -> None:
@@ -128,28 +163,13 @@ def is_first() -> bool:
     return torchrun("RANK", 0) == 0
 
 
-def refuse_broken_environment() -> None:
-    """Refuse what torchrun never tells a process.
-
-    Raises:
-        ValueError: a number is missing, or is none, or not in its range.
-    """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    way_out = "start the script by torchrun, or unset TORCHELASTIC_RUN_ID"
-    for name, least in {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0, "MASTER_PORT": 1}.items():
-        text = os.environ.get(name)
-        if torchrun(name, -1) < least:
-            raise ValueError(f"{name} is {text!r}, not an integer of at least {least}; {way_out}")
-    if torchrun("RANK", 0) >= processes():
-        raise ValueError(f"RANK is {torchrun('RANK', 0)} of {processes()} processes; {way_out}")
-
-
 @contextmanager
-def process_group(timeout: float = 1800.0) -> Iterator[None]:
+def process_group(timeout: float | None = None) -> Iterator[None]:
     """Join the other processes that torchrun started: through gloo, on CUDA through NCCL.
 
-    None waits longer than `timeout` seconds for another.
+    None waits longer than `timeout` seconds for another: by default 1800, on a machine with CUDA
+    180. Gloo tells at once that a process is gone. NCCL does not: the others stand still until
+    the time is over, when its watchdog aborts them, and torchrun may start all again.
 
     SIGINT and SIGTERM end each at once: one that waits for the others in C++ could not hear them.
     All must take the same steps, and so stop at the same one: a `Recorder` that hands over by the
@@ -164,15 +184,16 @@ def process_group(timeout: float = 1800.0) -> Iterator[None]:
     # torch.optim imports it later, and imported within a group it holds that for good: the group's
     # threads would outlive Python's end, and abort a process that is done.
     importlib.import_module("torch._dynamo")
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend, seconds = "gloo", 1800.0
+    if torch.cuda.is_available():
+        backend, seconds = "cpu:gloo,cuda:nccl", 180.0
     try:
         store, rank, size = next(rendezvous("env://"))
         # Where torchrun starts all again, what those before wrote there is not for these.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-        dist.init_process_group(
-            backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
-        )
+        most = timedelta(seconds=timeout or seconds)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=most)
         # All have met before one goes on, and perhaps away: else the others would wait for it.
         dist.all_reduce(torch.zeros(1))
     except (RuntimeError, ValueError) as error:

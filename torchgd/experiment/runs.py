@@ -28,9 +28,13 @@ from torchgd.version import __version__
 GO_ON = ("manual", "autograd", "compiled")  # from any step; the other updates begin again
 
 
-def environment() -> dict[str, Any]:
-    """Return what beside the configuration may decide a run's bits."""
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Return what beside the configuration may decide the bits of a run on this device."""
+    name = platform.machine()
+    if device.startswith("cuda"):
+        name = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     return {
+        "device_name": name,
         "threads": torch.get_num_threads(),
         "processes": processes(),
         "torch": str(torch.__version__),
@@ -42,8 +46,7 @@ def environment() -> dict[str, Any]:
 
 def config_json(experiment: Experiment, order: int) -> dict[str, Any]:
     """Return what config.json holds: everything needed to run it again, in the command's order."""
-    z, device = experiment.standardization, torch.device(experiment.configuration.device)
-    cuda = device.type == "cuda"
+    z = experiment.standardization
     return {
         **experiment.identity,
         "order": order,
@@ -52,8 +55,7 @@ def config_json(experiment: Experiment, order: int) -> dict[str, Any]:
         "standardization": z and asdict(z),
         **{n: getattr(experiment.data, n) for n in ("x_name", "x_unit", "y_name", "y_unit")},
         "working_directory": str(experiment.folder.resolve()) if experiment.reads_files else None,
-        "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
-        **environment(),
+        **environment(experiment.configuration.device),
     }
 
 
@@ -257,7 +259,7 @@ def _refuse_what_is_of_a_new_run(asked: Mapping[str, Any]) -> None:
 
 def _where_it_began(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return what config.json says of the environment; refuse what cannot be of one."""
-    here = {**environment(), "device_name": "", "working_directory": None}
+    here = {**environment(), "working_directory": None}
     for name, now in here.items():
         kinds = [type(now)] if now is not None else [str, type(None)]
         if type(config.get(name)) not in kinds:
@@ -270,7 +272,7 @@ def _where_it_began(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def environment_changes(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield in what the environment differs from the one in which this run's config.json began."""
-    for name, now in environment().items():
+    for name, now in environment(config["device"]).items():
         if (was := config.get(name)) != now:
             was = printable(f"{was}")
             yield f"{name} {now}, and the run began with {was}: bits may differ from then on"

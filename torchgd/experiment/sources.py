@@ -27,6 +27,9 @@ FILES = {
     "co2": ("months", "ppm"),
 }
 LARGE = 2**30  # bytes: larger data stay on the disk
+# Rows of them at a time: what fits into a CPU's cache, or fills a GPU.
+CHUNK = {"cpu": 2**16, "cuda": 2**22}
+ROW = 64  # bytes that a row takes in a step by autograd of three parameters
 BLOCK = 2**16  # synthetic points, and rows that are hashed at a time
 NAMES = ("lesson", "parabola", *FILES)
 
@@ -37,6 +40,15 @@ def sha256(data: DataSet) -> str:
     for part in (part for column in (data.x, data.y) for part in column.split(BLOCK)):
         digest.update(part.double().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def chunk_rows(device: torch.device) -> int:
+    """Return how many rows are a chunk: on CUDA they take at most half of the memory now free."""
+    rows = CHUNK[device.type]
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        rows = min(rows, 2 ** max(0, (free // (2 * ROW)).bit_length() - 1))
+    return rows
 
 
 @dataclass(frozen=True)
