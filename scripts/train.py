@@ -45,6 +45,7 @@ from torchgd.experiment.parallel import (
     torchrun,
 )
 from torchgd.experiment.report import (
+    digits_left,
     headline,
     table,
     transcript,
@@ -270,6 +271,7 @@ def report(outcomes: list[Outcome], directory: Path, show_steps: bool) -> int:
                 say(f"{outcome.update}:")
             say(*transcript(outcome))
     lines = [unfinished(outcomes[-1]), headline(first.experiment), *table(outcomes)]
+    lines.append(digits_left(first))
     found, all_agree = {}, True
     complete = outcomes[-1].trajectory.stopped != Stopped.INTERRUPTED
     for other in others if complete else ():
