@@ -5,8 +5,10 @@ A model is a `torch.nn.Module` with two methods that take the same x: `forward` 
 (see `torchgd.gradients`), so `partials` ends at ŷ.
 """
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +101,21 @@ def scalars(model: nn.Module) -> dict[str, nn.Parameter]:
     return parameters
 
 
+# Where x is far from 0 a parameter over it is a difference of large numbers, as b − (w/s)·m is, of
+# which rounding would leave few digits. As fractions floats are exact: only the result is rounded.
+def exact(value: float) -> Fraction | float:
+    """Return a float as the fraction that it is, or as it is if it is not finite."""
+    return Fraction(value) if math.isfinite(value) else value
+
+
+def rounded(value: Fraction | float) -> float:
+    """Return the float64 nearest to a number; infinity where it is beyond them."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def at_zero(model: Model) -> Model:
     """Return a copy of a model whose weights are all 0: its ŷ is ŷ₀, the part without a weight."""
     copy = deepcopy(model)
@@ -143,23 +160,26 @@ class Linear(Model):
         """∂ŷ/∂w = x and, with a bias, ∂ŷ/∂b = 1."""
         return {"w": x} if self.b is None else {"w": x, "b": 1}
 
-    # ŷ = w·z + b with z = (x − m)/s
-    #   = (w/s)·x + (b − (w/s)·m)
-    def in_original_units(self, mean: float, deviation: float) -> dict[str, float]:
-        """w/s and b − (w/s)·m, where m is the mean and s the deviation.
+    # ŷ − c = w·z + b with z = (x − m)/s
+    # ŷ     = (w/s)·x + (b + c − (w/s)·m)
+    def in_original_units(
+        self, mean: float, deviation: float, offset: float = 0.0
+    ) -> dict[str, float]:
+        """w/s and b + c − (w/s)·m, of mean m, deviation s and offset c; each is rounded once.
 
         Raises:
             ValueError: a line without a bias cannot take up a mean other than 0.
         """
-        w = self.w.item() / deviation
+        w = exact(self.w.item()) / Fraction(deviation)
         if self.b is not None:
-            return {"w": w, "b": self.b.item() - w * mean}
+            b = exact(self.b.item()) + Fraction(offset) - w * Fraction(mean)
+            return {"w": rounded(w), "b": rounded(b)}
         if mean != 0:
             raise ValueError(
                 f"mean {mean}: without a bias the line maps back to one over x only at mean 0; "
                 "scale by the root mean square alone or add a bias"
             )
-        return {"w": w}
+        return {"w": rounded(w)}
 
 
 class Quadratic(Model):
@@ -197,15 +217,14 @@ class Quadratic(Model):
         """∂ŷ/∂w2 = x², ∂ŷ/∂w1 = x, ∂ŷ/∂b = 1."""
         return {"w2": x**2, "w1": x, "b": 1}
 
-    # ŷ = w2·z² + w1·z + b with z = (x − m)/s; write a2 = w2/s², a1 = w1/s:
-    #   = a2·(x − m)² + a1·(x − m) + b
-    #   = a2·x² + (a1 − 2·a2·m)·x + (b − a1·m + a2·m²)
-    def in_original_units(self, mean: float, deviation: float) -> dict[str, float]:
-        """a2, a1 − 2·a2·m and b − a1·m + a2·m², where a2 = w2/s² and a1 = w1/s."""
-        a2 = self.w2.item() / deviation**2
-        a1 = self.w1.item() / deviation
-        return {
-            "w2": a2,
-            "w1": a1 - 2 * a2 * mean,
-            "b": self.b.item() - a1 * mean + a2 * mean**2,
-        }
+    # ŷ − c = w2·z² + w1·z + b with z = (x − m)/s; write a2 = w2/s², a1 = w1/s:
+    #       = a2·(x − m)² + a1·(x − m) + b
+    # ŷ     = a2·x² + (a1 − 2·a2·m)·x + (b + c − a1·m + a2·m²)
+    def in_original_units(
+        self, mean: float, deviation: float, offset: float = 0.0
+    ) -> dict[str, float]:
+        """a2, a1 − 2·a2·m and b + c − a1·m + a2·m², with a2 = w2/s², a1 = w1/s; rounded once."""
+        m, s = Fraction(mean), Fraction(deviation)
+        a2, a1 = exact(self.w2.item()) / s**2, exact(self.w1.item()) / s
+        b = exact(self.b.item()) + Fraction(offset) - a1 * m + a2 * m**2
+        return {"w2": rounded(a2), "w1": rounded(a1 - 2 * a2 * m), "b": rounded(b)}

@@ -3,6 +3,7 @@ import math
 import os
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torchgd.experiment.files import new_directory, read_json, write_json
 from torchgd.experiment.folder import read_result, read_run
 from torchgd.experiment.run import outcome_of
 from torchgd.experiment.runs import new_runs
+from torchgd.proof.compare import compare
 
 
 def written(folder: Path, **asked: Any) -> tuple[Path, Trajectory]:
@@ -38,6 +40,19 @@ def test_trajectory_csv_keeps_every_bit(tmp_path: Path, dtype: str) -> None:
         back = torch.tensor([float(text) for text in texts if text], dtype=t.loss.dtype)
         assert same_bits(back, column)
     assert rows[-1][2] == rows[-1][6] == ""
+
+
+def test_trajectory_csv_keeps_the_step_that_diverged(tmp_path: Path) -> None:
+    """With its loss and gradients, so that two runs part in the files where they do in memory."""
+    run, t = written(tmp_path, lr=1.0, epochs=100)
+    assert t.stopped == "diverged"
+    read = read_run(run)[1]
+    assert read.table[-1, 0] == math.inf
+    assert torch.equal(read.table, t.table)
+    assert torch.equal(read.step, t.step)
+    other = replace(read, table=read.table.clone())
+    other.table[-1, -1] = 1.0
+    assert not compare(read, other).identical
 
 
 def test_events_hold_the_same_points(tmp_path: Path) -> None:

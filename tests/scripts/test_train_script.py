@@ -377,7 +377,7 @@ def test_a_line_through_the_origin_is_scaled_alone(shell: Shell) -> None:
     flags = "--data hubble --standardize --lr auto --batch-size full --epochs 20"
     assert shell(*flags.split()) == 0
     rms = load("hubble").x.square().mean().sqrt().item()
-    assert shell.config()["standardization"] == {"mean": 0.0, "deviation": rms}
+    assert shell.config()["standardization"] == {"mean": 0.0, "deviation": rms, "offset": 0.0}
     assert relative_errors(shell, "hubble")["w"] < 1e-14
 
 

@@ -185,10 +185,11 @@ def other_ways(experiment: Experiment) -> Iterator[tuple[str, Tensor]]:
         size = len(y) if full else asked.batch_size
         # Not every model or data set can be standardised, or has a best rate.
         with suppress(ValueError):
-            x = asked.x.cpu().double()
+            x, offset = asked.x.cpu().double(), 0.0
             if scaled:
-                x = standardization(c.model, model, data.x)(data.x)
-            batches = Batches(x, y, size, asked.shuffle and not full, asked.seed)
+                z = standardization(c.model, model, data.x, data.y)
+                x, offset = z(data.x), z.offset
+            batches = Batches(x, y - offset, size, asked.shuffle and not full, asked.seed)
             landscape = Landscape(model, batches)
             lr = automatic_rate(model, batches)
             flags = "--batch-size full " * full + "--standardize " * scaled + "--lr auto"

@@ -99,13 +99,19 @@ class Experiment:
     def identity(self) -> dict[str, Any]:
         """All that decides a run's bits: what is asked, of which model and which data."""
         hashes = {"model_sha256": self.model_sha256, "data_sha256": self.data_sha256}
-        return {**asdict(self.configuration), **hashes}
+        offset = {"offset": self.offset} if self.offset else {}
+        return {**asdict(self.configuration), **hashes, **offset}
 
     @property
     def few(self) -> Tensor:
         """Some samples' x, spread over all of them, on the run's device and in its dtype."""
         c = self.configuration
         return few(self.batches.x).to(c.device, DTYPES[c.dtype])
+
+    @property
+    def offset(self) -> float:
+        """What the model's ŷ lacks of the data's y."""
+        return 0.0 if self.standardization is None else self.standardization.offset
 
     @cached_property
     def linear(self) -> bool:
@@ -199,7 +205,7 @@ class Experiment:
         at = self.standardized(torch.tensor([x], dtype=torch.float64))
         c = self.configuration
         prediction: Tensor = model(at.to(c.device, DTYPES[c.dtype]))
-        return prediction[0].cpu()
+        return prediction[0].cpu() + self.offset
 
     def taking(self, update: str, lr: float | str) -> "Experiment":
         """Return the same by another update and another rate, "auto" among them.
@@ -294,8 +300,8 @@ def _prepared(asked: Configuration, folder: Path) -> Experiment:
     c = replace(asked, data=name, device=str(device), chunk_size=rows)
     model = make(device=device, dtype=DTYPES[c.dtype])
     scalars(model)
-    z = standardization(c.model, model, data.x) if c.standardize else None
-    x, y = data.x if z is None else z(data.x), data.y
+    z = standardization(c.model, model, data.x, data.y) if c.standardize else None
+    x, y = (data.x, data.y) if z is None else (z(data.x), data.y - z.offset)
     if rows is None:
         x, y = converted(x, c), converted(y, c)
     batches = Batches(x, y, size, c.shuffle, c.seed)

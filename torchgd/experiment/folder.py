@@ -2,7 +2,9 @@
 
 import csv
 import io
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,8 @@ def tags(names: tuple[str, ...]) -> list[str]:
 def write_trajectory(path: Path, trajectory: Trajectory) -> None:
     """Write a trajectory as CSV, with all of its digits."""
     digits, text = DIGITS[trajectory.table.dtype], io.StringIO(newline="")
+    if trajectory.table[-1:, 0].any():  # the last row is a step whose loss ended the descent
+        trajectory = replace(trajectory, stopped=None)
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["step", "epoch", *tags(trajectory.names)])
     for step, epoch, values in trajectory.rows():
@@ -124,10 +128,11 @@ def _parse(text: str, dtype: torch.dtype) -> Trajectory:
     if any("" in row for row in (rows[:-1] if ended else rows)):
         raise ValueError("trajectory.csv has an empty field")
     values = [[float(text or 0) for text in row[2:]] for row in rows]
+    diverged = bool(rows) and not all(map(math.isfinite, values[-1]))
     return Trajectory(
         names,
         step=torch.tensor([int(row[0]) for row in rows], dtype=torch.int64),
         epoch=torch.tensor([int(row[1]) for row in rows], dtype=torch.int64),
         table=torch.tensor(values, dtype=dtype).reshape(len(rows), len(head) - 2),
-        stopped=Stopped.FINISHED if ended else None,
+        stopped=Stopped.DIVERGED if diverged else Stopped.FINISHED if ended else None,
     )

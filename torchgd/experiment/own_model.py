@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchgd.data import Standardization
+from torchgd.data import Standardization, offset_of
 from torchgd.gradients import partial_derivatives, require_dense
 from torchgd.models import Linear, Model, Quadratic, scalars
 
@@ -163,10 +164,15 @@ def refuse_model(name: str, model: Model, x: Tensor) -> None:
             )
 
 
-def standardization(name: str, model: Model, x: Tensor) -> Standardization:
-    """Return z of the data (x/rms for a line without a bias), if the model can map it back."""
+def standardization(name: str, model: Model, x: Tensor, y: Tensor) -> Standardization:
+    """Return z of the data (x/rms for a line without a bias), if the model can map it back.
+
+    A built-in model's bias takes up an offset of y, too.
+    """
     through_origin = isinstance(model, Linear) and model.b is None
     z = Standardization.of(x, center=not through_origin)
+    if type(model) in MODELS.values() and not through_origin:
+        z = replace(z, offset=offset_of(y))
     mapped, parameters = in_original_units(model, z), dict(model.named_parameters())
     if mapped.keys() != parameters.keys():
         raise ValueError(
@@ -177,10 +183,11 @@ def standardization(name: str, model: Model, x: Tensor) -> Standardization:
 
 
 def in_original_units(model: Model, z: Standardization) -> dict[str, float]:
-    """Return the parameters over x of a model trained over z.
+    """Return the parameters over x and y of a model trained over z and y − offset.
 
     Raises:
         ValueError: the model does not say how they map, as no plain `nn.Module` does.
     """
     convert = getattr(type(model), "in_original_units", Model.in_original_units)
-    return dict(convert(model, z.mean, z.deviation))
+    offset = {"offset": z.offset} if z.offset else {}  # which a user's model does not know
+    return dict(convert(model, z.mean, z.deviation, **offset))

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from torchgd.experiment.advice import least_squares, what_would_help, why_unstable
+from torchgd.experiment.advice import what_would_help, why_unstable
 from torchgd.experiment.agreement import agree
+from torchgd.experiment.digits import MOST as DIGITS
+from torchgd.experiment.digits import answer, known, shared, written
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.folder import read_result
 from torchgd.experiment.run import Outcome, Run
@@ -68,7 +70,7 @@ def transcript(outcome: Outcome) -> Iterator[str]:
             loss = mean_squared_error(functional_call(experiment.new_model(), there, x), y).item()
             texts = [f"{name} = {round(w.item(), 2)}" for name, w in weights.items()]
             yield f"progress: {epoch} {' '.join(texts)} loss = {round(loss, 6)}"
-    yield f"predict (after training) {_predicted(outcome)} {digits(outcome.prediction)}"
+    yield f"predict (after training) {_predicted(outcome)} {written(outcome.prediction)}"
 
 
 def _plain(batch: Tensor) -> str:
@@ -85,35 +87,26 @@ def _predicted(outcome: Outcome) -> str:
     return f"{_number(outcome.predicted_at)} {outcome.experiment.data.x_word}".strip()
 
 
-def digits(value: Tensor) -> str:
-    """Write a number with as many digits as tell it apart from every other of its type."""
-    return str(value.numpy()[()])
-
-
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Yield the table of final values: a column per update, and how far each is from the first.
 
     Where a descent leads to least squares there are its values, too, and the distance of the first
     update's from them, |value − least squares|; of the loss it is loss − minimum, which
-    `advice.what_would_help` speaks of.
+    `advice.what_would_help` speaks of. No more digits are written than are known (see `digits`).
     """
-    first, landscape = outcomes[0], least_squares(outcomes[0].experiment)
+    first, best = outcomes[0], answer(outcomes[0].experiment, outcomes[0].predicted_at)
     columns = [["", *first.parameters, "loss", f"ŷ({_predicted(first)})"]]
     for outcome in outcomes:
-        columns.append([outcome.update, *map(digits, outcome.column)])
+        counts = [*known(outcome).values()] or [DIGITS[outcome.loss.dtype]] * len(outcome.column)
+        columns.append([outcome.update, *map(written, outcome.column, counts)])
         if outcome is not first and outcome.trajectory.step[-1] == first.trajectory.step[-1]:
             a, b = first.column, outcome.column
-            columns.append(["difference", *map(digits, difference(a, b))])
+            columns.append(["difference", *map(written, difference(a, b))])
             columns.append(["ULPs", *map(str, ulps(a, b))])
-    if landscape is not None:
-        experiment, best = first.experiment, first.experiment.new_model(landscape.minimiser)
-        parameters = experiment.parameters(best)
-        loss = torch.tensor(landscape.minimum, dtype=first.loss.dtype)
-        if experiment.configuration.chunk_size is None:  # else it takes all processes
-            loss = experiment.loss(best)
-        prediction = experiment.predict(best, first.predicted_at)
-        values = torch.stack([*parameters.values(), loss, prediction])
-        columns.append(["least squares", *map(digits, values)])
+    if best is not None:
+        counts = [shared(low, high, DIGITS[best.dtype]) for low, high in best.T.tolist()]
+        values = best.mean(dim=0)
+        columns.append(["least squares", *map(written, values, counts)])
         distance = difference(first.column, values).tolist()
         columns.append(["distance", *(f"{d:.2g}" for d in distance)])
     yield from aligned([*zip(*columns, strict=True)])
@@ -126,6 +119,7 @@ def compared(outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], list[str], bo
     """
     first, *others = outcomes
     lines = [unfinished(outcomes[-1]), headline(first.experiment), *table(outcomes)]
+    lines.append(digits_left(first))
     found: dict[str, Any] = {}
     all_agree = True
     for other in others if not lines[0] else ():
@@ -153,6 +147,13 @@ def over(runs: Sequence[Run]) -> tuple[str, int] | None:
     if Stopped.CLIMBED in ends:
         return f"{directory} climbed, in {steps} steps; start a new run with a smaller --lr", 1
     return f"{directory} is finished, after {steps} steps; --epochs can be raised", 0
+
+
+def digits_left(outcome: Outcome) -> str:
+    """Say of a standardised descent that has arrived how many digits rounding leaves."""
+    counts = known(outcome)
+    said = ", ".join(f"{counts[name]} of {name}" for name in outcome.parameters if counts)
+    return f"Digits that rounding leaves: {said}." if said else ""
 
 
 def verdict(comparison: Comparison, a: Trajectory, b: Trajectory) -> str:
@@ -226,6 +227,6 @@ def first_shows(right: Trajectory, wrong: Trajectory, comparison: Comparison) ->
     k = int(differs(p, q).nonzero()[0])
     a, b = p[k], q[k]
     return (
-        f"It first shows at step {step}, in {names[k]}: {digits(a)} right, {digits(b)} wrong, "
+        f"It first shows at step {step}, in {names[k]}: {written(a)} right, {written(b)} wrong, "
         f"{difference(a, b).item():.3g} apart (ULPs: {float(ulps(a, b)):.6g})."
     )

@@ -15,6 +15,7 @@ from torch.optim.optimizer import Optimizer
 from torchgd.compiled import descend_compiled
 from torchgd.experiment.advice import climbed
 from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.digits import known
 from torchgd.experiment.events import Events
 from torchgd.experiment.experiment import Experiment, resolve
 from torchgd.experiment.files import write_json
@@ -68,6 +69,7 @@ class Outcome:
             "epochs": int(path.epoch[-1]),
             "stopped": str(path.stopped),
             "parameters": {name: value.item() for name, value in self.parameters.items()},
+            **({"digits": digits} if (digits := known(self)) else {}),
             "loss": self.loss.item(),
             "seconds": self.seconds,
         }

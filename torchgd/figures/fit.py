@@ -35,9 +35,9 @@ def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
         label = _step(run, end, many=len(runs) > 1)
         if upto is None and (left := run.excess[end].item()) < math.inf:
             label += f":\nloss − minimum = {left:.2g}"
-        prediction = landscape.predict(run.path[end], z)
+        prediction = landscape.predict(run.path[end], z) + first.experiment.offset
         axes.plot(x, prediction, label=label, gid="end", **line_of(runs, number, 2.5))
-    best = landscape.predict(landscape.minimiser, z)
+    best = landscape.predict(landscape.minimiser, z) + first.experiment.offset
     axes.plot(x, best, "--", color=RED, label="least squares", zorder=5, gid="best")
     axes.set(xlim=(x[0].item(), x[-1].item()), ylim=_heights(first, best, z))
     axes.set_xlabel(data.x_name + f"  [{data.x_unit}]" * bool(data.x_unit))
@@ -59,7 +59,8 @@ def _early(axes: Axes, run: DrawnRun, x: Tensor, z: Tensor, many: bool) -> None:
     for row in np.unique(np.geomspace(1, _fitted(run, None), 7).round()).astype(int)[:-1] - 1:
         colour = STEPS(norm(int(run.trajectory.step[row])))
         style: Style = {"color": colour, "linewidth": 1.2, "label": _step(run, row, many)}
-        axes.plot(x, run.landscape.predict(run.path[row], z), gid="early", **style)
+        prediction = run.landscape.predict(run.path[row], z) + run.experiment.offset
+        axes.plot(x, prediction, gid="early", **style)
 
 
 def _step(run: DrawnRun, row: int, many: bool) -> str:
@@ -72,7 +73,7 @@ def _heights(run: DrawnRun, best: Tensor, z: Tensor) -> tuple[float, float]:
     heights = torch.cat([run.experiment.data.y, best])
     bottom, top = heights.min().item(), heights.max().item()
     room = top - bottom or 0.5 * abs(top) or 1.0
-    start = run.landscape.predict(run.path[0], z)
+    start = run.landscape.predict(run.path[0], z) + run.experiment.offset
     near = start.clamp(bottom - room, top + room)
     low, high = torch.cat([heights, near]).aminmax()
     return low.item() - 0.05 * room, high.item() + 0.05 * room

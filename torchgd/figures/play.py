@@ -50,7 +50,7 @@ def described(run: DrawnRun, plane: list[str] | None) -> dict[str, object]:
     experiment, c = run.experiment, run.experiment.configuration
     data, names = experiment.data, run.landscape.names
     i, *rest = plane_of([run], plane) if len(names) > 1 else [0]
-    batches = experiment.batches
+    batches, offset = experiment.batches, experiment.offset
     formula = {"w2": "x²·w2", "w1": "x·w1", "w": "w·x", "b": "b"}
     unlike = [
         "the run was in float32" * (c.dtype == "float32"),
@@ -65,7 +65,7 @@ def described(run: DrawnRun, plane: list[str] | None) -> dict[str, object]:
         "x": batches.x.double().tolist(),
         "y": batches.y.double().tolist(),
         "x_label": label(data.x_name, data.x_unit, experiment.standardization is not None),
-        "y_label": label(data.y_name, data.y_unit, False),
+        "y_label": label(data.y_name, data.y_unit, False) + ", less its mean" * (offset != 0),
         "start": [c.initial[name] for name in names],
         "plane": [i, rest[0] if rest else None],
         "lr": c.lr,

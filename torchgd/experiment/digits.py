@@ -1,0 +1,99 @@
+"""Least squares in the data's own units, and how many digits of a number are known."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchgd.experiment.advice import least_squares
+from torchgd.experiment.experiment import Experiment
+from torchgd.models import DTYPES, rounded
+from torchgd.theory.exact import exact_minimum, is_exact
+from torchgd.theory.landscape import Landscape
+from torchgd.trajectory import Stopped
+
+MOST = {torch.float32: 9, torch.float64: 17}  # digits that tell any two numbers of the type apart
+SOME_EPS = 4 * torch.finfo(torch.float64).eps  # by which φ·w is rounded, and x and y before it
+
+
+def answer(experiment: Experiment, x: float) -> Tensor | None:
+    """Return least squares' parameters, loss and ŷ at x, as an interval (2, P + 2).
+
+    Of a line or a parabola, of not too many samples, both ends are the exact numbers, rounded.
+    None if no one point is known to be the lowest.
+    """
+    landscape, data, z = least_squares(experiment), experiment.data, experiment.standardization
+    if landscape is None:
+        return None
+    if not is_exact(landscape.model, data.x):
+        return _within_rounding(experiment, landscape, x)
+    given = experiment.batches if z is None else data
+    xs, ys = (t.cpu().double() for t in (given.x, given.y))
+    found = exact_minimum(landscape.model, xs, ys)
+    values = [rounded(v) for v in (*found.parameters.values(), found.loss, found.predict(x))]
+    return torch.tensor([values, values], dtype=DTYPES[experiment.configuration.dtype])
+
+
+# Floats round Φ and y by ε of themselves, and so the residual by δ = ε(Σ |φ||w| + |y|), and the
+# normal equations Φᵀr = 0 by ε|φ||r|. The minimiser moves by Φ⁺ of the one, (ΦᵀΦ)⁻¹ of the other,
+# the minimum by (r + δ)² − r². R stands for Φ, with columns of one length, as in `Landscape`.
+def _within_rounding(experiment: Experiment, landscape: Landscape, x: float) -> Tensor:
+    """Return the interval in which floats leave least squares."""
+    w, root, r = landscape.minimiser, landscape.root, landscape.minimum**0.5
+    length = root.norm(dim=0)
+    inverse = torch.linalg.pinv(root / length, rtol=0.0) / length[:, None]
+    delta = SOME_EPS * (2 * length @ w.abs() + r).item()
+    turned = (inverse @ inverse.mT).abs() @ length * SOME_EPS * r
+
+    def column(w: Tensor) -> Tensor:
+        model = experiment.new_model(w)
+        loss = torch.tensor(landscape.minimum, dtype=DTYPES[experiment.configuration.dtype])
+        parameters = experiment.parameters(model).values()
+        return torch.stack([*parameters, loss, experiment.predict(model, x)])
+
+    best = column(w)
+    moved = [column(w + d) - best for d in (inverse.norm(dim=1) * delta + turned).diag()]
+    far = torch.stack(moved).abs().sum(dim=0)
+    far[-2] = delta * (2 * r + delta)
+    far += torch.finfo(best.dtype).eps * best.abs()  # by which the column itself is rounded
+    return torch.stack([best - far, best + far])
+
+
+def shared(a: float, b: float, most: int) -> int:
+    """Return how many digits two numbers have in common, both rounded to so many."""
+    counts = range(most, 0, -1)
+    return next((n for n in counts if format(a, f".{n - 1}e") == format(b, f".{n - 1}e")), 0)
+
+
+# A descent on its way is shown where it is, with all digits. Once only rounding keeps it from least
+# squares, digits that are not those of least squares say nothing.
+def known(outcome: Any) -> dict[str, int]:
+    """Return how many digits of an outcome's column are least squares', by the rows' names.
+
+    Only of a standardised descent that has arrived: its parameters in the data's own units are
+    differences of large numbers where x is far from 0. Of another one it is empty.
+    """
+    experiment, path, column = outcome.experiment, outcome.trajectory, outcome.column
+    landscape = least_squares(experiment)
+    if landscape is None or experiment.standardization is None or path.stopped != Stopped.FINISHED:
+        return {}
+    first, last = landscape.excess(path.weights_at([0, -1]).double()).tolist()
+    found = answer(experiment, outcome.predicted_at)
+    if found is None or not last <= torch.finfo(column.dtype).eps * first:
+        return {}
+    names = [*outcome.parameters, "loss", "prediction"]
+    rows = zip(names, column.tolist(), *found.tolist(), strict=True)
+    most = MOST[column.dtype]
+    return {
+        n: min(shared(value, low, most), shared(value, high, most)) for n, value, low, high in rows
+    }
+
+
+def written(value: Tensor, count: int | None = None) -> str:
+    """Write a number with `count` digits, by default as many as tell it from all of its type.
+
+    Of a number without a known digit its size is told.
+    """
+    if count is None or count == MOST[value.dtype]:
+        return str(value.numpy()[()])
+    return format(value.item(), f"#.{count}g").rstrip(".") if count else f"≈{value.item():.0e}"
