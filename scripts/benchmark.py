@@ -34,8 +34,8 @@ from torch import Tensor
 import torchgd
 from torchgd import Batches, Linear, ManualSGD, Quadratic, affine_trajectory, compiled_trajectory
 from torchgd.experiment.command_line import Parser, refusing, run_script, say
+from torchgd.experiment.folder import environment
 from torchgd.experiment.parallel import compiled, find_device
-from torchgd.experiment.runs import environment
 from torchgd.gradients import autograd_gradient, manual_gradient, partial_derivatives
 from torchgd.proof.findings import aligned
 

@@ -25,10 +25,11 @@ import torch
 from torchgd.experiment.agreement import check_where_they_part, is_wrong
 from torchgd.experiment.command_line import Parser, refusing, run_script, say, tell
 from torchgd.experiment.configuration import Configuration, integer
-from torchgd.experiment.experiment import AUTOGRAD, MANUAL, Experiment, resolve
+from torchgd.experiment.experiment import AUTOGRAD, MANUAL, Experiment
 from torchgd.experiment.folder import read_run, runs_in
 from torchgd.experiment.own_model import MODELS, find_optimizer
 from torchgd.experiment.report import first_shows, headline, side_by_side
+from torchgd.experiment.resolve import resolve
 from torchgd.experiment.run import Run
 from torchgd.experiment.runs import new_runs
 from torchgd.experiment.sources import NAMES

@@ -34,6 +34,7 @@ from torchgd.experiment.configuration import add_flags, finite, number, product
 from torchgd.experiment.events import Events
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import write_json
+from torchgd.experiment.folder import environment_changes
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.parallel import (
     RankError,
@@ -44,7 +45,7 @@ from torchgd.experiment.parallel import (
 )
 from torchgd.experiment.report import compared, over, transcript, who_was_unstable
 from torchgd.experiment.run import Outcome, Run, Watch
-from torchgd.experiment.runs import environment_changes, how_to_go_on, new_runs, resumed_runs
+from torchgd.experiment.runs import how_to_go_on, new_runs, resumed_runs
 from torchgd.trajectory import Stopped, Trajectory
 
 

@@ -81,7 +81,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 def named_device(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The same, that a script's --device takes too."""
     if device == pretend.NAME:  # which no script knows
-        monkeypatch.setattr("torchgd.experiment.experiment.find_device", pretend.find_device)
+        monkeypatch.setattr("torchgd.experiment.resolve.find_device", pretend.find_device)
     return device
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from torchgd.experiment import runs
+from torchgd.experiment import folder
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.files import read_json, write_json
 from torchgd.experiment.run import outcome_of
@@ -53,7 +53,7 @@ def environment(device: str = "cpu") -> str:
     """What decides the bits of a sum: torch, the instructions that it takes, and its threads."""
     version = torch.__version__.partition("+")[0]
     if device.startswith("cuda"):
-        return f"torch {version}, {runs.environment(device)['device_name']}"
+        return f"torch {version}, {folder.environment(device)['device_name']}"
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     return f"torch {version}, {platform.machine()}, {capability}, threads: {threads}"
 

@@ -25,7 +25,7 @@ from device_findings import DEVICE, Finding, Findings
 from helpers import ENVIRONMENT, ROOT
 
 from torchgd.experiment.files import write_json
-from torchgd.experiment.runs import environment
+from torchgd.experiment.folder import environment
 
 BEGAN, LIMIT = time.monotonic(), 480.0
 # What the pretended device cannot show, beside the sections that are left out there.

@@ -38,7 +38,7 @@ F64 = torch.float64
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     if pretend.CUDA:
         pytest.skip(BESIDE_CUDA)
-    monkeypatch.setattr("torchgd.experiment.experiment.find_device", pretend.find_device)
+    monkeypatch.setattr("torchgd.experiment.resolve.find_device", pretend.find_device)
     yield HOST
     may_wait(NAME, True)
 

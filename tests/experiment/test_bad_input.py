@@ -13,7 +13,7 @@ from helpers import EXPONENTIAL, ROOT, Shell
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgd.experiment import experiment
+from torchgd.experiment import experiment, resolve
 
 TABLE = (ROOT / "tests" / "data" / "bad_input.txt").read_text(encoding="utf-8")
 ROWS = [line for line in TABLE.splitlines() if line and not line.startswith("#")]
@@ -235,7 +235,8 @@ def test_any_command_line_runs_or_is_refused_in_one_line(
     last = ["--epochs", "2", "--no-figures", "--log-dir", str(runs), "--name", "any"]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
-        patch.setattr(experiment, "compiled", lambda gradient, x: gradient)
+        for module in (experiment, resolve):
+            patch.setattr(module, "compiled", lambda gradient, x: gradient)
         try:
             status = train.main([*words, *last])
         except SystemExit as end:

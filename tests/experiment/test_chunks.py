@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchgd import Linear, Quadratic, autograd_gradient, manual_gradient
-from torchgd.experiment import experiment, sources
+from torchgd.experiment import resolve, sources
 from torchgd.experiment.command_line import Stop
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.files import read_json
@@ -160,7 +160,7 @@ def mapped(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of 5,000 points that is large enough to stay on the disk, and 700 a chunk."""
     points = synthetic(5000, 1, curved=False)
     np.save("mine.npy", torch.stack([points.x, points.y], dim=1).numpy())
-    for module in (sources, experiment):
+    for module in (sources, resolve):
         monkeypatch.setattr(module, "LARGE", 100)
     monkeypatch.setitem(CHUNK, "cpu", 700)
     return Path("mine.npy")
@@ -173,7 +173,7 @@ def test_a_large_file_is_trained_on_where_it_is(
     assert "All 18 steps are identical, bit for bit" in shell.out
     assert read_json(Path("runs/mapped/manual/config.json"))["chunk_size"] == 700
     assert shell("--resume", "runs/mapped", "--epochs", "4") == 0
-    for module in (sources, experiment):
+    for module in (sources, resolve):
         monkeypatch.setattr(module, "LARGE", 2**30)
     assert shell(*ON_DISK, "--epochs", "4", "--name", "held") == 0
     a, b = (read_run(Path("runs", name, "manual"))[1] for name in ("held", "mapped"))

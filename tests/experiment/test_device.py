@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchgd import Linear, Model
-from torchgd.experiment import experiment, parallel, runs
+from torchgd.experiment import folder, parallel
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import resolve
 from torchgd.experiment.parallel import FEW, RankError, find_device, kept, process_group
+from torchgd.experiment.resolve import resolve
 from torchgd.experiment.sources import chunk_rows
 
 Machine = Callable[..., list[int]]
@@ -61,7 +61,7 @@ def test_the_samples_are_those_of_a_step(
         return torch.device("cpu")
 
     asked: list[tuple[str, int]] = []
-    monkeypatch.setattr(experiment, "find_device", find)
+    monkeypatch.setattr("torchgd.experiment.resolve.find_device", find)
     resolve([Configuration(model="quadratic", batch_size=size)])
     assert asked == [("auto", samples)]
 
@@ -114,11 +114,11 @@ def test_a_run_on_another_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """And one under another CUDA."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    began = {"device": "cuda", **runs.environment("cuda")}
+    began = {"device": "cuda", **folder.environment("cuda")}
     assert began["device_name"] == "NVIDIA H200, CUDA 13.0"
-    assert list(runs.environment_changes(began)) == []
+    assert list(folder.environment_changes(began)) == []
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    (said,) = runs.environment_changes(began)
+    (said,) = folder.environment_changes(began)
     assert said == (
         "device_name NVIDIA H200, CUDA 12.8, and the run began with NVIDIA H200, CUDA 13.0: "
         "bits may differ from then on"

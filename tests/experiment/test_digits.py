@@ -11,8 +11,9 @@ import torch
 from torchgd.data import offset_of
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.digits import answer, known, shared, written
-from torchgd.experiment.experiment import Experiment, resolve
+from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.report import digits_left, table
+from torchgd.experiment.resolve import resolve
 from torchgd.experiment.run import Outcome, Run
 from torchgd.models import Linear, Quadratic
 from torchgd.theory import exact

@@ -40,9 +40,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchgd import Batches, Linear, Quadratic, Trajectory, manual_gradient, train
 from torchgd.experiment.configuration import DEFAULT_UPDATES, Configuration
-from torchgd.experiment.experiment import resolve
 from torchgd.experiment.files import read_json
 from torchgd.experiment.parallel import in_chunks, process_group, share
+from torchgd.experiment.resolve import resolve
 from torchgd.experiment.run import NOBODY, Run, Watch
 from torchgd.experiment.sources import load
 

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import resolve
-from torchgd.experiment.run import Outcome, identity, outcome_of
+from torchgd.experiment.experiment import identity
+from torchgd.experiment.resolve import resolve
+from torchgd.experiment.run import Outcome, outcome_of
 from torchgd.experiment.runs import new_runs, resumed_runs
 from torchgd.experiment.state import DIGEST, State
 

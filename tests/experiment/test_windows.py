@@ -53,10 +53,10 @@ def test_a_model_behind_backslashes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 LARGE = """
 import train
-from torchgd.experiment import experiment, sources
+from torchgd.experiment import resolve, sources
 
 def main(words):
-    experiment.LARGE = sources.LARGE = 100
+    resolve.LARGE = sources.LARGE = 100
     return train.main(words)
 """
 

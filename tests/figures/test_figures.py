@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import Experiment, resolve
+from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.resolve import resolve
 from torchgd.experiment.run import outcome_of
 from torchgd.figures import animate, draw
 from torchgd.figures.curves import curves, rates

@@ -15,8 +15,9 @@ from helpers import EXPONENTIAL, ROOT, Shell, events, same_bits, same_trajectory
 
 from torchgd import ManualSGD, manual_gradient
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import AUTOGRAD, MANUAL, resolve
+from torchgd.experiment.experiment import AUTOGRAD, MANUAL
 from torchgd.experiment.folder import read_run
+from torchgd.experiment.resolve import resolve
 from torchgd.experiment.run import outcome_of
 from torchgd.proof.compare import which_half_differs
 from torchgd.proof.mistakes import MISTAKES, TwoRoundings

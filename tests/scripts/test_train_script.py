@@ -38,11 +38,11 @@ from torchgd import train as descend
 from torchgd.experiment.command_line import Stop
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.events import Events
-from torchgd.experiment.experiment import resolve
 from torchgd.experiment.files import read_json
 from torchgd.experiment.folder import read_run
 from torchgd.experiment.parallel import in_chunks
 from torchgd.experiment.report import verdict
+from torchgd.experiment.resolve import resolve
 from torchgd.experiment.run import outcome_of
 from torchgd.experiment.sources import load
 from torchgd.experiment.state import State
@@ -719,7 +719,8 @@ def test_compiled_gradients_need_not_agree_to_the_bit(
     def compiled(gradient: GradientSource, _: Any) -> GradientSource:
         return in_chunks(gradient, 2) if gradient is manual_gradient else gradient
 
-    monkeypatch.setattr("torchgd.experiment.experiment.compiled", compiled)
+    for module in ("experiment", "resolve"):
+        monkeypatch.setattr(f"torchgd.experiment.{module}.compiled", compiled)
     flags = "--model quadratic --data co2 --standardize --batch-size full".split()
     assert shell(*flags, "--compile") == 0
     assert "The updates part at step " in shell.out
@@ -820,7 +821,8 @@ def test_a_long_run_says_how_long_it_takes(
     """And without a terminal, a line a minute; here all minutes are 0 s, and each run long."""
     for name in ("SOON", "OFTEN", "LONG"):
         monkeypatch.setattr(f"torchgd.experiment.command_line.{name}", -1.0)
-    monkeypatch.setattr("torchgd.experiment.experiment.compiled", lambda gradient, x: gradient)
+    for module in ("experiment", "resolve"):
+        monkeypatch.setattr(f"torchgd.experiment.{module}.compiled", lambda gradient, x: gradient)
     words = [*flags.split(), "--update", "manual", "--epochs", "3", "--checkpoint-every", "1steps"]
     assert shell(*words, "--name", "a") == 0
     first, *lines, last = shell.err.splitlines()

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from torchgd.compiled import numba_is_there, why_not_compiled
 from torchgd.data import Batches
-from torchgd.experiment.experiment import Experiment, automatic_rate
+from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.own_model import standardization
 from torchgd.experiment.parallel import processes
+from torchgd.experiment.resolve import automatic_rate
 from torchgd.theory.affine import affine_trajectory
 from torchgd.theory.landscape import Landscape
 from torchgd.trajectory import Stopped, Trajectory

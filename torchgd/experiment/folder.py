@@ -4,19 +4,78 @@ import csv
 import io
 import math
 import os
-from dataclasses import replace
+import platform
+import reprlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from torchgd.experiment.files import read_file, read_json, replacing
+from torchgd.experiment.experiment import Experiment
+from torchgd.experiment.files import printable, read_file, read_json, replacing
+from torchgd.experiment.parallel import processes
 from torchgd.models import DTYPES
 from torchgd.trajectory import Stopped, Trajectory
+from torchgd.version import __version__
 
 TABLE = "trajectory.csv"
 # As many significant digits as tell any two numbers of the type apart.
 DIGITS = {torch.float32: ".9g", torch.float64: ".17g"}
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Return what beside the configuration may decide the bits of a run on this device."""
+    name = platform.machine()
+    if device.startswith("cuda"):
+        name = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    return {
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "processes": processes(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "torchgd": __version__,
+    }
+
+
+def config_json(experiment: Experiment, order: int) -> dict[str, Any]:
+    """Return what config.json holds: everything needed to run it again, in the command's order."""
+    z = experiment.standardization
+    return {
+        **experiment.identity,
+        "order": order,
+        "samples": len(experiment.data.x),
+        "steps": experiment.steps,
+        "standardization": z and asdict(z),
+        **{n: getattr(experiment.data, n) for n in ("x_name", "x_unit", "y_name", "y_unit")},
+        "working_directory": str(experiment.folder.resolve()) if experiment.reads_files else None,
+        **environment(experiment.configuration.device),
+    }
+
+
+def where_it_began(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return what config.json says of the environment; refuse what cannot be of one."""
+    here = {**environment(), "working_directory": None}
+    for name, now in here.items():
+        kinds = [type(now)] if now is not None else [str, type(None)]
+        if type(config.get(name)) not in kinds:
+            raise ValueError(
+                f"{path}: config.json is damaged: {name} {reprlib.repr(config.get(name))} is of no "
+                "environment; mend it, or run it again"
+            )
+    return {name: config[name] for name in here}
+
+
+def environment_changes(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in what the environment differs from the one in which this run's config.json began."""
+    for name, now in environment(config["device"]).items():
+        if (was := config.get(name)) != now:
+            was = printable(f"{was}")
+            yield f"{name} {now}, and the run began with {was}: bits may differ from then on"
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -94,9 +94,8 @@ def refuse_no_compiler(compiled_step: Callable[[], object]) -> None:
         way_out = "install a C++ compiler, for CUDA Triton, or do without"
         if isinstance(error, UnicodeError):  # torch reads its own files in the locale's encoding
             way_out = "set PYTHONUTF8=1, or do without"
-        raise ValueError(
-            f"compile: torch.compile fails on this machine ({reason}); {way_out}"
-        ) from error
+        said = f"compile: torch.compile fails on this machine ({reason})"
+        raise ValueError(f"{said}; {way_out}") from error
 
 
 # A batch of N rows is cut into the ranks' shares, and these into chunks, so that each row lies in
@@ -199,10 +198,8 @@ def process_group(timeout: float | None = None) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
         reason = str(error).partition("\n")[0]
-        raise RankError(
-            f"rank {torchrun('RANK', 0)} cannot meet the others at {where} ({reason}); take a free "
-            "port, and start all of them"
-        ) from None
+        said = f"rank {torchrun('RANK', 0)} cannot meet the others at {where} ({reason})"
+        raise RankError(f"{said}; take a free port, and start all of them") from None
     try:
         yield
     finally:
@@ -216,19 +213,15 @@ def which_rank() -> str:
 
 def share(count: int) -> tuple[int, int]:
     """Return where this rank's part of so many rows begins and ends: ⌊rn/K⌋, ⌊(r + 1)n/K⌋."""
-    if not dist.is_initialized():
-        return 0, count
-    rank, size = dist.get_rank(), dist.get_world_size()
+    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     return count * rank // size, count * (rank + 1) // size
 
 
 def add_over_ranks(sums: Tensor) -> Tensor:
     """Return the sum over all processes, the same bits on each."""
     if dist.is_initialized():
-        try:
+        with _missed():
             dist.all_reduce(sums)
-        except RuntimeError as error:
-            raise _gone(error) from error
     return sums
 
 
@@ -247,19 +240,20 @@ def refuse_unlike_ranks(runs: Sequence[Mapping[str, object]]) -> None:
     for number, run in enumerate(runs):
         mine |= {f"{name} of run {number}": repr(value) for name, value in run.items()}
     found: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
-    try:
+    with _missed():
         dist.all_gather_object(found, mine)
-    except RuntimeError as error:
-        raise _gone(error) from error
     for rank, theirs in enumerate(found):
         for name in {**found[0], **theirs}:
-            a, b = found[0].get(name), theirs.get(name)
-            if a != b:
-                raise ValueError(
-                    f"{name} is {b} for rank {rank}, and {a} for rank 0: give all the same"
-                )
+            if (a := found[0].get(name)) != (b := theirs.get(name)):
+                said = f"{name} is {b} for rank {rank}, and {a} for rank 0"
+                raise ValueError(f"{said}: give all the same")
 
 
-def _gone(error: RuntimeError) -> RankError:
-    reason = str(error).partition("\n")[0].partition(". ")[0]
-    return RankError(f"another process is gone, or stands still ({reason})")
+@contextmanager
+def _missed() -> Iterator[None]:
+    """Say of an error between processes that another one is missing."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise RankError(f"another process is gone, or stands still ({reason})") from error

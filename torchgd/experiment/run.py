@@ -17,22 +17,16 @@ from torchgd.experiment.advice import climbed
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.digits import known
 from torchgd.experiment.events import Events
-from torchgd.experiment.experiment import Experiment, resolve
+from torchgd.experiment.experiment import Experiment, identity
 from torchgd.experiment.files import write_json
 from torchgd.experiment.folder import TABLE, read_config, tags, write_trajectory
 from torchgd.experiment.parallel import processes
+from torchgd.experiment.resolve import resolve
 from torchgd.experiment.state import STATE, State
 from torchgd.models import Model
 from torchgd.theory.affine import affine_trajectory
 from torchgd.training import descend
 from torchgd.trajectory import Recorder, Stopped, Trajectory
-
-MAY_CHANGE = ("epochs", "model", "data")  # the files may have moved, but their hashes must not
-
-
-def identity(experiment: Experiment) -> dict[str, Any]:
-    """Return all that decides the bits of a run's steps."""
-    return {name: value for name, value in experiment.identity.items() if name not in MAY_CHANGE}
 
 
 @dataclass(frozen=True)

@@ -1,62 +1,29 @@
 """Which runs a command is of: new ones, in a directory of their own, or those to go on with."""
 
 import os
-import platform
 import reprlib
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import Experiment, from_config, resolve
-from torchgd.experiment.files import locked, new_directory, printable
-from torchgd.experiment.folder import read_config
+from torchgd.experiment.experiment import MAY_CHANGE, Experiment, identity
+from torchgd.experiment.files import locked, new_directory
+from torchgd.experiment.folder import config_json, read_config, where_it_began
 from torchgd.experiment.own_model import MODELS
-from torchgd.experiment.parallel import is_first, processes, refuse_unlike_ranks
-from torchgd.experiment.run import MAY_CHANGE, Run, identity
+from torchgd.experiment.parallel import is_first, refuse_unlike_ranks
+from torchgd.experiment.resolve import from_config, resolve
+from torchgd.experiment.run import Run
 from torchgd.experiment.state import STATE, WAY_OUT, State
 from torchgd.trajectory import recorded_steps
-from torchgd.version import __version__
 
 GO_ON = ("manual", "autograd", "compiled")  # from any step; the other updates begin again
-
-
-def environment(device: str = "cpu") -> dict[str, Any]:
-    """Return what beside the configuration may decide the bits of a run on this device."""
-    name = platform.machine()
-    if device.startswith("cuda"):
-        name = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
-    return {
-        "device_name": name,
-        "threads": torch.get_num_threads(),
-        "processes": processes(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "torchgd": __version__,
-    }
-
-
-def config_json(experiment: Experiment, order: int) -> dict[str, Any]:
-    """Return what config.json holds: everything needed to run it again, in the command's order."""
-    z = experiment.standardization
-    return {
-        **experiment.identity,
-        "order": order,
-        "samples": len(experiment.data.x),
-        "steps": experiment.steps,
-        "standardization": z and asdict(z),
-        **{n: getattr(experiment.data, n) for n in ("x_name", "x_unit", "y_name", "y_unit")},
-        "working_directory": str(experiment.folder.resolve()) if experiment.reads_files else None,
-        **environment(experiment.configuration.device),
-    }
 
 
 @contextmanager
@@ -159,7 +126,7 @@ def _resumed(
         _refuse_other_files(experiment, configs[path], path)
         state = _state(experiment, path)
         _refuse_epochs(was.epochs, experiment, state, path)
-        began = _where_it_began(configs[path], path)
+        began = where_it_began(configs[path], path)
         config = {**config_json(experiment, _order(configs[path])), **began}
         runs.append(Run(experiment, path, config, state))
     return runs
@@ -255,27 +222,6 @@ def _refuse_what_is_of_a_new_run(asked: Mapping[str, Any]) -> None:
                 f"{flag}: the run has its own; --resume takes --epochs, which may be more, --model "
                 "and --data, which may have moved, and what decides nothing"
             )
-
-
-def _where_it_began(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return what config.json says of the environment; refuse what cannot be of one."""
-    here = {**environment(), "working_directory": None}
-    for name, now in here.items():
-        kinds = [type(now)] if now is not None else [str, type(None)]
-        if type(config.get(name)) not in kinds:
-            raise ValueError(
-                f"{path}: config.json is damaged: {name} {reprlib.repr(config.get(name))} is of no "
-                "environment; mend it, or run it again"
-            )
-    return {name: config[name] for name in here}
-
-
-def environment_changes(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield in what the environment differs from the one in which this run's config.json began."""
-    for name, now in environment(config["device"]).items():
-        if (was := config.get(name)) != now:
-            was = printable(f"{was}")
-            yield f"{name} {now}, and the run began with {was}: bits may differ from then on"
 
 
 def how_to_go_on(runs: Sequence[Run]) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchgd.experiment.experiment import Experiment, from_config, resolve
+from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.folder import read_result, read_run, runs_in
+from torchgd.experiment.resolve import from_config, resolve
 from torchgd.loss import mean_squared_error
 from torchgd.models import Linear, Quadratic
 from torchgd.proof.mistakes import MISTAKES
