@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train_together(parser: Parser, arguments: argparse.Namespace) -> int:
     """Carry out what the command line asks for, with the other processes, if there are any."""
-    errors = (ValueError, OSError, ImportError, RankError)
+    errors = (ValueError, OSError, ModuleNotFoundError, RankError)
     with refusing(parser, *errors), make_runs(arguments) as runs, mending(parser, runs):
         return carry_out_all(runs, arguments)
     raise AssertionError("refusing never goes on")

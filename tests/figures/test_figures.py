@@ -322,6 +322,7 @@ def test_the_learning_rates_of_the_lesson() -> None:
     assert low == 0 < ends[-1] < high
     said = ["stable up to\nα = 0.204018", "stable again from α = 0.476538\nto 0.519014"]
     assert labels(figure, "stable")[-2:] == said
+    assert labels(figure, "contraction") == ["|ρ|, least at\nα = 0.0555556"]  # 1/18
     assert labels(figure, "this run")[1] == "this run,\nα = 0.01"
     x, y = artists(figure, "own")[0].get_data()
     assert (x, y) == ([0.01], [pytest.approx(0.98 * 0.92 * 0.82)])

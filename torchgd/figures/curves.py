@@ -12,7 +12,7 @@ from torchgd.figures.runs import DrawnRun, Runs, path_of, title_of
 from torchgd.figures.style import BLACK, COLOURS, GREEN, GREY, HIGHEST, Style, line_of
 from torchgd.proof.compare import ulps
 from torchgd.theory.affine import affine_trajectory
-from torchgd.theory.rates import Rates
+from torchgd.theory.rates import Rates, in_digits
 from torchgd.trajectory import UNSTABLE
 
 DASHES = ("-", "--", ":", "-.")
@@ -131,7 +131,8 @@ def rates(figure: Figure, runs: Runs, known: Rates) -> None:
         _after_panel(panels[0], run, sweep)
     lower = panels[-1]
     rhos = [landscape.contraction(lr, **options) for lr in sweep]
-    lower.plot(sweep, rhos, gid="contraction")
+    least = f"|ρ|, least at\nα = {in_digits(known.best)}" if known.best else "|ρ|"
+    lower.plot(sweep, rhos, label=least, gid="contraction")
     lower.axhline(1, color=GREY, linewidth=1)
     lower.plot(own, landscape.contraction(own, **options), "o", color=BLACK, gid="own",
                label=f"its |ρ| at α = {own:.6g}")  # fmt: skip
