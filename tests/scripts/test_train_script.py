@@ -654,6 +654,7 @@ def test_a_disk_that_fails_is_one_line_and_keeps_what_was_written(
         steps.extend(step for step, _ in rows)
 
     monkeypatch.setattr(Events, "record", full)
+    monkeypatch.setattr("torchgd.trajectory.time.monotonic", lambda: 0.0)  # no block is too old
     assert shell("--epochs", "600", "--checkpoint-every", "1000steps") == 2
     assert shell.err == (
         "train.py: events.out.tfevents.1: No space left on device; mend that and go on with "
