@@ -70,7 +70,7 @@ def test_a_compiled_run_goes_on_to_the_same_files(
 ) -> None:
     """600 steps in blocks of 40; asked after each whether to stop."""
     pytest.importorskip("numba")
-    words = [*SHUFFLED, "--batch-size", "1", "--update", "compiled", *more]
+    words = [*SHUFFLED, *"--batch-size 1 --update compiled --device cpu".split(), *more]
     shell.goes_on(after, *words, every=("--checkpoint-every", "40steps"))
 
 

@@ -220,7 +220,7 @@ def test_each_state_is_all_of_the_way_so_far(
     """Its path is exactly that of so many steps, and its weights are where it ends."""
     if update == "compiled":
         pytest.importorskip("numba")
-    asked = Configuration(epochs=5, momentum=0.5, update=update)
+    asked = Configuration(epochs=5, momentum=0.5, update=update, device="cpu")
     whole = carry_out(new_runs([asked], tmp_path, None), steps=4).trajectory
     assert [state.step for state in kept] == [4, 8, 12, 15]
     for state in kept:

@@ -657,6 +657,7 @@ def test_a_disk_that_fails_is_one_line_and_keeps_what_was_written(
         steps.extend(step for step, _ in rows)
 
     monkeypatch.setattr(Events, "record", full)
+    monkeypatch.setattr("torchgd.trajectory.time.monotonic", lambda: 0.0)  # no block is too old
     assert shell("--epochs", "600", "--checkpoint-every", "1000steps") == 2
     assert shell.err == (
         "train.py: events.out.tfevents.1: No space left on device; mend that and go on with "
@@ -687,7 +688,7 @@ def test_the_affine_update(shell: Shell) -> None:
 def test_compiled_gradients_are_summed_in_another_order(shell: Shell) -> None:
     """A gradient of 300 terms below 10⁴ is off by 300 ulps of that, and 9 steps by 9·α of it."""
     flags = "--model quadratic --data co2 --standardize --lr 0.05 --batch-size 300 --epochs 3"
-    assert shell(*flags.split(), "--compile") == 0
+    assert shell(*flags.split(), "--compile", "--device", "cpu") == 0
     assert re.search(r"steps are identical|the weights differ by \S+ \(\d+ ULPs\)", shell.out)
     config, compiled = read_run(shell.run / "manual")
     assert config["compile"]
@@ -735,7 +736,7 @@ def test_compiled_gradients_need_not_agree_to_the_bit(
 ])  # fmt: skip
 def test_the_compiled_update_has_the_same_bits(shell: Shell, flags: str) -> None:
     pytest.importorskip("numba")
-    shell(*flags.split(), *"--name a --update manual compiled".split())
+    shell(*flags.split(), *"--name a --update manual compiled --device cpu".split())
     assert "identical, bit for bit: weights, gradients and loss." in shell.out
     rows = [Path("runs/a", u, "trajectory.csv").read_bytes() for u in ("manual", "compiled")]
     assert rows[0] == rows[1]
@@ -754,7 +755,8 @@ def test_what_the_compiled_update_cannot_take(
     if not flags:
         machine_code.cache_clear()
         monkeypatch.setitem(sys.modules, "numba", None)
-    assert shell("--update", "manual", "compiled", *flags.split()) == 2
+    words = "--update manual compiled --device cpu".split()
+    assert shell(*words, *flags.split()) == 2
     assert shell.err.startswith(f"train.py: {message}")
     assert not Path("runs").exists()
     machine_code.cache_clear()
@@ -823,8 +825,8 @@ def test_a_long_run_says_how_long_it_takes(
         monkeypatch.setattr(f"torchgd.experiment.command_line.{name}", -1.0)
     for module in ("experiment", "resolve"):
         monkeypatch.setattr(f"torchgd.experiment.{module}.compiled", lambda gradient, x: gradient)
-    words = [*flags.split(), "--update", "manual", "--epochs", "3", "--checkpoint-every", "1steps"]
-    assert shell(*words, "--name", "a") == 0
+    words = "--update manual --epochs 3 --checkpoint-every 1steps --name a --device cpu".split()
+    assert shell(*flags.split(), *words) == 0
     first, *lines, last = shell.err.splitlines()
     unit, count = ("row", 1200) if "chunk" in flags else ("step", shell.result()["steps"])
     assert re.fullmatch(rf"manual: {count} {unit}s take about \d+ s{re.escape(faster)}", first)
