@@ -11,6 +11,7 @@ from torchgd.data import Batches
 from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import Linear, Model, Quadratic
 from torchgd.optim import ManualSGD
+from torchgd.proof.backward import check_backward
 from torchgd.proof.compare import compare
 from torchgd.proof.optimizers import check_optimizer
 from torchgd.proof.oracles import check_gradient
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "affine_trajectory",
     "autograd_gradient",
+    "check_backward",
     "check_gradient",
     "check_optimizer",
     "compare",
