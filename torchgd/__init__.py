@@ -15,6 +15,7 @@ from torchgd.proof.backward import check_backward
 from torchgd.proof.compare import compare
 from torchgd.proof.optimizers import check_optimizer
 from torchgd.proof.oracles import check_gradient
+from torchgd.proof.planted import planted, survivors
 from torchgd.theory.affine import affine_trajectory
 from torchgd.training import descend, train
 from torchgd.trajectory import Trajectory
@@ -37,5 +38,7 @@ __all__ = [
     "compiled_trajectory",
     "descend",
     "manual_gradient",
+    "planted",
+    "survivors",
     "train",
 ]

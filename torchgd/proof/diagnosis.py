@@ -109,7 +109,8 @@ def _of_saved(trial: Trial, k: int, true: Tensor) -> Iterator[str]:
         number = itertools.count()
 
         def pack(t: Tensor, which: int = which, other: Tensor = other) -> Tensor:
-            return other if next(number) == which and t.shape == other.shape else t  # noqa: B023
+            alike = (t.shape, t.dtype) == (other.shape, other.dtype)
+            return other if alike and next(number) == which else t  # noqa: B023
 
         with saved_tensors_hooks(pack, lambda t: t):
             found = trial.passes.gradients(trial.values, trial.cotangents)[k]

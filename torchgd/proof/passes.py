@@ -161,19 +161,24 @@ def own_forward(function: object) -> list[Callable[..., Any]]:
     return [forward] if owner else []
 
 
-def ready(function: Any, inputs: Sequence[Any]) -> Passes:
-    """Return a function's passes, if its backward pass can be asked about.
-
-    Raises:
-        TypeError: it cannot be called, or is an autograd.Function and not its apply.
-        ValueError: no input is of floating-point numbers, or one is not finite; or in float64 the
-            function fails at the inputs, or returns no such number, or another at each call.
-    """
+def require_function(function: Any) -> None:
+    """Raise TypeError for what cannot be called, or for a class, such as a Function itself."""
     if isinstance(function, type):
         called = ".apply" if issubclass(function, Function) else "(…), an object of it"
         raise TypeError(f"the function is a class: give {function.__name__}{called}")
     if not callable(function):
         raise TypeError(f"the function is {function!r}: give a callable, such as Function.apply")
+
+
+def ready(function: Any, inputs: Sequence[Any]) -> Passes:
+    """Return a function's passes, if its backward pass can be asked about.
+
+    Raises:
+        TypeError: see `require_function`.
+        ValueError: no input is of floating-point numbers, or one is not finite; or in float64 the
+            function fails at the inputs, or returns no such number, or another at each call.
+    """
+    require_function(function)
     passes = Passes(function, inputs)
     if not passes.given:
         raise ValueError("no input is a tensor of floating-point numbers: give at least one")
