@@ -1,7 +1,8 @@
 """Train manual against autograd over models, batch sizes, dtypes, SGD's options and devices.
 
 Given two runs, compare these instead; with --mistake, a classic error and the right update; with
---optimizer, an optimizer of your own and torch.optim.SGD.
+--optimizer, an optimizer of your own and torch.optim.SGD; with --backward, a backward pass of your
+own and what every right one is.
 """
 
 if __name__ == "__main__":
@@ -27,17 +28,19 @@ from torchgd.experiment.command_line import Parser, refusing, run_script, say, t
 from torchgd.experiment.configuration import Configuration, integer
 from torchgd.experiment.experiment import AUTOGRAD, MANUAL, Experiment
 from torchgd.experiment.folder import read_run, runs_in
-from torchgd.experiment.own_model import MODELS, find_optimizer
+from torchgd.experiment.own_model import MODELS, find_backward, find_optimizer
 from torchgd.experiment.report import first_shows, headline, side_by_side
 from torchgd.experiment.resolve import resolve
 from torchgd.experiment.run import Run
 from torchgd.experiment.runs import new_runs
 from torchgd.experiment.sources import NAMES
 from torchgd.models import DTYPES
+from torchgd.proof.backward import check_backward
 from torchgd.proof.compare import Comparison, compare, which_half_differs
 from torchgd.proof.findings import GradientCheck, aligned
 from torchgd.proof.mistakes import MISTAKES
-from torchgd.proof.optimizers import OPTION_SETS, check_optimizer, in_words
+from torchgd.proof.optimizers import OPTION_SETS, OptimizerCheck, check_optimizer, in_words
+from torchgd.proof.verdicts import BackwardCheck
 from torchgd.training import Update, train
 from torchgd.trajectory import UNSTABLE, Trajectory
 
@@ -64,6 +67,8 @@ def make_parser() -> Parser:
         "for TensorBoard and plot.py")  # fmt: skip
     add("--optimizer", metavar="O", help="FILE.py:CLASS, which claims to be SGD: hold it against "
         "torch.optim.SGD in all its options")  # fmt: skip
+    add("--backward", metavar="B", help="FILE.py:NAME, a function, autograd.Function or module: is "
+        "its backward pass right? inputs() in the file returns what it takes")  # fmt: skip
     return parser
 
 
@@ -167,26 +172,39 @@ def show_mistake(name: str, asked: Configuration, log_dir: Path | None) -> None:
     say(first_shows(right, wrong, compare(right, wrong)))
 
 
+def check_own(optimizer: str | None, backward: str | None) -> OptimizerCheck | BackwardCheck:
+    """Check the optimizer of FILE.py:CLASS, or else the backward pass of FILE.py:NAME."""
+    if optimizer:
+        return check_optimizer(find_optimizer(optimizer))
+    assert backward is not None
+    function, inputs = find_backward(backward)
+    return check_backward(function, *inputs)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     runs, mistake = [r for path in arguments.runs for r in runs_in(path)], arguments.mistake
-    asked = arguments.model, arguments.data, mistake, arguments.optimizer
+    asked = arguments.model, arguments.data, mistake
+    own = arguments.optimizer or arguments.backward
     for path in arguments.runs:
         if not path.is_dir():
             parser.error(f"{path} is no directory of a run; give runs/NAME, or runs/NAME/manual")
-    if runs and any(asked):
-        parser.error("two runs go without --model, --data, --mistake and --optimizer")
+    if runs and (any(asked) or own):
+        parser.error("two runs go without --model, --data, --mistake, --optimizer and --backward")
     if runs and len(runs) != 2:
         parser.error(f"{len(runs)} runs: give two; runs/NAME stands for the updates in it")
-    if arguments.optimizer and any(asked[:3]):
-        parser.error("--optimizer goes without --model, --data and --mistake")
+    for name in ("optimizer", "backward"):
+        if getattr(arguments, name) and any(asked):
+            parser.error(f"--{name} goes without --model, --data and --mistake")
+    if arguments.optimizer and arguments.backward:
+        parser.error("--optimizer goes without --backward: ask about one after the other")
     if arguments.log_dir and not mistake:
         parser.error("--log-dir goes with --mistake: nothing else leaves runs")
     with refusing(parser, ValueError, OSError):
-        if arguments.optimizer:
-            check = check_optimizer(find_optimizer(arguments.optimizer))
+        if own:
+            check = check_own(arguments.optimizer, arguments.backward)
             say(str(check))
             return int(not check)
         if runs:
@@ -195,8 +213,8 @@ def main(argv: list[str] | None = None) -> int:
             labels = [[p if p == q else f"{p}|{q}" for p, q in both]]
             comparison = compare(a, b)
             verdict = "identical" if comparison.identical else "differ"
-            own = config_a["model"] == config_b["model"] not in MODELS
-            if own and not comparison.identical:
+            owned = config_a["model"] == config_b["model"] not in MODELS
+            if owned and not comparison.identical:
                 verdict = f"differ; compare.py --model {config_a['model']} says why"
             return int(not print_table(labels, [(a, b, comparison, verdict)], arguments.max_ulp))
         if mistake:

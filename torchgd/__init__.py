@@ -11,9 +11,11 @@ from torchgd.data import Batches
 from torchgd.gradients import autograd_gradient, manual_gradient
 from torchgd.models import Linear, Model, Quadratic
 from torchgd.optim import ManualSGD
+from torchgd.proof.backward import check_backward
 from torchgd.proof.compare import compare
 from torchgd.proof.optimizers import check_optimizer
 from torchgd.proof.oracles import check_gradient
+from torchgd.proof.planted import planted, survivors
 from torchgd.theory.affine import affine_trajectory
 from torchgd.training import descend, train
 from torchgd.trajectory import Trajectory
@@ -29,11 +31,14 @@ __all__ = [
     "__version__",
     "affine_trajectory",
     "autograd_gradient",
+    "check_backward",
     "check_gradient",
     "check_optimizer",
     "compare",
     "compiled_trajectory",
     "descend",
     "manual_gradient",
+    "planted",
+    "survivors",
     "train",
 ]

@@ -316,7 +316,57 @@ def test_an_optimizer_of_ones_own(shell: Shell) -> None:
         assert shell.err == f"compare.py: optimizer {name!r}: {message}\n"
 
 
+BACKWARDS = """
+import torch
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g * ctx.saved_tensors[0]
+
+class Half(Square):
+    @staticmethod
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0]
+
+class Scale(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+number = 5
+
+def inputs():
+    return torch.tensor([1.0, 2.0, 3.0])
+"""
+
+
+def test_a_backward_pass_of_ones_own(shell: Shell) -> None:
+    Path("mine.py").write_text(BACKWARDS, encoding="utf-8")
+    Path("bare.py").write_text("from torch import sin\n", encoding="utf-8")
+    for right in ("Square", "Scale"):
+        assert shell("--backward", f"mine.py:{right}") == 0
+        assert shell.out.splitlines()[0].split()[:3] == ["differences", "reference", "rules"]
+    assert shell("--backward", "mine.py:Half") == 1
+    assert "\ndx: 2 times too small everywhere\ndx, differences: " in shell.out
+    for name, message in {
+        "mine.py:number": "mine.py has no function 'number'; name one that it has",
+        "mine.py:none": "mine.py has no function 'none'; name one that it has",
+        "nofile.py:x": "give FILE.py:NAME of a file that is there",
+        "bare.py:sin": "bare.py has no inputs() that returns tensors; define it, to return what "
+        "sin takes",
+    }.items():
+        assert shell("--backward", name) == 2
+        assert shell.err == f"compare.py: backward {name!r}: {message}\n"
+
+
 REFUSED = {
+    ("--backward", "b.py:X", "--model", "linear"): "--backward goes without --model, --data",
+    ("--backward", "b.py:X", "--optimizer", "o.py:X"): "--optimizer goes without --backward",
     ("--log-dir", "runs"): "--log-dir goes with --mistake: nothing else leaves runs",
     ("--optimizer", "sgd.py:X", "--model", "linear"): "--optimizer goes without --model, --data",
     ("nowhere",): "nowhere is no directory of a run; give runs/NAME, or runs/NAME/manual",

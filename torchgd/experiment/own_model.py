@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -93,9 +94,42 @@ def find_optimizer(name: str) -> type[torch.optim.Optimizer]:
     return found
 
 
+def find_backward(name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return NAME of FILE.py:NAME, a function of tensors, and what `inputs()` in it returns.
+
+    Of an autograd.Function it is the apply, of a class of modules one made without arguments.
+
+    Raises:
+        ValueError: the file is missing, or has no such name, or no inputs() that returns tensors.
+    """
+    file, _, own = name.rpartition(":")
+    module = _own_module("backward", name, "give FILE.py:NAME")
+    found, inputs = getattr(module, own, None), getattr(module, "inputs", None)
+    if isinstance(found, type) and issubclass(found, torch.autograd.Function):
+        found = found.apply
+    elif isinstance(found, type) and issubclass(found, nn.Module):
+        found = found()
+    if not callable(found):
+        raise ValueError(f"backward {name!r}: {file} has no function {own!r}; name one that it has")
+    given = inputs() if callable(inputs) else None
+    several = given if isinstance(given, (tuple, list)) else (given,)
+    if not any(isinstance(x, Tensor) for x in several):
+        raise ValueError(
+            f"backward {name!r}: {file} has no inputs() that returns tensors; define it, to return "
+            f"what {own} takes"
+        )
+    return found, tuple(several)
+
+
 def _own_class(what: str, name: str, otherwise: str) -> type | None:
     """Run a user's file and return the class in it, None if it has no such class."""
-    file, _, class_name = name.rpartition(":")
+    found = getattr(_own_module(what, name, otherwise), name.rpartition(":")[2], None)
+    return found if isinstance(found, type) else None
+
+
+def _own_module(what: str, name: str, otherwise: str) -> ModuleType:
+    """Run a user's file and return its module."""
+    file = name.rpartition(":")[0]
     if not Path(file).is_file() or Path(file).suffix != ".py":
         raise ValueError(f"{what} {name!r}: {otherwise} of a file that is there")
     spec = importlib.util.spec_from_file_location(file, file)
@@ -108,8 +142,7 @@ def _own_class(what: str, name: str, otherwise: str) -> type | None:
     changed = [thing for thing, value in _surroundings().items() if value != before[thing]]
     if changed:
         raise ValueError(f"{file} changes {changed[0]}, on which a run depends; let it be")
-    found = getattr(module, class_name, None)
-    return found if isinstance(found, type) else None
+    return module
 
 
 def _surroundings() -> dict[str, object]:

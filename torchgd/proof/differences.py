@@ -28,6 +28,19 @@ class Slopes:
     left: Tensor
     right: Tensor
 
+    @property
+    def tolerance(self) -> Tensor:
+        """How far a right derivative may be off."""
+        return 10 * self.error + 1e-9 * self.slope.abs()
+
+    def decides(self, by_hand: Tensor) -> Tensor:
+        """Whether the slope may be held against a derivative.
+
+        If the tolerance is not small beside them, only equal values count.
+        """
+        sharp = self.tolerance <= 1e-3 * torch.maximum(by_hand.abs(), self.slope.abs())
+        return self.trusted & (sharp | (by_hand == self.slope))
+
 
 # With h → 0 the central difference
 #
@@ -45,22 +58,27 @@ def slopes(predict: Callable[[float], Tensor], w: float, least: Tensor) -> Slope
     """
     scale = abs(w) or 1.0
     here, eps = predict(w), torch.finfo(torch.float64).eps
-    central, left, right, rounding = [], [], [], []
-    for step in STEPS:
-        above, below = w + step * scale, w - step * scale
-        after, before = predict(above), predict(below)
-        central.append((after - before) / (above - below))
-        right.append((after - here) / (above - w))
-        left.append((here - before) / (w - below))
-        largest = torch.stack([here.abs(), after.abs(), before.abs()]).amax(dim=0)
-        rounding.append(torch.maximum(4 * eps * largest, least) / (step * scale))
-    d, up, down, rho = map(torch.stack, (central, right, left, rounding))
+    size = here.new_tensor([step * scale for step in STEPS])[:, None]
+    above, below = w + size, w - size
+    after, before = (
+        torch.stack([predict(point) for point in points.flatten().tolist()])
+        for points in (above, below)
+    )
+    d, up, down = (
+        (after - before) / (above - below),
+        (after - here) / (above - w),
+        (here - before) / (w - below),
+    )
+    largest = torch.maximum(torch.maximum(after.abs(), before.abs()), here.abs())
+    rho = torch.maximum(4 * eps * largest, least) / size
     error = (d[1:] - d[:-1]).abs() + rho[1:]
     larger = torch.maximum(d[1:].abs(), d[:-1].abs())
     relative = torch.where(larger > 0, error / larger, torch.inf).nan_to_num(torch.inf, torch.inf)
     best = relative.min(dim=0)
     flat = (d == 0).all(dim=0)
-    chosen = best.indices[None]
+    slope, off = (t.gather(0, best.indices[None])[0] for t in (d[1:], error))
+    # Along a staircase two long steps agree, and shorter ones do not.
+    settles = ~((slope - d[FINE]).abs() > AGREE * slope.abs() + off + 10 * rho[FINE])
     apart = (up - down).abs()
     settled = torch.maximum((up[FINE] - up[FINE - 1]).abs(), (down[FINE] - down[FINE - 1]).abs())
     kink = (
@@ -70,9 +88,9 @@ def slopes(predict: Callable[[float], Tensor], w: float, least: Tensor) -> Slope
         & (settled < apart[FINE] / 100)
     )
     return Slopes(
-        slope=torch.where(flat, 0.0, d[1:].gather(0, chosen)[0]),
-        error=torch.where(flat, rho[-1], error.gather(0, chosen)[0]),
-        trusted=(flat | (best.values <= AGREE)) & ~kink & here.isfinite(),
+        slope=torch.where(flat, 0.0, slope),
+        error=torch.where(flat, rho[-1], off),
+        trusted=(flat | (best.values <= AGREE)) & settles & ~kink & here.isfinite(),
         kink=kink,
         left=down[FINE],
         right=up[FINE],

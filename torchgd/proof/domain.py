@@ -22,14 +22,14 @@ class Domain:
         """Return the domain that a caller or a model gives, None for none.
 
         Raises:
-            ValueError: it is no dict of (low, high) by these names or x, with low < high.
+            ValueError: it is no dict of (low, high) by these names, with low < high.
         """
         if given is None:
             return cls()
-        rule = 'give a dict such as {"x": (0, math.inf)}'
+        known = list(names)
+        rule = f'give a dict such as {{"{known[0]}": (0, math.inf)}}'
         if not isinstance(given, Mapping):
             raise ValueError(f"the domain is a {type(given).__name__}: {rule}")
-        known = ["x", *names]
         for name, interval in given.items():
             if name not in known:
                 raise ValueError(f"the domain names {name!r}: it may name {', '.join(known)}")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -87,21 +88,47 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class GradientCheck:
+class Check:
+    """A table of findings, a row per parameter and oracle. True if it `passed`."""
+
+    rows: list[Any]
+
+    @property
+    def failures(self) -> list[Any]:
+        """The rows that did not pass."""
+        return [row for row in self.rows if row.passed is False]
+
+    def confirmed(self, *oracles: str) -> bool:
+        """Whether no row failed, and one of these oracles, or of all, confirms each parameter."""
+        said = {row.parameter for row in self.rows if row.passed and row.oracle in oracles}
+        return not self.failures and said == {row.parameter for row in self.rows}
+
+    @property
+    def passed(self) -> bool:
+        """Whether no row failed, and at least one row of each parameter passed."""
+        return self.confirmed(*(row.oracle for row in self.rows))
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def table(self) -> Iterator[str]:
+        """Yield the lines of the table, a row per parameter and a column per oracle."""
+        names, oracles = (list(dict.fromkeys(getattr(row, what) for row in self.rows))
+                          for what in ("parameter", "oracle"))  # fmt: skip
+        answers = {(row.parameter, row.oracle): str(row) for row in self.rows}
+        return aligned([["", *oracles], *([n, *(answers[n, o] for o in oracles)] for n in names)])
+
+
+@dataclass(frozen=True)
+class GradientCheck(Check):
     """What `check_gradient` found: a row per parameter and oracle. True if it `passed`.
 
     `kinks` names, by parameter, a point where the slope is not unique and the one by hand differs
     from autograd's, which is no fault. Nothing was looked at outside of the `domain`, "" for none.
     """
 
-    rows: list[Finding]
     kinks: dict[str, str]
     domain: str = ""
-
-    @property
-    def failures(self) -> list[Finding]:
-        """The rows that did not pass."""
-        return [row for row in self.rows if row.passed is False]
 
     @property
     def wrong(self) -> list[str]:
@@ -113,21 +140,9 @@ class GradientCheck:
         """The parameters whose derivative is right by hand, and wrong by autograd."""
         return [row.parameter for row in self.failures if row.to_blame]
 
-    @property
-    def passed(self) -> bool:
-        """Whether no row failed, and at least one row of each parameter passed."""
-        confirmed = {row.parameter for row in self.rows if row.passed}
-        return not self.failures and confirmed == {row.parameter for row in self.rows}
-
-    def __bool__(self) -> bool:
-        return self.passed
-
     def __str__(self) -> str:
-        """The table, a row per parameter, and a line for each no, skip and kink."""
-        names = list(dict.fromkeys(row.parameter for row in self.rows))
-        answers = {(row.parameter, row.oracle): str(row) for row in self.rows}
-        table = [["", *ORACLES], *([n, *(answers[n, o] for o in ORACLES)] for n in names)]
-        return "\n".join([*aligned(table), *self._reasons()])
+        """The table, and a line for each no, skip and kink."""
+        return "\n".join([*self.table(), *self._reasons()])
 
     def _reasons(self) -> Iterator[str]:
         for row in self.rows:

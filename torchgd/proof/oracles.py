@@ -86,7 +86,7 @@ def check_gradient(
     """
     exact, x = ready(model, x, y)
     given = domain if domain is not None else getattr(model, "domain", None)
-    inside = Domain.of(scalars(model), given)
+    inside = Domain.of(["x", *scalars(model)], given)
     x = x[inside.holds("x", x)]
     found = _Findings(exact, x, inside)
     for k, dtype in enumerate(DTYPES.values()):
@@ -161,11 +161,8 @@ class _Findings:
     def _compare_differences(self, place: Place) -> None:
         for name in place.weights:
             found, by_hand = self.judge.slopes(name, place), place.by_hand[name]
-            tolerance = 10 * found.error + 1e-9 * found.slope.abs()
-            # If the error is not small beside the slope, only equal values count.
-            sharp = tolerance <= 1e-3 * torch.maximum(by_hand.abs(), found.slope.abs())
-            trusted = found.trusted & (sharp | (by_hand == found.slope))
-            tolerance = tolerance + torch.finfo(torch.float64).tiny
+            trusted = found.decides(by_hand)
+            tolerance = found.tolerance + torch.finfo(torch.float64).tiny
             self._keep("finite differences", name, place, found.slope, tolerance, trusted)
 
     def _keep(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SHAKEN = 2  # units in the last place, by which each result is changed at most
-TIMES = 8
+TIMES, FEW = 8, 4
 # What rounding may do beside what was seen in so many times: some of torch's functions are wrong
 # in their last places themselves, by tens of units.
 ALLOWED = 32
@@ -58,6 +58,13 @@ def rounding(compute: Callable[[Tensor], Mapping[str, Tensor]], x: Tensor) -> di
     with _Shaken(x.dtype):
         found = compute(x.repeat(TIMES))
     return {name: ALLOWED * _spread(t.view(TIMES, -1)) for name, t in found.items()}
+
+
+def spread(compute: Callable[[], Tensor], dtype: torch.dtype) -> Tensor:
+    """Return how far apart the results of `compute` are, shaken in the last places of a dtype."""
+    with _Shaken(dtype):
+        found = torch.stack([compute() for _ in range(FEW)])
+    return _spread(found)
 
 
 def _spread(values: Tensor) -> Tensor:
