@@ -20,7 +20,7 @@ from hypothesis import settings
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from torchgd.experiment import experiment
+from torchgd.experiment import resolve
 
 collect_ignore = ["compare_oracles.py"]  # a program, which needs jax
 
@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--pretend-auto"):
-        for module in (derive, experiment):
+        for module in (derive, resolve):
             vars(module)["find_device"] = pretend.find_device
 
 
