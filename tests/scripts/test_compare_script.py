@@ -117,7 +117,7 @@ def test_of_a_users_own_model_the_wrong_derivative_is_named(shell: Shell) -> Non
         "0 of 54 pairs are identical, bit for bit; 540 steps compared."
     )
     most = max(float(row[-3]) for row in rows)
-    assert shell("--model", "wrong.py:Exponential", "--epochs", "5", "--max-ulp", "1000") == 1
+    assert shell("--model", "wrong.py:Exponential", "--epochs", "2", "--max-ulp", "9") == 1
     assert most > 1000
 
 
@@ -132,7 +132,7 @@ CAUSES: dict[str, Update] = {
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_the_mixed_pairs_tell_the_cause(cause: str) -> None:
-    (experiment,) = resolve([Configuration(model="quadratic")])
+    (experiment,) = resolve([Configuration(model="quadratic", epochs=5)])
     descend = partial(compare.descend, experiment=experiment, options={"lr": 0.01})
     assert which_half_differs(descend, CAUSES[cause], AUTOGRAD) == cause
 
@@ -142,7 +142,7 @@ def test_a_wrong_update_is_found_in_the_matrix(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
     monkeypatch.setattr(compare, "MANUAL", CAUSES[cause])
-    assert shell("--model", "linear", "--epochs", "10") == 1
+    assert shell("--model", "linear", "--epochs", "4") == 1
     assert f"cause: {cause}\n" in shell.out
 
 
