@@ -152,7 +152,7 @@ def test_rates_need_no_data_in_memory(shell: Shell, flags: str) -> None:
         assert (paths[0] - paths[1]).abs().max() <= 1e-13 * paths[1].abs().max()
 
 
-ON_DISK = "--data mine.npy --batch-size 999 --lr 0.1 --epochs 3".split()
+ON_DISK = "--data mine.npy --batch-size 999 --lr 0.1 --epochs 3 --device cpu".split()
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_config_is_everything_needed_to_run_it_again(tmp_path: Path) -> None:
 
 
 def test_result_json(tmp_path: Path) -> None:
-    result = read_result(written(tmp_path)[0])
+    result = read_result(written(tmp_path, device="cpu")[0])
     assert result.pop("seconds") > 0
     assert result == {
         "update": "manual", "model": "linear", "data": "lesson", "device": "cpu",

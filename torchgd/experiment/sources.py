@@ -44,7 +44,7 @@ def sha256(data: DataSet) -> str:
 
 def chunk_rows(device: torch.device) -> int:
     """Return how many rows are a chunk: on CUDA they take at most half of the memory now free."""
-    rows = CHUNK[device.type]
+    rows = CHUNK.get(device.type, CHUNK["cuda"])
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         rows = min(rows, 2 ** max(0, (free // (2 * ROW)).bit_length() - 1))
