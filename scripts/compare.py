@@ -39,7 +39,8 @@ from torchgd.proof.backward import check_backward
 from torchgd.proof.compare import Comparison, compare, which_half_differs
 from torchgd.proof.findings import GradientCheck, aligned
 from torchgd.proof.mistakes import MISTAKES
-from torchgd.proof.optimizers import OPTION_SETS, OptimizerCheck, check_optimizer, in_words
+from torchgd.proof.optimizers import OptimizerCheck, check_optimizer
+from torchgd.proof.options import OPTION_SETS, in_words
 from torchgd.proof.verdicts import BackwardCheck
 from torchgd.training import Update, train
 from torchgd.trajectory import UNSTABLE, Trajectory

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchgd import ManualSGD, check_optimizer
-from torchgd.proof.optimizers import OPTION_SETS as TORCH_SETS
+from torchgd.proof.options import OPTION_SETS as TORCH_SETS
 
 SHAPES = [(), (1,), (7,), (3, 5), (1000,), (2, 0)]
 

@@ -119,6 +119,17 @@ def test_a_graph_that_is_cut() -> None:
     assert check.faults == {"x": "it is 0: no gradient gets there"}
 
 
+def test_other_shapes_are_named() -> None:
+    odd = made(saves(torch.square), lambda ctx, g: 2 * g * ctx.saved_tensors[0] * (len(g) % 2))
+    check = check_backward(odd, random(3), shapes=[[(4,)]])
+    assert check.faults == {"input 0": "it is 0: no gradient gets there"}
+    assert str(check).endswith(" at random inputs of size 1, of shapes [(4,)]")
+
+
+def test_on_any_device(device: str) -> None:
+    assert check_backward(torch.square, random(2).to(device))
+
+
 def test_large_tensors_cost_no_more_calls() -> None:
     calls = []
 
@@ -174,6 +185,13 @@ def test_what_cannot_be_asked_about() -> None:
     assert refused(torch.sin, x, reference=torch.cos) == (
         "ValueError: the reference does not return what the function returns: give another way to "
         "compute the same from the same inputs, of a module's own parameters, too"
+    )
+    assert refused(torch.sin, x, shapes=[[(2,), (3,)]]) == (
+        "ValueError: the shapes [(2,), (3,)] are 2, and the inputs 1: give each input's, None for "
+        "one that stays"
+    )
+    assert refused(torch.dot, x, x, shapes=[[(2,), (3,)]]) == (
+        "ValueError: the function takes no inputs of shapes [(2,), (3,)]: give others"
     )
     assert refused(torch.sin, x, domain={"x": (0, 1)}) == (
         "ValueError: the domain names 'x': it may name input 0"

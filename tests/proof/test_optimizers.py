@@ -4,11 +4,12 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from optimizers import CASES, Case
 from torch import Tensor
 
 from torchgd import ManualSGD, check_optimizer
 from torchgd.proof.mistakes import TwoRoundings
-from torchgd.proof.optimizers import OPTION_SETS, in_words, option_sets
+from torchgd.proof.options import OPTION_SETS, in_words, option_sets
 
 SETS = [in_words(options) for options in option_sets()]
 
@@ -201,3 +202,35 @@ def test_what_is_no_optimizer() -> None:
     kind: Any = 5
     with pytest.raises(TypeError, match=r"^the optimizer is 5: give its class$"):
         check_optimizer(kind)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_forty_optimizers(case: Case) -> None:
+    check = check_optimizer(case.kind, **case.options)
+    assert bool(check) is (case.fault is None), check
+    assert (case.fault or "") in str(check), check
+
+
+def test_thirty_of_them_are_wrong() -> None:
+    assert len(CASES) == 40
+    assert sum(case.fault is None for case in CASES) == 10
+
+
+def test_rounding_is_a_verdict_where_it_is_asked_for() -> None:
+    """TwoRoundings takes no option but the rate, and Plain none that it would not."""
+
+    class Rounded(TwoRoundings, Plain):
+        pass
+
+    check = check_optimizer(Rounded)
+    assert not check
+    limit = max(row.max_ulp for row in check.rows if "momentum" not in row.options)
+    assert 0 < limit < 1000
+    rows = check_optimizer(Rounded, max_ulp=limit).rows
+    assert str(rows[0]).startswith("rounding, at most ")
+    assert {row.passed for row in rows if row.options.keys() <= {"lr"}} == {True}
+
+
+def test_what_it_is_to_be_like() -> None:
+    with pytest.raises(TypeError, match=r"RMSprop'>: give torch.optim.SGD, Adam or AdamW$"):
+        check_optimizer(torch.optim.RMSprop, like=torch.optim.RMSprop)

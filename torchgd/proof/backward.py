@@ -76,7 +76,9 @@ def check_backward(
         (False, "5 times too large everywhere: N = 5, a mean's 1/N?")
 
     Raises:
-        TypeError, ValueError: see `proof.passes`' ready and require_same_outputs, and `Domain.of`.
+        TypeError: see `proof.passes.ready`.
+        ValueError: the function takes none of some `shapes`; or see `proof.passes`' ready,
+            require_same_outputs and of_shapes, and `Domain.of`.
     """
     passes = ready(function, inputs)
     others = own_forward(function)
@@ -84,8 +86,12 @@ def check_backward(
         require_same_outputs(passes, Passes(reference, inputs))
         others.append(reference)
     inside, found = Domain.of(passes.names, domain), _Found(passes.names)
-    for each in (passes, *map(passes.of_shapes, shapes)):
-        found.ask(trials(each, inside), [Passes(other, each.inputs) for other in others])
+    found.ask(trials(passes, inside), [Passes(other, inputs) for other in others])
+    for shape in shapes:
+        each = passes.of_shapes(shape)
+        if not (tried := trials(each, inside, f", of shapes {list(shape)}")):
+            raise ValueError(f"the function takes no inputs of shapes {list(shape)}: give others")
+        found.ask(tried, [Passes(other, each.inputs) for other in others])
     return found.check(str(inside))
 
 

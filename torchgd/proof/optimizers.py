@@ -1,9 +1,8 @@
-"""Is an optimizer SGD? It takes torch.optim.SGD's steps, to the bit, whatever its options."""
+"""Is an optimizer SGD, or Adam? It takes torch's steps, to the bit, whatever its options."""
 
-import copy
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,41 +11,25 @@ from torch.optim.optimizer import Optimizer
 
 from torchgd.models import DTYPES
 from torchgd.proof.compare import differs, ulps
+from torchgd.proof.contract import own_groups, path
 from torchgd.proof.findings import aligned
+from torchgd.proof.options import KINDS, in_words, option_sets
+from torchgd.proof.variants import VARIANTS
 
-# The option sets of torch's own tests of SGD.
-OPTION_SETS: list[dict[str, Any]] = [
-    {},
-    {"lr": 1e-2},
-    {"lr": torch.tensor(0.001)},
-    {"weight_decay": 0.5},
-    {"momentum": 0.9},
-    {"weight_decay": 0.1, "maximize": True},
-    {"momentum": 0.9, "dampening": 0.5},
-    {"momentum": 0.9, "weight_decay": 0.1},
-    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
-]
-# Their values, for all combinations that SGD takes.
-VALUES: dict[str, tuple[Any, ...]] = {
-    "lr": (0.01,),
-    "momentum": (0, 0.9),
-    "dampening": (0, 0.5),
-    "weight_decay": (0, 0.1),
-    "nesterov": (False, True),
-    "maximize": (False, True),
-}
-SHAPES = ((), (7,), (50, 9), (1,))  # of so many weights some tell two roundings from one
-STEPS, LOADED = 10, 5  # there a new optimizer goes on from the old one's state_dict
-WITHOUT = {(1, 0), (1, 1), (2, 6), (2, 7)}  # a weight and a step at which it has no gradient
+# The steps that were taken, by kind, dtype, device and options. Of torch's own they are kept, since
+# each optimizer that is asked about is held against them.
+Walked = dict[Any, tuple[Tensor, str]]
+WALKED: Walked = {}
 
 
 @dataclass(frozen=True)
 class OptimizerFinding:
     """The result of an option set: whether all steps `passed`, None if it is not taken.
 
-    `first` is the first step whose weights differ from those of torch.optim.SGD, `max_ulp` how far
-    apart they get, over float32 and float64. Options `without_effect` change torch's steps but not
-    this optimizer's. The `reason` is the error that was raised, if one was.
+    `first` is the first step whose weights differ from torch's, `max_ulp` how far apart they get,
+    over float32 and float64. Options `without_effect` change torch's steps but not this
+    optimizer's. `known` names a variant of SGD whose steps these are, to the bit. The `reason` is
+    the error that was raised, or what else a step does, if it does.
     """
 
     options: dict[str, Any]
@@ -55,6 +38,7 @@ class OptimizerFinding:
     max_ulp: int = 0
     without_effect: tuple[str, ...] = ()
     reason: str = ""
+    known: str = ""
 
     def __str__(self) -> str:
         """The result, as the table has it."""
@@ -63,9 +47,10 @@ class OptimizerFinding:
         if self.reason:
             return self.reason
         if self.passed:
-            return "identical"
-        without = "".join(f"; {name} has no effect" for name in self.without_effect)
-        return f"part at step {self.first}, at most {self.max_ulp:.6g} ULPs{without}"
+            return f"rounding, at most {self.max_ulp} ULPs" if self.max_ulp else "identical"
+        said = "".join(f"; {name} has no effect" for name in self.without_effect)
+        said += f"; these are the steps of SGD {self.known}" * bool(self.known)
+        return f"part at step {self.first}, at most {self.max_ulp:.6g} ULPs{said}"
 
 
 @dataclass(frozen=True)
@@ -83,32 +68,31 @@ class OptimizerCheck:
         lines = aligned([[in_words(row.options), str(row)] for row in self.rows])
         said = [row.passed for row in self.rows]
         skipped = f", {said.count(None)} are not taken" if None in said else ""
-        last = f"{said.count(True)} of {len(said)} option sets are identical, bit for bit{skipped}."
+        rounded = any(row.passed and row.max_ulp for row in self.rows)
+        how = "identical, or differ by rounding" if rounded else "identical, bit for bit"
+        last = f"{said.count(True)} of {len(said)} option sets are {how}{skipped}."
         return "\n".join([*lines, last])
 
 
-def in_words(options: Mapping[str, Any]) -> str:
-    """Write options as momentum=0.9 nesterov."""
-    words = []
-    for name, value in options.items():
-        number = f"{float(value):g}"
-        shown = f"tensor({number})" if isinstance(value, Tensor) else number
-        words += [name if value is True else f"{name}={shown}"] if value else []
-    return " ".join(words) or "defaults"
-
-
 def check_optimizer(
-    kind: Callable[..., Optimizer], device: torch.types.Device = None
+    kind: Callable[..., Optimizer],
+    device: torch.types.Device = None,
+    *,
+    like: type[Optimizer] = torch.optim.SGD,
+    max_ulp: int = 0,
 ) -> OptimizerCheck:
-    """Compare any optimizer that claims to be SGD with torch.optim.SGD, step by step.
+    """Compare any optimizer that claims to be torch's SGD, Adam or AdamW with it, step by step.
 
     Both take the same steps along random gradients, in float32 and in float64, with every option
     set of torch's own tests and every combination of the options: two groups of parameters, each
-    with a learning rate of its own, of shapes () to (50, 9); weights that have no gradient at
-    first, or for some steps; and halfway on from a state_dict.
+    with values of its own for all options, of shapes () to (50, 9); weights that have no gradient
+    at first, or for some steps; halfway on from a state_dict; with a rate and a momentum that
+    change in between, as by a scheduler; with a closure; and with a NaN. A step must leave p.grad
+    as it is, and p where it is in memory (see `proof.contract`).
 
-    `kind` is called as torch.optim.SGD is, kind(params, lr=…, momentum=…, …). An option set that
-    it refuses with TypeError or ValueError does not count.
+    `kind` is called as `like` is, kind(params, lr=…, momentum=…, …). An option set that it refuses
+    with TypeError, ValueError or RuntimeError does not count. Weights that are at most `max_ulp`
+    units in the last place apart differ by rounding, and pass: w − α·g may be rounded twice.
 
     Example: with Nesterov's rule this one takes the step of plain momentum.
 
@@ -123,48 +107,83 @@ def check_optimizer(
         ('nesterov',)
 
     Raises:
-        TypeError: `kind` cannot be called.
+        TypeError: `kind` cannot be called, or `like` is none of the three.
     """
     if not callable(kind):
         raise TypeError(f"the optimizer is {kind!r}: give its class")
-    checked = _Checked(kind, device)
-    return OptimizerCheck([checked.finding(options) for options in option_sets()])
-
-
-def option_sets() -> list[dict[str, Any]]:
-    """Return torch's own option sets, and all combinations of VALUES that SGD takes."""
-    sets = list(OPTION_SETS)
-    for values in itertools.product(*VALUES.values()):
-        options = dict(zip(VALUES, values, strict=True))
-        if not options["nesterov"] or (options["momentum"] and not options["dampening"]):
-            sets.append({name: value for name, value in options.items() if value})
-    return list({in_words(options): options for options in sets}.values())  # each once
+    if like not in KINDS:
+        raise TypeError(f"like is {like!r}: give torch.optim.SGD, Adam or AdamW")
+    checked = _Checked(kind, like, max_ulp, device)
+    return OptimizerCheck([checked.finding(options) for options in option_sets(like)])
 
 
 class _Checked:
-    """One kind of optimizer, and the paths that it and torch.optim.SGD take."""
+    """One kind of optimizer, and the paths that it and torch's take."""
 
-    def __init__(self, kind: Callable[..., Optimizer], device: torch.types.Device) -> None:
-        self.kind, self.device = kind, device
+    def __init__(
+        self,
+        kind: Callable[..., Optimizer],
+        like: type[Optimizer],
+        max_ulp: int,
+        device: torch.types.Device,
+    ) -> None:
+        self.kind, self.like, self.max_ulp, self.device = kind, like, max_ulp, device
+        self.walked: Walked = {}
 
     def finding(self, options: dict[str, Any]) -> OptimizerFinding:
         """Compare all steps with one option set."""
         try:
-            self.kind(self._groups(torch.float64, options), **options)
-        except (TypeError, ValueError) as error:
-            return OptimizerFinding(options, None, reason=_first_line(error))
-        firsts, largest, without = [], 0, set(options) - {"lr"}
+            made = self.kind(own_groups(options, torch.float64, self.device), **options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            return OptimizerFinding(options, None, reason=_said(error))
+        if reason := self._unlike(made, options):
+            return OptimizerFinding(options, False, reason=reason)
+        firsts, largest, without, said = [], 0, set(options) - {"lr"}, ""
         try:
             for dtype in DTYPES.values():
                 ours, theirs = self._paths(dtype, options)
                 firsts += differs(ours, theirs).any(dim=1).nonzero()[:1, 0].tolist()
                 largest = max(largest, int(ulps(ours, theirs).max()))
                 without &= set(self._without_effect(dtype, options, ours, theirs))
+            said = self._breach(options)
         except Exception as error:  # whatever a user's code raises
-            reason = f"{type(error).__name__}: {_first_line(error)}"
-            return OptimizerFinding(options, False, reason=reason)
+            return OptimizerFinding(
+                options, False, reason=f"{type(error).__name__}: {_said(error)}"
+            )
         named = tuple(name for name in options if name in without)
-        return OptimizerFinding(options, not firsts, min(firsts, default=None), largest, named)
+        known = self._known(options) if firsts and not named else ""
+        passed = not firsts or 0 < largest <= self.max_ulp
+        first = min(firsts, default=None)
+        return OptimizerFinding(options, passed and not said, first, largest, named, said, known)
+
+    # torch.optim.SGD changes p.grad itself, by Nesterov's rule with foreach.
+    def _breach(self, options: dict[str, Any]) -> str:
+        """Return what a step does that it must not, and torch's does not."""
+        said = self._walk(self.kind, torch.float64, options)[1]
+        if said and self.like is torch.optim.SGD:
+            theirs = path(partial(self.like, foreach=True), options, torch.float64, self.device)[1]
+            return "" if said == theirs else said
+        return said
+
+    def _unlike(self, made: Optimizer, options: dict[str, Any]) -> str:
+        """Return in words what keeps an optimizer from being asked, "" for nothing."""
+        if not hasattr(made, "param_groups"):
+            return "it has no param_groups: derive it from torch.optim.Optimizer"
+        theirs = self.like(own_groups(options, torch.float64, self.device), **options)
+        rate, right = (optimizer.param_groups[0].get("lr") for optimizer in (made, theirs))
+        if "lr" not in options and rate != right:
+            return f"its rate is {rate} where none is given, torch's {right}"
+        return ""
+
+    def _known(self, options: dict[str, Any]) -> str:
+        """Return which variant of SGD takes the same steps, to the bit; "" if none does."""
+        ours, given = self._path(self.kind, torch.float64, options), {*filter(options.get, options)}
+        for name, (variant, needs) in VARIANTS.items():
+            if not needs <= given or self.like is not torch.optim.SGD:
+                continue
+            if not differs(self._path(variant, torch.float64, options), ours).any():
+                return name
+        return ""
 
     def _without_effect(
         self, dtype: torch.dtype, options: dict[str, Any], ours: Tensor, theirs: Tensor
@@ -180,35 +199,24 @@ class _Checked:
                 yield name
 
     def _paths(self, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the weights after each step of both, (STEPS, n)."""
-        return self._path(self.kind, dtype, options), self._path(torch.optim.SGD, dtype, options)
-
-    def _groups(self, dtype: torch.dtype, options: Mapping[str, Any]) -> list[dict[str, Any]]:
-        generator = torch.Generator().manual_seed(0)
-        starts = (torch.randn(shape, dtype=dtype, generator=generator) for shape in SHAPES)
-        weights = [torch.nn.Parameter(w.to(self.device)) for w in starts]
-        lr = options.get("lr", 1e-3)
-        return [{"params": weights[:2]}, {"params": weights[2:], "lr": 3 * lr}]
+        """Return the weights after each step of both."""
+        return self._path(self.kind, dtype, options), self._path(self.like, dtype, options)
 
     def _path(
         self, kind: Callable[..., Optimizer], dtype: torch.dtype, options: dict[str, Any]
     ) -> Tensor:
-        groups = self._groups(dtype, options)
-        optimizer, rows = kind(groups, **options), []
-        weights: Sequence[Tensor] = [w for group in groups for w in group["params"]]
-        generator = torch.Generator().manual_seed(1)
-        for step in range(STEPS):
-            if step == LOADED:
-                old = copy.deepcopy(optimizer.state_dict())
-                optimizer = kind([{"params": group["params"]} for group in groups], lr=5.0)
-                optimizer.load_state_dict(old)
-            for k, w in enumerate(weights):
-                noise = torch.randn(w.shape, dtype=dtype, generator=generator)
-                w.grad = None if (k, step) in WITHOUT else noise.to(self.device)
-            optimizer.step()
-            rows.append(torch.cat([w.detach().flatten() for w in weights]).cpu())
-        return torch.stack(rows)
+        return self._walk(kind, dtype, options)[0]
+
+    def _walk(
+        self, kind: Callable[..., Optimizer], dtype: torch.dtype, options: dict[str, Any]
+    ) -> tuple[Tensor, str]:
+        """Return what `proof.contract.path` does, once for all that ask for it."""
+        walked = WALKED if kind is self.like else self.walked
+        key = kind, dtype, self.device, in_words(options)
+        if key not in walked:
+            walked[key] = path(kind, options, dtype, self.device)
+        return walked[key]
 
 
-def _first_line(error: Exception) -> str:
+def _said(error: Exception) -> str:
     return str(error).partition("\n")[0]

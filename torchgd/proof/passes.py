@@ -42,7 +42,15 @@ class Passes:
         """Return the same function of random inputs of these shapes, None to leave one as it is.
 
         The integers among them are drawn from those that are given.
+
+        Raises:
+            ValueError: there is not one shape, or None, for each input.
         """
+        if len(shapes) != len(self.inputs):
+            raise ValueError(
+                f"the shapes {list(shapes)} are {len(shapes)}, and the inputs {len(self.inputs)}: "
+                "give each input's, None for one that stays"
+            )
         chance = torch.Generator().manual_seed(1)
 
         def drawn(x: Any, shape: Shape | None) -> Any:

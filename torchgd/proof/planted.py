@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from functools import partial
+from functools import partial, wraps
 from itertools import combinations
 from typing import Any
 
@@ -150,9 +150,12 @@ def planted(function: Callable[..., Any]) -> Iterator[tuple[str, Callable[..., A
 
 def _with(function: Callable[..., Any], plant: Plant) -> Callable[..., Any]:
     if not isinstance(function, nn.Module):
-        return lambda *inputs, **options: _Planted.apply(
-            partial(function, **options), plant, *inputs
-        )
+
+        @wraps(function)  # so that its inputs keep their names
+        def faulty(*inputs: Any, **options: Any) -> Any:
+            return _Planted.apply(partial(function, **options), plant, *inputs)
+
+        return faulty
     inner, module = deepcopy(function), deepcopy(function)
 
     def forward(self: nn.Module, *inputs: Any, **options: Any) -> Any:
