@@ -120,6 +120,20 @@ def test_a_run_that_is_killed_as_its_figures_are_drawn(shell: Shell) -> None:
     assert left(PARTS) == left(WHOLE)
 
 
+def test_a_sweep_that_is_killed_as_its_figures_are_written_leaves_no_part_of_one(
+    shell: Shell,
+) -> None:
+    """They are beside the rates, where no run is; what it goes on to writes them anew."""
+    words = "--epochs 2 --lr 0.01 0.02 --name parts".split()
+    status, err = killed(shell.folder, signal.SIGKILL, "os.rename:loss.png", 1, *words)
+    assert status == -signal.SIGKILL, err
+    assert list(PARTS.glob(".loss.*.tmp.png"))
+    shell.always = ()
+    assert shell("--resume", "runs/parts") == 0
+    assert not list(PARTS.rglob(".*.tmp.*"))
+    assert (PARTS / "loss.png").exists()
+
+
 def test_a_sweep_that_is_killed_goes_on_as_a_whole(shell: Shell) -> None:
     """In the first rate's second run, and in the second rate's first, with one to come."""
     flags = [*LONG, "--epochs", "2", "--lr", "0.002", "0.003"]

@@ -97,6 +97,37 @@ def test_memory_that_is_not_there_is_one_line(tmp_path: Path, more: int) -> None
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+@pytest.mark.parametrize("name", ["config.json", "run.pt"])
+def test_a_file_that_no_memory_holds_is_one_line(shell: Shell, name: str) -> None:
+    """A hole of 1 TB takes no place on the disk."""
+    assert shell("--epochs", "1", "--name", "a") == 0
+    file = Path("runs", "a", "manual", name)
+    file.write_bytes(b"")
+    os.truncate(file, 2**40)
+    limit = partial(limit_memory, 2**30)
+    process = Forked(shell.folder, "--resume", "runs/a", "--epochs", "2", before=limit)
+    assert ended(process) == (
+        2, "", f"train.py: {file} has {2**40} bytes, which the memory does not hold; give a file\n"
+    )  # fmt: skip
+
+
+def test_memory_that_ends_without_a_word_is_one_line(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own MemoryError has no text, as where a list cannot grow."""
+
+    def ends(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(train, "carry_out_all", ends)
+    assert shell() == 2
+    assert shell.err == (
+        "train.py: out of memory (no more can be had); take fewer rows, or --chunk-size\n"
+    )
+
+
 PARSERS = (train.make_parser, compare.make_parser, derive.make_parser, plot.make_parser)
 
 

@@ -105,8 +105,11 @@ def refusing(parser: Parser, *errors: type[Exception]) -> Iterator[None]:
     except BaseException as error:
         if place := where_in_own_file(error):
             parser.error(place)
-        if isinstance(error, MemoryError | RuntimeError) and "allocate" in str(error):
-            reason = " ".join(str(error).split())
+        # Python's own says nothing; of torch's it is the text that tells them from others.
+        if isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and "allocate" in str(error)
+        ):
+            reason = " ".join(str(error).split()) or "no more can be had"
             parser.error(f"out of memory ({reason[:200]}); take fewer rows, or --chunk-size")
         if OWN_FILES and isinstance(error, Exception) and not isinstance(error, errors):
             *_, own = OWN_FILES.values()  # what it returned does not fit what it is used for

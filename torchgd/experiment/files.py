@@ -31,14 +31,19 @@ def read_file(path: Path) -> bytes:
     """Return what a regular file holds; no link is followed.
 
     Raises:
-        ValueError: there is none, or it is a link, a directory, a pipe or a device.
+        ValueError: there is none, or it is a link, a directory, a pipe or a device, or larger than
+            the memory.
         OSError: it cannot be read.
     """
     what = "is no regular file" if os.path.lexists(path) else "is not there"
     if path.is_file() and not path.is_symlink():
         with open(os.open(path, os.O_RDONLY | CAREFULLY), "rb") as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file.read()
+            found = os.fstat(file.fileno())
+            if stat.S_ISREG(found.st_mode):
+                try:
+                    return file.read()
+                except MemoryError:  # it may be one hole
+                    what = f"has {found.st_size} bytes, which the memory does not hold"
     raise ValueError(f"{path} {what}; give a file")
 
 

@@ -79,10 +79,16 @@ def resumed_runs(directory: Path, asked: Mapping[str, Any]) -> Iterator[list[Run
         found.sort(key=lambda path: (path.parent, _order(configs[path])))
         runs = _resumed(configs, found, asked)
         _refuse_unlike_ranks(runs)
-        for folder in {folder for path in found for folder in (path, path.parent)}:
+        for folder in {folder for path in found for folder in _written_to(path)}:
             for left in folder.glob(".*.tmp.*") if is_first() else ():
                 left.unlink()  # by a process that was killed as it wrote
         yield runs
+
+
+def _written_to(run: Path) -> Sequence[Path]:
+    """Return the directories that a run's files are in, of a sweep with that of its figures."""
+    above = [run.parent.parent] if run.parent.name.startswith("lr-") else []
+    return [run, run.parent, *above]
 
 
 def _refuse_unlike_ranks(runs: Sequence[Run]) -> None:
