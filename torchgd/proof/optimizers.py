@@ -16,8 +16,8 @@ from torchgd.proof.findings import aligned
 from torchgd.proof.options import KINDS, in_words, option_sets
 from torchgd.proof.variants import VARIANTS
 
-# The steps that were taken, by kind, dtype, device and options. Of torch's own they are kept, since
-# each optimizer that is asked about is held against them.
+# The steps that were taken, by kind, dtype, device and options. Those of torch's own and of SGD's
+# variants are kept, since each optimizer that is asked about is held against them.
 Walked = dict[Any, tuple[Tensor, str]]
 WALKED: Walked = {}
 
@@ -211,7 +211,7 @@ class _Checked:
         self, kind: Callable[..., Optimizer], dtype: torch.dtype, options: dict[str, Any]
     ) -> tuple[Tensor, str]:
         """Return what `proof.contract.path` does, once for all that ask for it."""
-        walked = WALKED if kind is self.like else self.walked
+        walked = self.walked if kind is self.kind else WALKED
         key = kind, dtype, self.device, in_words(options)
         if key not in walked:
             walked[key] = path(kind, options, dtype, self.device)
