@@ -27,6 +27,7 @@ from torchgd.experiment.agreement import check_where_they_part, is_wrong
 from torchgd.experiment.command_line import Parser, refusing, run_script, say, tell
 from torchgd.experiment.configuration import Configuration, integer
 from torchgd.experiment.experiment import AUTOGRAD, MANUAL, Experiment
+from torchgd.experiment.files import printable
 from torchgd.experiment.folder import read_run, runs_in
 from torchgd.experiment.own_model import MODELS, find_backward, find_optimizer
 from torchgd.experiment.report import first_shows, headline, side_by_side
@@ -90,11 +91,11 @@ def experiments(model: str | None, data: str | None, epochs: int) -> Iterator[Ex
 
 
 def label(config: dict[str, Any], options: dict[str, Any]) -> list[str]:
-    """Return a row's first cells, under HEAD: what was trained."""
+    """Return a row's first cells, under HEAD: what was trained; config.json may be anyone's."""
     set_ones = {name: options[name] for name in OPTIONS if options.get(name)}
     model = config["model"].rpartition(":")[2] + " with bias" * config["bias"]
-    cells = (config[key] for key in ("data", "batch_size", "dtype", "device"))
-    return [model, *map(str, cells), in_words(set_ones)]
+    cells = (str(config[key]) for key in ("data", "batch_size", "dtype", "device"))
+    return [*map(printable, [model, *cells]), in_words(set_ones)]
 
 
 # Why the updates of a user's own model part, where the oracles say that it is right.
@@ -216,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
             verdict = "identical" if comparison.identical else "differ"
             owned = config_a["model"] == config_b["model"] not in MODELS
             if owned and not comparison.identical:
-                verdict = f"differ; compare.py --model {config_a['model']} says why"
+                verdict = f"differ; compare.py --model {printable(config_a['model'])} says why"
             return int(not print_table(labels, [(a, b, comparison, verdict)], arguments.max_ulp))
         if mistake:
             asked_for = Configuration(

@@ -1,10 +1,12 @@
 """scripts/compare.py as its users meet it."""
 
 import itertools
+import json
 import re
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import compare
 import plot
@@ -268,8 +270,12 @@ DAMAGED = {
     ("trajectory.csv", f"{HEADER}0,0,one,1,1\n"): " holds a damaged run (could not convert string",
     ("trajectory.csv", "a,b\n1,2\n"): " holds a damaged run (trajectory.csv has the columns a,b",
     ("config.json", "{"): "/config.json is damaged (Expecting property name",
-    ("config.json", "{}"): " holds a damaged run ('dtype'",
-}
+    ("config.json", "{}"): ": config.json lacks 'model'; run it again",
+    ("trajectory.csv", "step,epoch,loss\n0,0,1\n"): " holds a damaged run "
+        "(trajectory.csv is of (), and config.json of ('w',)); run it again",
+    ("trajectory.csv", f"{HEADER}1,0,1,1,1\n0,0,1,1,1\n"): " holds a damaged run (trajectory.csv "
+        "has its steps in another order); run it again",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("file", "content", "reason"), [(*k, v) for k, v in DAMAGED.items()])
@@ -282,6 +288,33 @@ def test_a_damaged_run_is_one_line(shell: Shell, file: str, content: str, reason
     assert shell(str(run), str(where)) == 2
     assert shell.err.startswith(f"compare.py: {where}{reason}")
     assert shell.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("bias", None), ("bias", 10**13), ("model", 5), ("momentum", [1]), ("batch_size", {}),
+])  # fmt: skip
+def test_a_forged_config_is_one_line(shell: Shell, name: str, value: Any) -> None:
+    run = record("--name", "a", "--epochs", "1")
+    change_config(run / "manual", name, value)
+    shell.capsys.readouterr()
+    assert shell(str(run)) == 2
+    assert shell.err.startswith(f"compare.py: {run / 'manual'}: config.json is damaged: {name} ")
+    assert shell.err.count("\n") == 1
+
+
+def test_names_in_a_forged_config_are_texts(shell: Shell) -> None:
+    run = record("--name", "a", "--epochs", "1")
+    change_config(run / "manual", "data", "\x1b[2J\ud800\nforged")
+    change_config(run / "manual", "model", "mine.py:\x1b[2J")
+    assert shell(str(run)) == 0
+    assert all(line.isprintable() for line in shell.out.splitlines())
+    assert "\\x1b[2J\\ud800\\nforged|lesson" in shell.out
+
+
+def change_config(run: Path, name: str, value: Any) -> None:
+    """Change what a run's config.json says."""
+    config = {**json.loads((run / "config.json").read_text(encoding="utf-8")), name: value}
+    (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 OPTIMIZERS = """

@@ -123,7 +123,11 @@ SPOILT = {
         "at 150: the file is truncated; run it again",
     ("result.json", '"steps"', '"step"'): f"{RUN}/result.json is damaged (no 'steps'); run it "
         "again",
-    ("config.json", '"lr"', '"rate"'): "config.json lacks 'lr'; run it again",
+    ("trajectory.csv", "/w,gradient/w", "/v,gradient/v"): f"{RUN} holds a damaged run "
+        "(trajectory.csv is of ('v',), and config.json of ('w',)); run it again",
+    ("result.json", '"finished"', '"weird"'): f"{RUN}/result.json is damaged (stopped 'weird'); "
+        "run it again",
+    ("config.json", '"lr"', '"rate"'): f"{RUN}: config.json lacks 'lr'; run it again",
     ("config.json", '"data": "lesson"', '"data": "hubble"'): f"{RUN}: its first loss is 1, and "
         "model and data now give 28889.1: they have changed since; run it again",
     ("config.json", '"chunk_size": null', '"chunk_size": 2'): f"{RUN}: its data were read in "

@@ -8,12 +8,14 @@ import platform
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import printable, read_file, read_json, replacing
 from torchgd.experiment.parallel import processes
@@ -115,14 +117,24 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Trajectory]:
         )
     config = read_config(directory)
     _refuse_unfinished(directory, TABLE)
+    asked = _asked(directory, config)
     try:
-        text = read_file(directory / TABLE).decode()
-        trajectory = _parse(text, DTYPES[config["dtype"]])
+        trajectory = _parse(read_file(directory / TABLE).decode(), DTYPES[asked.dtype])
         if len(trajectory.step) == 0:
             raise ValueError("trajectory.csv has no row")
-    except (ValueError, KeyError, TypeError, RuntimeError, csv.Error) as error:
+        if trajectory.names != (names := tuple(asked.initial)):
+            raise ValueError(f"trajectory.csv is of {trajectory.names}, and config.json of {names}")
+    except (ValueError, RuntimeError, csv.Error) as error:
         raise ValueError(f"{directory} holds a damaged run ({error}); run it again") from None
     return config, trajectory
+
+
+def _asked(directory: Path, config: Mapping[str, Any]) -> Configuration:
+    """Return what a run's config.json says that it was asked to do."""
+    try:
+        return Configuration.from_config(config)
+    except ValueError as error:
+        raise ValueError(f"{directory}: {error}") from None
 
 
 def read_result(directory: Path) -> dict[str, Any]:
@@ -138,6 +150,8 @@ def read_result(directory: Path) -> dict[str, Any]:
     for name, kind in (("steps", int), ("stopped", str)):
         if not isinstance(result.get(name), kind):
             raise ValueError(f"{file} is damaged (no {name!r}); run it again")
+    if (end := result["stopped"]) not in list(map(str, Stopped)):
+        raise ValueError(f"{file} is damaged (stopped {reprlib.repr(end)}); run it again")
     return result
 
 
@@ -182,6 +196,9 @@ def _parse(text: str, dtype: torch.dtype) -> Trajectory:
     for line, row in enumerate(rows, start=2):
         if len(row) != len(head):
             raise ValueError(f"trajectory.csv, line {line}: {len(row)} columns of {len(head)}")
+    steps = [int(row[0]) for row in rows]
+    if any(later <= step for step, later in pairwise([-1, *steps])):
+        raise ValueError("trajectory.csv has its steps in another order")
     no_final = [not tag.startswith("weight/") for tag in head[2:]]
     ended = bool(rows) and [text == "" for text in rows[-1][2:]] == no_final
     if any("" in row for row in (rows[:-1] if ended else rows)):
@@ -190,7 +207,7 @@ def _parse(text: str, dtype: torch.dtype) -> Trajectory:
     diverged = bool(rows) and not all(map(math.isfinite, values[-1]))
     return Trajectory(
         names,
-        step=torch.tensor([int(row[0]) for row in rows], dtype=torch.int64),
+        step=torch.tensor(steps, dtype=torch.int64),
         epoch=torch.tensor([int(row[1]) for row in rows], dtype=torch.int64),
         table=torch.tensor(values, dtype=dtype).reshape(len(rows), len(head) - 2),
         stopped=Stopped.DIVERGED if diverged else Stopped.FINISHED if ended else None,
