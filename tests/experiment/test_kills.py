@@ -363,6 +363,31 @@ def test_a_disk_that_does_not_keep_what_it_was_given_is_named(
     assert not any(Path("runs").iterdir())
 
 
+def fails_at(what: str, number: int, plain: Any, path: Any, *words: Any, **more: Any) -> Any:
+    """A call of the system that fails for files of this name alone."""
+    if Path(str(path)).name == what:
+        raise OSError(number, os.strerror(number), os.fspath(path))
+    return plain(path, *words, **more)
+
+
+@pytest.mark.parametrize(("call", "what", "number"), [
+    ("scandir", "lr-0.02", errno.EACCES), ("scandir", "autograd", errno.EIO),
+    ("stat lstat", "run.pt", errno.EIO),
+])  # fmt: skip
+def test_what_cannot_be_looked_at_is_not_taken_for_nothing(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, call: str, what: str, number: int
+) -> None:
+    """Else a run of a sweep would be left out, and one with a state would start again."""
+    assert shell("--name", "parts", "--lr", "0.01", "0.02", "--epochs", "2") == 0
+    before = contents(PARTS)
+    with monkeypatch.context() as patch:
+        for name in call.split():
+            patch.setattr(os, name, partial(fails_at, what, number, getattr(os, name)))
+        assert shell("--resume", "runs/parts", "--epochs", "3") == 2
+    assert re.fullmatch(rf"train\.py: runs/parts/\S*{what}: \w+[^\n]*\n", shell.err), shell.err
+    assert contents(PARTS) == before
+
+
 def test_a_file_system_without_locks_is_named(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
