@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -327,6 +328,17 @@ def test_a_rank_that_waits_for_the_others_hears_a_signal(tmp_path: Path, sent: i
     wait_for(process, lambda: listens(port))
     process.send_signal(sent)
     assert ended(process)[0] == -sent
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_rank_whose_others_never_come_waits_no_longer_than_it_is_told(tmp_path: Path) -> None:
+    began = time.monotonic()
+    process = Forked(tmp_path, "--rank-timeout", "2", **ALONE, MASTER_PORT=str(free_port()))
+    status, out, err = ended(process)
+    assert time.monotonic() - began < 60
+    assert (status, out) == (2, "")
+    said = err.splitlines()[-1]  # torch's own C++ warns before
+    assert said.startswith("train.py: rank 0 cannot meet the others at 127.0.0.1:")
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,7 +1,10 @@
 """Real processes that are really killed, on disks that are really full."""
 
+import errno
 import itertools
+import os
 import random
+import re
 import signal
 import subprocess
 import tempfile
@@ -27,7 +30,7 @@ from helpers import (
 )
 from killed import killed
 
-from torchgd.experiment import sources
+from torchgd.experiment import files, sources
 from torchgd.experiment.files import locked, read_json
 from torchgd.experiment.folder import read_run
 from torchgd.experiment.state import State
@@ -305,6 +308,97 @@ def test_a_disk_that_is_full_of_data(
     assert shell.err.count("\n") == 1
     assert not any(disk.iterdir())
     assert not Path("runs").exists()
+
+
+def fails(number: int) -> Any:
+    """A call of the system that fails; which file it was about, the system does not say."""
+
+    def call(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_a_sector_that_cannot_be_read_is_named(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shell("--name", "parts") == 0
+    before = contents(PARTS)
+    for name, at in (("config.json", 0), ("run.pt", 2)):
+        there = itertools.count()
+
+        def opened(*words: Any, at: int = at, there: Iterator[int] = there) -> Any:
+            file = open(*words)  # noqa: SIM115
+            return BadSector(file) if next(there) == at else file
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "open", opened, raising=False)
+            assert shell("--resume", "runs/parts", "--epochs", "60") == 2
+        assert re.fullmatch(
+            rf"train\.py: runs/parts/\w+/{name}: Input/output error\n", shell.err
+        ), shell.err
+        assert contents(PARTS) == before
+
+
+class BadSector:
+    """A file that is there, and cannot be read."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.fileno, self.read = file, file.fileno, fails(errno.EIO)
+
+    def __enter__(self) -> "BadSector":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def test_a_disk_that_does_not_keep_what_it_was_given_is_named(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", fails(errno.EIO))
+    assert shell("--name", "parts") == 2
+    hidden = rf"runs/\.parts\.{os.getpid()}/manual/config\.json"
+    assert re.fullmatch(rf"train\.py: {hidden}: Input/output error\n", shell.err), shell.err
+    assert not any(Path("runs").iterdir())
+
+
+def fails_at(what: str, number: int, plain: Any, path: Any, *words: Any, **more: Any) -> Any:
+    """A call of the system that fails for files of this name alone."""
+    if Path(str(path)).name == what:
+        raise OSError(number, os.strerror(number), os.fspath(path))
+    return plain(path, *words, **more)
+
+
+@pytest.mark.parametrize(("call", "what", "number"), [
+    ("scandir", "lr-0.02", errno.EACCES), ("scandir", "autograd", errno.EIO),
+    ("stat lstat", "run.pt", errno.EIO),
+])  # fmt: skip
+def test_what_cannot_be_looked_at_is_not_taken_for_nothing(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, call: str, what: str, number: int
+) -> None:
+    """Else a run of a sweep would be left out, and one with a state would start again."""
+    assert shell("--name", "parts", "--lr", "0.01", "0.02", "--epochs", "2") == 0
+    before = contents(PARTS)
+    with monkeypatch.context() as patch:
+        for name in call.split():
+            patch.setattr(os, name, partial(fails_at, what, number, getattr(os, name)))
+        assert shell("--resume", "runs/parts", "--epochs", "3") == 2
+    assert re.fullmatch(rf"train\.py: runs/parts/\S*{what}: \w+[^\n]*\n", shell.err), shell.err
+    assert contents(PARTS) == before
+
+
+def test_a_file_system_without_locks_is_named(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shell("--name", "parts") == 0
+    before = contents(PARTS)
+    monkeypatch.setattr("fcntl.flock", fails(errno.ENOLCK))
+    assert shell("--resume", "runs/parts", "--epochs", "60") == 2
+    assert re.fullmatch(r"train\.py: runs/parts/\w+/\.lock: No locks available\n", shell.err), (
+        shell.err
+    )
+    assert contents(PARTS) == before
 
 
 def test_a_read_only_disk_is_one_line(shell: Shell, disk: Path) -> None:

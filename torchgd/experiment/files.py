@@ -27,6 +27,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name this file in an error that names none: the system does so where it opens one alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
+
+
 def read_file(path: Path) -> bytes:
     """Return what a regular file holds; no link is followed.
 
@@ -37,7 +48,7 @@ def read_file(path: Path) -> bytes:
     """
     what = "is no regular file" if os.path.lexists(path) else "is not there"
     if path.is_file() and not path.is_symlink():
-        with open(os.open(path, os.O_RDONLY | CAREFULLY), "rb") as file:
+        with _named(path), open(os.open(path, os.O_RDONLY | CAREFULLY), "rb") as file:
             found = os.fstat(file.fileno())
             if stat.S_ISREG(found.st_mode):
                 try:
@@ -53,7 +64,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CAREFULLY, 0o666))
-        yield temporary
+        with _named(path):
+            yield temporary
         _synchronize(temporary)
         os.replace(temporary, path)
         _synchronize(path.parent)
@@ -71,10 +83,11 @@ def _synchronize(path: Path) -> None:
         return  # Windows opens no directory, and keeps its names by itself.
     # Windows synchronises only what is open for writing, and no system opens a directory so.
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _named(path):
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -114,15 +127,21 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises:
         ValueError: another process has it.
+        OSError: it cannot be locked, as where a file system knows no locks.
     """
+    lock = FileLock(directory / ".lock")
     try:
-        held = FileLock(directory / ".lock").acquire(blocking=False)
+        with _named(directory / ".lock"):
+            lock.acquire(blocking=False)
     except Timeout:
         raise ValueError(
             f"{directory}: another process is writing this run; wait for its end or stop it"
         ) from None
-    with held:
+    try:
         yield
+    finally:
+        with _named(directory / ".lock"):
+            lock.release()
 
 
 def new_directory(

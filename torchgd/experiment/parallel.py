@@ -186,12 +186,12 @@ def process_group(timeout: float | None = None) -> Iterator[None]:
     backend, seconds = "gloo", 1800.0
     if torch.cuda.is_available():
         backend, seconds = "cpu:gloo,cuda:nccl", 180.0
+    most = timedelta(seconds=timeout or seconds)
     try:
-        store, rank, size = next(rendezvous("env://"))
+        store, rank, size = next(rendezvous("env://", timeout=most))
         # Where torchrun starts all again, what those before wrote there is not for these.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-        most = timedelta(seconds=timeout or seconds)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=most)
         # All have met before one goes on, and perhaps away: else the others would wait for it.
         dist.all_reduce(torch.zeros(1))

@@ -67,9 +67,7 @@ def resumed_runs(directory: Path, asked: Mapping[str, Any]) -> Iterator[list[Run
     _refuse_what_is_of_a_new_run(asked)
     if (directory / "config.json").is_file():
         directory = directory.resolve().parent  # its updates are compared, and so go together
-    # In a hidden directory is a run that was killed before it had its name.
-    inside = (path.parent for path in directory.rglob("config.json"))
-    found = [path for path in inside if "/." not in f"/{path.relative_to(directory).as_posix()}"]
+    found = _found(directory)
     if not found:
         raise ValueError(f"{directory} holds no run: give its directory, such as runs/NAME")
     with ExitStack() as locks:
@@ -83,6 +81,20 @@ def resumed_runs(directory: Path, asked: Mapping[str, Any]) -> Iterator[list[Run
             for left in folder.glob(".*.tmp.*") if is_first() else ():
                 left.unlink()  # by a process that was killed as it wrote
         yield runs
+
+
+def _found(directory: Path) -> list[Path]:
+    """Return every directory of a run below this one; one that cannot be read may be of a run."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for path, inside, names in os.walk(directory, onerror=refuse if directory.is_dir() else None):
+        # In a hidden directory is a run that was killed before it had its name.
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        found += [Path(path)] if "config.json" in [*inside, *names] else []
+    return found
 
 
 def _written_to(run: Path) -> Sequence[Path]:
@@ -144,7 +156,9 @@ def _state(experiment: Experiment, directory: Path) -> State | None:
     Rows that a run of so many epochs does not record go: the last step's, where more were asked.
     """
     path = directory / STATE
-    if not os.path.lexists(path):
+    try:
+        path.lstat()
+    except FileNotFoundError:  # and no other error: a run that has a state does not start again
         return None
     found = State.load(path)
     _refuse_other_run(experiment, found, path)
