@@ -183,6 +183,7 @@ FORGED: dict[str, Change] = {
     "a step too far": put(step=10**30),
     "seconds that are NaN": put(seconds=math.nan),
     "negative seconds": put(seconds=-1.0),
+    "seconds without an end": put(seconds=math.inf),
     "no model": put(model=3),
     "a vast weight": model(vast()),
     "a sparse weight": model(torch.zeros((), dtype=F64).to_sparse()),

@@ -97,6 +97,17 @@ def test_npy(tmp_path: Path, dtype: type) -> None:
     assert data.x.dtype == torch.float64
 
 
+def test_the_largest_integers_that_float64_has_all_below(tmp_path: Path) -> None:
+    path, row = tmp_path / "mine.npy", [2**53, -(2**53)]
+    np.save(path, np.array([row]))
+    data = load(str(path))
+    assert [data.x.item(), data.y.item()] == row
+    for beyond in ([2**53 + 1, 0], [0, -(2**53) - 1]):
+        np.save(path, np.array([beyond]))
+        with pytest.raises(ValueError, match=r"mine.npy, row 0: \[.*\] is beyond 2⁵³, where"):
+            load(str(path))
+
+
 def read(path: Path) -> DataSet | None:
     """What a file holds, if it is not refused in one line that names it."""
     try:

@@ -2,6 +2,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -248,6 +249,26 @@ def test_divergence_in_the_first_and_in_the_last_step_is_seen() -> None:
     t = one_step(x=1e100, lr=1e200)  # the gradient is 2e200, and 2e400 overflows
     assert (t.stopped, t.step.tolist(), t.loss.tolist()) == ("diverged", [0, 1], [1e200])
     assert t.weights["w"].tolist() == [1.0, -float("inf")]
+
+
+def test_a_piece_is_handed_on_as_far_as_the_descent_did_not_diverge() -> None:
+    """What is handed on ends where the trajectory does, and not where its block of rows did."""
+    pieces: list[Trajectory] = []
+    model = Linear(dtype=torch.float64)
+    recorder = Recorder(model, 3000, 1, pieces.append)
+    optimizer = ManualSGD(model.parameters(), lr=1.0)
+    for step, epoch, loss in islice(torchgd.descend(model, lesson(), optimizer, epochs=1000), 300):
+        recorder.record(step, epoch, loss)
+    recorder.hand_over()
+    assert [(p.stopped, p.step.tolist()) for p in pieces] == [("diverged", [*range(225)])]
+
+
+def test_a_gradient_that_is_not_finite_ends_nothing_but_where_it_leads_does() -> None:
+    """The loss is (0·x − y)² = 1e200, its gradient 2x·(0·x − y) overflows."""
+    x, y = torch.tensor([[1e250], [1e100]], dtype=torch.float64)
+    t = descend(MANUAL, Linear(w=0.0, dtype=torch.float64), [(x, y)], 1)
+    assert (t.stopped, t.step.tolist(), t.loss.tolist()) == ("diverged", [0, 1], [1e200])
+    assert (t.gradients["w"].tolist(), t.weights["w"].tolist()) == ([-math.inf], [0.0, math.inf])
 
 
 @pytest.mark.parametrize("update", [MANUAL, AUTOGRAD])

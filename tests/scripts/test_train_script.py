@@ -35,6 +35,7 @@ from helpers import (
 
 from torchgd import Batches, Linear, ManualSGD, manual_gradient
 from torchgd import train as descend
+from torchgd.experiment.advice import climbed
 from torchgd.experiment.command_line import Stop
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.events import Events
@@ -43,7 +44,7 @@ from torchgd.experiment.folder import read_run
 from torchgd.experiment.parallel import in_chunks
 from torchgd.experiment.report import verdict
 from torchgd.experiment.resolve import resolve
-from torchgd.experiment.run import outcome_of
+from torchgd.experiment.run import Run, outcome_of
 from torchgd.experiment.sources import load
 from torchgd.experiment.state import State
 from torchgd.gradients import GradientSource
@@ -513,6 +514,15 @@ def test_what_is_no_divergence(shell: Shell, flags: str) -> None:
     assert shell.result()["stopped"] == "finished"
 
 
+def test_where_no_rate_is_known_it_climbed_if_it_ends_above_the_variance_of_y(shell: Shell) -> None:
+    """Of y = 2, 4, 6 that is (4 + 0 + 4)/3, the loss of ŷ = 4."""
+    Path("steep.py").write_text(STEEP, encoding="utf-8")
+    (experiment,) = resolve([Configuration(model="steep.py:Square", initial={"w": 1.4})])
+    path = Run(experiment).carry_out().trajectory
+    ends = torch.tensor([2.6, 2.7])
+    assert [climbed(experiment, path, end) for end in ends] == [False, True]
+
+
 def test_one_that_diverges_is_told_from_the_other(shell: Shell) -> None:
     """By hand the gradient is 1000 times too large."""
     Path("steep.py").write_text(STEEP, encoding="utf-8")
@@ -553,6 +563,15 @@ def test_what_would_help(shell: Shell, flags: str, advice: str) -> None:
     assert shell(*flags.split(), "--update", "manual") == 0
     said = shell.out.splitlines()[-1]
     assert said == advice if advice else said.startswith("ŷ(4 hours)")
+
+
+def test_the_advice_to_standardize_takes_the_mean_of_y_off(shell: Shell) -> None:
+    """Of y = 1000 + x ± ½ it is 1004.5, of which one epoch of single samples would leave much."""
+    rows = [f"{x},{1000 + x + (0.5 if x % 2 else -0.5)}" for x in range(10)]
+    Path("far.csv").write_text("\n".join(rows), encoding="utf-8")
+    words = "--data far.csv --bias --lr 0.001 --epochs 3 --update manual"
+    assert shell(*words.split()) == 0
+    assert shell.out.endswith(" epochs, --standardize --lr auto in 1.\n")
 
 
 @pytest.mark.parametrize("flags", [
