@@ -84,6 +84,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"dtype": "int8"}, f"{DAMAGED}dtype 'int8' is not"),
     ({"dtype": nested(500)}, f"{DAMAGED}dtype "),
     ({"nesterov": "no"}, f"{DAMAGED}nesterov 'no' is not"),
+    ({"nesterov": 0}, f"{DAMAGED}nesterov 0 is not"),
     ({"momentum": math.nan}, f"{DAMAGED}momentum 'nan' is not"),
     ({"initial": {"w": []}}, f"{DAMAGED}initial '[]' is not"),
     ({"initial": {ESCAPE: 1.0}}, "has no parameter "),

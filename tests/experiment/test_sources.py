@@ -45,6 +45,7 @@ def test_built_in_files_have_the_certified_least_squares_answer(name: str) -> No
     "x;y\n1;2\n3;4,5\n",
     "1,0;2,0\r\n3;4,5\r\n",
     "x\ty\n1\t2\n3\t4,5\n",
+    "1;\t2\n3;\t4,5\n",
     '"x";"y"\n1;2\n3;4.5\n',
     "# mine; 1,2\n\nx,y\n# and more\n1,2\n3,4.5\n",
     "sep=;\nx;y\n1;2\n3;4,5\n",

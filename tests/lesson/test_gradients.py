@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from torchgd import Linear, Quadratic, autograd_gradient, manual_gradient
-from torchgd.gradients import few
+from torchgd.gradients import few, is_linear_in_parameters
 from torchgd.loss import mean_squared_error, mean_squared_error_and_derivative
 
 BOTH = pytest.mark.parametrize("gradient", [manual_gradient, autograd_gradient])
@@ -179,6 +179,12 @@ def test_data_with_a_graph_are_refused_by_autograd_alone() -> None:
         manual_gradient(Linear(), *data)
         with pytest.raises(ValueError, match="^x or y is part of a graph, through which autograd"):
             autograd_gradient(Linear(), *data)
+
+
+def test_a_partial_that_is_nan_is_no_sign_of_a_curve() -> None:
+    """It stays the same, to the bit, whatever the weights are."""
+    x = torch.tensor([1.0, math.inf, math.nan])
+    assert is_linear_in_parameters(Given({"w": x}), torch.ones(3))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [1, 4096, 4097, 8191, 8192])

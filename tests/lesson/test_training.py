@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import torchgd
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, manual_gradient, train
 from torchgd.experiment.sources import load
+from torchgd.training import count_steps
 from torchgd.trajectory import Recorder, Stopped, record_interval
 
 EPS = torch.finfo(torch.float64).eps
@@ -325,6 +326,7 @@ def start_at(step: int) -> None:
     (lambda: descend(MANUAL, Linear(), [], 1), r"batches is empty: give at least one \(x, y\)$"),
     (lambda: descend(MANUAL, Linear(), lesson(), 1), "parameter 'w' is torch.float32 and the loss"),
     (lambda: descend(AUTOGRAD, Linear(), lesson(), 1), "parameter 'w' is torch.float32 and the l"),
+    (lambda: count_steps(2**62, 2), f"{2**62} epochs of 2 batches are {2**63} steps: give fewer"),
     (lambda: Recorder(FROZEN, 1, 1), "parameter 'b' does not require gradients: what stays"),
     (lambda: Recorder(Vector(), 1, 1), r"parameter 'w' has shape \(2,\): a trajectory records"),
     (lambda: Recorder(Model(), 1, 1), "Model has no parameters: there is nothing to train"),
@@ -332,6 +334,10 @@ def start_at(step: int) -> None:
 def test_what_cannot_be_trained(train: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         train()
+
+
+def test_as_many_steps_as_torch_counts() -> None:
+    assert count_steps(2**63 - 1, 1) == 2**63 - 1
 
 
 def test_rows_are_complete_and_in_order() -> None:
