@@ -42,7 +42,7 @@ class W(Model):
 """
 WRONG = {
     "Nothing": "__init__(self, **options): Model.__init__(self)",
-    "NaN": 'partials(self, x): return {"w": torch.where(x > 2, float("nan"), x)}',
+    "NaN": 'partials(self, x): return {"w": torch.where(x > 1, float("nan"), x)}',
     "Listed": "partials(self, x): return [x]",
     "Silent": "partials(self, x): return None",
     "NumPy": 'partials(self, x): return {"w": x.numpy()}',

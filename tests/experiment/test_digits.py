@@ -125,10 +125,24 @@ def test_where_no_fraction_is_taken_a_bound_holds(
         assert low <= value <= high
 
 
+def test_a_model_made_of_a_built_in_one_is_not_taken_for_it() -> None:
+    class Shifted(Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 1
+
+    x = torch.ones(3)
+    assert [exact.is_exact(model, x) for model in (Linear(), Quadratic(), Shifted())] == [
+        True,
+        True,
+        False,
+    ]
+
+
 def test_what_is_far_from_0_is_centred(tmp_path: Path) -> None:
     y = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     assert offset_of(y) == 0
     assert offset_of(y + 1e6) == 1e6 + 2
+    assert offset_of(y - 1e6) == 2 - 1e6
     assert offset_of(y * 0 + 7) == 7
     experiment = experiment_on(tmp_path, "linear", 1e3, 1)
     assert experiment.identity["offset"] == experiment.offset == experiment.data.y.mean().item()
@@ -137,19 +151,22 @@ def test_what_is_far_from_0_is_centred(tmp_path: Path) -> None:
         assert "offset" not in experiment_on(tmp_path, "linear", 1e3, 1, **asked).identity  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("model", [Linear(0.7, bias=True), Quadratic(0.7, -3e5, 0.1)])
+@pytest.mark.parametrize("model", [
+    Linear(0.7, bias=True), Quadratic(0.7, -3e5, 0.1),
+    *(Quadratic(k / 7, k / 3, 0.1) for k in range(9)),
+])  # fmt: skip
 def test_parameters_are_mapped_back_with_one_rounding(model: Linear | Quadratic) -> None:
+    """Each is the float next to the exact one, which three points of the curve tell."""
     model = model.double()
     mean, deviation, offset = 1e6 + 0.1, 1e-4, 2e6 + 1 / 3
     m, s, c = map(Fraction, (mean, deviation, offset))
-    found = model.in_original_units(mean, deviation, offset)
     at = {name: Fraction(w.item()) for name, w in model.named_parameters()}
-    for x in (Fraction(0), Fraction(1), Fraction(-1)):
-        z = (x - m) / s
-        expected = sum(w * z ** POWERS[name] for name, w in at.items()) + c
-        here = sum(Fraction(w) * x ** POWERS[name] for name, w in found.items())
-        rounding = sum(Fraction(math.ulp(w)) for w in found.values())
-        assert abs(here - expected) <= rounding / 2
+    low, middle, high = (
+        sum(w * ((x - m) / s) ** POWERS[name] for name, w in at.items()) + c for x in (-1, 0, 1)
+    )
+    exact = {0: middle, 1: (high - low) / 2, 2: (high + low) / 2 - middle}
+    expected = {name: float(exact[POWERS[name]]) for name in at}
+    assert model.in_original_units(mean, deviation, offset) == expected
 
 
 def test_what_is_not_finite_is_mapped_back_as_such() -> None:

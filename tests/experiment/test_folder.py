@@ -210,6 +210,30 @@ def test_a_directory_is_never_used_twice(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(path.name for path in parent.iterdir()) == sorted([*names, "mine", "empty"])
 
 
+def test_contents_are_on_the_disk_before_their_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that fails may keep an empty file by that name, or neither."""
+    done: list[object] = []
+
+    def noted(name: str, real: Any) -> Any:
+        def call(first: Any, *rest: Any) -> None:
+            done.append(os.fstat(first).st_ino if name == "fsync" else name)
+            real(first, *rest)
+
+        return call
+
+    for name in ("fsync", "replace", "rename"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    write_json(tmp_path / "a.json", {})
+    file, folder = ((tmp_path / name).stat().st_ino for name in ("a.json", "."))
+    assert done == [file, "replace", folder]
+    done.clear()
+    run = new_directory(tmp_path, "mine", "linear-lesson", FILES) / "manual"
+    file, inside = ((run / name).stat().st_ino for name in ("config.json", "."))
+    assert done == [file, "replace", inside, "rename", folder]
+
+
 def get(address: str) -> Any:
     with urllib.request.urlopen(address, timeout=20) as answer:
         return json.load(answer)

@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import helpers
 import pytest
@@ -15,7 +17,9 @@ import train
 from helpers import EXPONENTIAL, contents, events, left, refuse_other_than, saved
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+import torchgd.experiment.runs
 from torchgd.experiment.command_line import Stop
+from torchgd.experiment.runs import resumed_runs
 
 SHUFFLED = (
     "--model quadratic --data cars --standardize --momentum 0.9 --batch-size 7 --shuffle --seed 3 "
@@ -126,17 +130,58 @@ def test_epochs_may_be_raised_after_the_end(shell: Shell) -> None:
     refuse_other_than(WHOLE, PARTS)
 
 
+def test_a_run_that_lacks_its_result_alone_keeps_the_last_steps_row(shell: Shell) -> None:
+    """That of step 95, which no seventh step is."""
+    more = [*SHUFFLED, "--record-every", "7"]
+    for name in ("whole", "parts"):
+        assert shell(*more, "--name", name) == 0
+    (PARTS / "manual" / "result.json").unlink()
+    assert shell("--resume", "runs/parts") == 0
+    refuse_other_than(WHOLE, PARTS)
+
+
 def test_tensorboard_is_told_of_a_configuration_once(shell: Shell) -> None:
-    def told() -> int:
+    def told() -> list[int]:
         files = Path("runs/a/manual").glob("events.out.tfevents.*")
         events = [event for file in files for event in EventFileLoader(str(file)).Load()]
-        return sum(v.tag.startswith("config") for event in events for v in event.summary.value)
+        there = [(e.step, v.tag) for e in events for v in e.summary.value]
+        return sorted(step for step, tag in there if tag.startswith("config"))
 
     assert shell.stopped(50, *SHUFFLED, "--name", "a") == 143
     assert shell("--resume", "runs/a") == 0
-    assert told() == 1
+    assert told() == [0]
     assert shell("--resume", "runs/a", "--epochs", "20") == 0
-    assert told() == 2  # it is another, with more epochs
+    assert told() == [0, 96]  # it is another, with more epochs, from the step where they begin
+
+
+def test_all_runs_are_locked_before_one_is_read(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read earlier, another process may still be writing."""
+    done: list[str] = []
+
+    def noted(name: str, real: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def call(path: Path) -> Any:
+            done.append(name)
+            return real(path)
+
+        return call
+
+    assert shell("--epochs", "1", "--name", "a") == 0
+    for name in ("locked", "read_config"):
+        real = getattr(torchgd.experiment.runs, name)
+        monkeypatch.setattr(torchgd.experiment.runs, name, noted(name, real))
+    with resumed_runs(Path("runs/a"), {}):
+        assert done == ["locked"] * 2 + ["read_config"] * 2
+
+
+def test_what_says_that_a_run_is_over_goes_before_it_goes_on(shell: Shell) -> None:
+    """Else one that is killed then has the results of fewer epochs."""
+    ends = [Path("runs/a", name) for name in ("manual/result.json", "comparison.json")]
+    assert shell("--epochs", "2", "--name", "a") == 0
+    assert all(end.is_file() for end in ends)
+    with resumed_runs(Path("runs/a"), {"epochs": 3}) as runs, runs[0].events():
+        assert not any(end.exists() for end in ends)
 
 
 def test_a_run_that_is_over_says_so(shell: Shell) -> None:
@@ -149,9 +194,9 @@ def test_a_run_that_is_over_says_so(shell: Shell) -> None:
     assert shell("--lr", "1", "--epochs", "200", "--name", "b") == 1
     assert shell("--resume", "runs/b") == 1
     assert shell.out == "runs/b diverged, and nothing goes on from there; start a new run\n"
-    assert shell("--resume", "runs/b", "--epochs", "300") == 2
+    assert shell("--resume", "runs/b", "--epochs", "201") == 2
     assert shell.err == (
-        "train.py: --epochs 300: runs/b/manual diverged at step 224, and more epochs change "
+        "train.py: --epochs 201: runs/b/manual diverged at step 224, and more epochs change "
         "nothing; leave it out\n"
     )
     assert shell("--lr", "0.3", "--batch-size", "full", "--name", "c") == 1
@@ -172,7 +217,8 @@ def test_a_diverged_run_and_one_that_had_not_begun(shell: Shell, epochs: str) ->
 def test_a_model_of_ones_own_is_named_again(shell: Shell) -> None:
     """config.json runs no code; the file must be what it was, wherever it lies now."""
     canary = "\nopen('canary', 'w').close()\n"
-    Path("own.py").write_text(EXPONENTIAL + canary, encoding="utf-8")
+    other = "\nclass Other(Exponential):\n    pass\n"
+    Path("own.py").write_text(EXPONENTIAL + other + canary, encoding="utf-8")
     words = "--model own.py:Exponential --update manual --lr 0.002 --epochs 9 --name".split()
     assert shell(*words, "whole") == 0
     assert shell.stopped(9, *words, "parts") == 143
@@ -185,11 +231,12 @@ def test_a_model_of_ones_own_is_named_again(shell: Shell) -> None:
     )
     assert not Path("canary").exists()
     Path("other.py").write_text(EXPONENTIAL, encoding="utf-8")
-    assert shell("--resume", "runs/parts", "--model", "other.py:Exponential") == 2
-    assert shell.err == (
-        "train.py: model 'other.py:Exponential' is not the one that the run in runs/parts/manual "
-        "was trained with (SHA-256); give that one back or start a new run\n"
-    )
+    for model in ("other.py:Exponential", "own.py:Other"):
+        assert shell("--resume", "runs/parts", "--model", model) == 2
+        assert shell.err == (
+            f"train.py: model {model!r} is not the one that the run in runs/parts/manual "
+            "was trained with (SHA-256); give that one back or start a new run\n"
+        )
     assert shell("--resume", "runs/parts", "--model", "own.py:Exponential") == 0
     refuse_other_than(WHOLE, PARTS)
 
@@ -203,12 +250,13 @@ def test_data_of_ones_own_must_be_what_they_were(shell: Shell, tmp_path: Path) -
     Path("elsewhere").mkdir()
     os.chdir("elsewhere")
     Path("mine.csv").write_text("x,y\n9,9\n", encoding="utf-8")
-    Path("../mine.csv").write_text("x,y\n1,3\n2,5\n4,9\n", encoding="utf-8")
-    assert shell("--resume", "../runs/parts") == 2
-    assert shell.err == (
-        "train.py: data 'mine.csv' is not the one that the run in ../runs/parts/manual was trained "
-        "with (SHA-256); give that one back or start a new run\n"
-    )
+    for last in ("4,9", "5,8"):
+        Path("../mine.csv").write_text(f"x,y\n1,3\n2,5\n{last}\n", encoding="utf-8")
+        assert shell("--resume", "../runs/parts") == 2
+        assert shell.err == (
+            "train.py: data 'mine.csv' is not the one that the run in ../runs/parts/manual was "
+            "trained with (SHA-256); give that one back or start a new run\n"
+        )
     Path("../mine.csv").rename("moved.csv")
     assert shell("--resume", "../runs/parts") == 2
     assert shell.err.startswith(f"train.py: ../runs/parts/manual: data '{tmp_path}/mine.csv': no ")

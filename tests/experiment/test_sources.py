@@ -45,6 +45,7 @@ def test_built_in_files_have_the_certified_least_squares_answer(name: str) -> No
     "x;y\n1;2\n3;4,5\n",
     "1,0;2,0\r\n3;4,5\r\n",
     "x\ty\n1\t2\n3\t4,5\n",
+    "1;\t2\n3;\t4,5\n",
     '"x";"y"\n1;2\n3;4.5\n',
     "# mine; 1,2\n\nx,y\n# and more\n1,2\n3,4.5\n",
     "sep=;\nx;y\n1;2\n3;4,5\n",
@@ -95,6 +96,17 @@ def test_npy(tmp_path: Path, dtype: type) -> None:
     data = load(str(path))
     assert (data.name, data.x.tolist(), data.y.tolist()) == ("mine", [1, 3], [2, 4])
     assert data.x.dtype == torch.float64
+
+
+def test_the_largest_integers_that_float64_has_all_below(tmp_path: Path) -> None:
+    path, row = tmp_path / "mine.npy", [2**53, -(2**53)]
+    np.save(path, np.array([row]))
+    data = load(str(path))
+    assert [data.x.item(), data.y.item()] == row
+    for beyond in ([2**53 + 1, 0], [0, -(2**53) - 1]):
+        np.save(path, np.array([beyond]))
+        with pytest.raises(ValueError, match=r"mine.npy, row 0: \[.*\] is beyond 2⁵³, where"):
+            load(str(path))
 
 
 def read(path: Path) -> DataSet | None:

@@ -163,6 +163,11 @@ def test_another_runs_state_is_refused(saved: Path, tmp_path: Path) -> None:
     assert State.load(saved).step == 10
 
 
+def test_a_runs_seconds_are_those_of_all_its_processes(saved: Path) -> None:
+    replace(State.load(saved), seconds=1e6).save(saved)
+    assert gone_on(saved.parent).seconds > 1e6
+
+
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
 def test_what_cannot_be_written_leaves_the_earlier_one(
     saved: Path, monkeypatch: pytest.MonkeyPatch, fails: str

@@ -25,6 +25,7 @@ from torchgd.figures import animate, draw
 from torchgd.figures.curves import curves, rates
 from torchgd.figures.descent import descent, plane_of
 from torchgd.figures.fit import fit
+from torchgd.figures.play import described
 from torchgd.figures.runs import FAR, DrawnRun, lay_together
 from torchgd.figures.style import COLOURS
 from torchgd.proof.compare import ulps
@@ -206,7 +207,8 @@ def test_the_fit_is_in_original_units(name: str) -> None:
     outcome = outcome_of(Configuration(**{**FULL, "data": name, "epochs": 300}))
     figure = alone(fit, lay_together([("manual", outcome.experiment, outcome.trajectory)]))
     exact = {k: float(v) for k, v in CERTIFIED[name]["exact_30_digits"].items()}
-    for gid, w in ("best", exact), ("end", outcome.parameters):
+    start = outcome.experiment.parameters(outcome.experiment.new_model())
+    for gid, w in ("best", exact), ("end", outcome.parameters), ("early", start):
         x, y = data(figure, gid)
         expected = w["w2"] * x**2 + w["w1"] * x + w["b"]
         assert_close(y, expected, rtol=1e-9, atol=1e-9 * y.abs().max().item())
@@ -215,6 +217,13 @@ def test_the_fit_is_in_original_units(name: str) -> None:
     assert equal(y, outcome.experiment.data.y)
     low, high = figure.axes[0].get_xlim()
     assert low < x.min() < x.max() < high
+
+
+def test_the_page_names_its_axes_as_they_are_trained_on() -> None:
+    runs, _ = drawn(data="cars", bias=True, standardize=True)
+    found = described(runs[0], None)
+    assert found["x_label"] == "x, standardized"
+    assert found["y_label"] == "y [ft]"
 
 
 def test_the_fit_shows_early_steps_and_some_of_many_samples(tmp_path: Path) -> None:

@@ -66,6 +66,16 @@ def test_an_epoch_visits_every_sample_once(count: int, data: st.DataObject, shuf
         assert torch.equal(seen.sort().values if shuffle else seen, values(count)[0])
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_many_batches_are_of_one_size_wherever_they_are_split(
+    monkeypatch: pytest.MonkeyPatch, shuffle: bool
+) -> None:
+    monkeypatch.setattr("torchgd.data.FEW", 4)
+    found = list(Batches(*values(32), batch_size=3, shuffle=shuffle))
+    assert [len(x) for x, _ in found] == [3] * 10 + [2]
+    assert torch.equal(torch.cat([x for x, _ in found]).sort().values, values(32)[0])
+
+
 def order(batches: Batches, epoch: int) -> list[float]:
     batches.set_epoch(epoch)
     return [x.item() for x, _ in batches]
@@ -125,6 +135,13 @@ BOTH = r"give both as \(N,\)"
 def test_what_makes_no_batches(x: Any, y: Any, more: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=f"^{message}"):
         Batches(x, y, **more)
+
+
+def test_a_bad_sample_is_named_wherever_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchgd.data.PART", 4)
+    x = values(11)[0].index_fill(0, torch.tensor([6, 9]), math.inf)
+    with pytest.raises(ValueError, match=r"^x\[6\] is inf: remove the sample$"):
+        Batches(x, x)
 
 
 @pytest.mark.parametrize(("x", "error", "message"), [

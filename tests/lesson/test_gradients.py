@@ -1,4 +1,5 @@
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from torchgd import Linear, Quadratic, autograd_gradient, manual_gradient
+from torchgd.gradients import few, is_linear_in_parameters
 from torchgd.loss import mean_squared_error, mean_squared_error_and_derivative
 
 BOTH = pytest.mark.parametrize("gradient", [manual_gradient, autograd_gradient])
@@ -80,9 +82,11 @@ def test_shapes_that_differ_are_named(gradient: Any, x: Any, y: Any) -> None:
 
 
 @BOTH
-def test_no_sample(gradient: Any) -> None:
-    with pytest.raises(ValueError, match=r"shape \(0,\): a mean over no sample does not exist"):
-        gradient(Linear(), torch.ones(0), torch.ones(0))
+@pytest.mark.parametrize("shape", [(0,), (0, 2), (2, 0)])
+def test_no_sample(gradient: Any, shape: tuple[int, ...]) -> None:
+    message = f"{re.escape(str(shape))}: a mean over no sample does not exist"
+    with pytest.raises(ValueError, match=message):
+        gradient(Linear(), torch.ones(shape), torch.ones(shape))
 
 
 def test_the_derivative_of_the_loss() -> None:
@@ -175,3 +179,14 @@ def test_data_with_a_graph_are_refused_by_autograd_alone() -> None:
         manual_gradient(Linear(), *data)
         with pytest.raises(ValueError, match="^x or y is part of a graph, through which autograd"):
             autograd_gradient(Linear(), *data)
+
+
+def test_a_partial_that_is_nan_is_no_sign_of_a_curve() -> None:
+    """It stays the same, to the bit, whatever the weights are."""
+    x = torch.tensor([1.0, math.inf, math.nan])
+    assert is_linear_in_parameters(Given({"w": x}), torch.ones(3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [1, 4096, 4097, 8191, 8192])
+def test_few_samples_are_never_more_than_4096(count: int) -> None:
+    assert 0 < len(few(torch.ones(count))) <= 4096

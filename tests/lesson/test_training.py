@@ -2,6 +2,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import torchgd
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, manual_gradient, train
 from torchgd.experiment.sources import load
+from torchgd.training import count_steps
 from torchgd.trajectory import Recorder, Stopped, record_interval
 
 EPS = torch.finfo(torch.float64).eps
@@ -250,6 +252,26 @@ def test_divergence_in_the_first_and_in_the_last_step_is_seen() -> None:
     assert t.weights["w"].tolist() == [1.0, -float("inf")]
 
 
+def test_a_piece_is_handed_on_as_far_as_the_descent_did_not_diverge() -> None:
+    """What is handed on ends where the trajectory does, and not where its block of rows did."""
+    pieces: list[Trajectory] = []
+    model = Linear(dtype=torch.float64)
+    recorder = Recorder(model, 3000, 1, pieces.append)
+    optimizer = ManualSGD(model.parameters(), lr=1.0)
+    for step, epoch, loss in islice(torchgd.descend(model, lesson(), optimizer, epochs=1000), 300):
+        recorder.record(step, epoch, loss)
+    recorder.hand_over()
+    assert [(p.stopped, p.step.tolist()) for p in pieces] == [("diverged", [*range(225)])]
+
+
+def test_a_gradient_that_is_not_finite_ends_nothing_but_where_it_leads_does() -> None:
+    """The loss is (0·x − y)² = 1e200, its gradient 2x·(0·x − y) overflows."""
+    x, y = torch.tensor([[1e250], [1e100]], dtype=torch.float64)
+    t = descend(MANUAL, Linear(w=0.0, dtype=torch.float64), [(x, y)], 1)
+    assert (t.stopped, t.step.tolist(), t.loss.tolist()) == ("diverged", [0, 1], [1e200])
+    assert (t.gradients["w"].tolist(), t.weights["w"].tolist()) == ([-math.inf], [0.0, math.inf])
+
+
 @pytest.mark.parametrize("update", [MANUAL, AUTOGRAD])
 @pytest.mark.parametrize("at", [0, 1, 5, 6, 41, 42])
 def test_a_descent_goes_on_from_any_step(update: Any, at: int) -> None:
@@ -304,6 +326,7 @@ def start_at(step: int) -> None:
     (lambda: descend(MANUAL, Linear(), [], 1), r"batches is empty: give at least one \(x, y\)$"),
     (lambda: descend(MANUAL, Linear(), lesson(), 1), "parameter 'w' is torch.float32 and the loss"),
     (lambda: descend(AUTOGRAD, Linear(), lesson(), 1), "parameter 'w' is torch.float32 and the l"),
+    (lambda: count_steps(2**62, 2), f"{2**62} epochs of 2 batches are {2**63} steps: give fewer"),
     (lambda: Recorder(FROZEN, 1, 1), "parameter 'b' does not require gradients: what stays"),
     (lambda: Recorder(Vector(), 1, 1), r"parameter 'w' has shape \(2,\): a trajectory records"),
     (lambda: Recorder(Model(), 1, 1), "Model has no parameters: there is nothing to train"),
@@ -311,6 +334,10 @@ def start_at(step: int) -> None:
 def test_what_cannot_be_trained(train: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         train()
+
+
+def test_as_many_steps_as_torch_counts() -> None:
+    assert count_steps(2**63 - 1, 1) == 2**63 - 1
 
 
 def test_rows_are_complete_and_in_order() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from torchgd import Batches, Linear, ManualSGD, Trajectory, compare, train
 from torchgd.experiment.sources import load
-from torchgd.proof.compare import ulps
+from torchgd.proof.compare import difference, ulps
 from torchgd.trajectory import Stopped
 
 F64 = torch.float64
@@ -106,6 +106,8 @@ def test_the_cause_comes_before_its_effects() -> None:
         found = compare(a, changed)
         assert (found.first_difference, found.max_ulp) == (first, apart)
         assert not found.identical
+        assert not found.within(0)  # not even where the weights are
+        assert found.within(1)
 
 
 def test_the_sign_of_zero_and_nan() -> None:
@@ -116,6 +118,12 @@ def test_the_sign_of_zero_and_nan() -> None:
     nan = with_columns(a, gradients={"w": zero.gradients["w"] * math.nan})
     assert compare(nan, nan).identical
     assert not compare(nan, a).identical
+
+
+def test_infinities_of_one_sign_are_0_apart() -> None:
+    far = [math.inf, -math.inf, math.nan, math.inf, 1.0]
+    found = difference(t64(*far), t64(math.inf, -math.inf, math.nan, -math.inf, 3.0))
+    assert found.tolist() == [0, 0, 0, math.inf, 2]
 
 
 def test_a_last_row_that_diverged_has_a_loss_and_gradients() -> None:

@@ -68,6 +68,16 @@ def test_what_is_printed_is_read(derivation: Derivation, write: Any, head: str) 
         assert judged(derivation, f"{head % write(w)} = {write(right)}") == ""
 
 
+def test_a_command_that_begins_as_a_fraction_does_is_a_name() -> None:
+    assert plain(r"2\fractal x").split() == ["2fractal", "x"]
+    assert plain(r"\frac ab") == "((a)/(b))"
+
+
+def test_of_two_names_the_longer_is_answered() -> None:
+    assert assignment("a=b=2x", ["a", "a=b"]) == ("a=b", "2x")
+    assert assignment("a=2x", ["a", "a=b"]) == ("a", "2x")
+
+
 def test_a_mixed_number_is_a_sum() -> None:
     assert plain("2½x") == "(2+1/2)x"
     assert judged(LINE, "2½x(wx-y)") == "a factor 5/4 is too many"
@@ -113,6 +123,12 @@ def test_hostile_ones_are_refused_at_once(text: str, reason: str) -> None:
     assert time.process_time() - start < 1
     assert str(refused.value).startswith(reason)
     assert len(str(refused.value)) < 200
+
+
+def test_a_factor_of_1_and_a_30th_digit_is_wrong() -> None:
+    derivation = derive(MODELS["linear"]())
+    for digits, right in (("2." + "0" * 30, True), ("2." + "0" * 29 + "1", False)):
+        assert (judge(derivation, "w", parse(f"{digits}x(wx-y)", derivation)) == "") is right
 
 
 @pytest.mark.parametrize("text", LARGE)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from torchgd import Linear, Model, Quadratic, check_gradient, manual_gradient
-from torchgd.proof.findings import ORACLES
+from torchgd.proof.findings import ORACLES, Finding, GradientCheck
 from torchgd.proof.places import Place
 
 X = torch.tensor([1.0, 2.0, 3.0])
@@ -116,6 +116,30 @@ def test_the_data_are_looked_at() -> None:
     assert check_gradient(model, X, Y)
     given = torch.tensor([0.2, 0.7, 0.9])
     assert not check_gradient(model, given, given)
+
+
+def test_each_parameter_needs_an_oracle_that_says_yes() -> None:
+    yes, silent = Finding("a", "autograd", True), Finding("b", "autograd", None)
+    assert GradientCheck([yes], {})
+    assert not GradientCheck([yes, silent], {})
+    assert GradientCheck([yes, silent, Finding("b", "symbolic", True)], {})
+
+
+def test_all_data_are_looked_at_together() -> None:
+    """Off at one of a hundred samples, which is none of the sixteen that are looked at alone."""
+    given = torch.arange(100.0) / 128 + 0.001
+    model = faulty(Linear, "w", lambda x, p, _: torch.where((x - given[50]).abs() < 1e-6, p + 1, p))
+    assert not check_gradient(model, given, given)
+
+
+def test_a_model_that_holds_as_many_numbers_as_the_data_is_refused() -> None:
+    class Weighted(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * torch.ones(3, dtype=x.dtype)
+
+    message = r"^Weighted.forward\(x\) fails with x of shape \(6,\)"
+    with pytest.raises(ValueError, match=message):
+        check_gradient(Weighted(), X, Y)
 
 
 def test_a_batch_that_is_wrong_says_so() -> None:

@@ -1,7 +1,9 @@
 """Models in symbols: what sympy is told is what torch computes."""
 
+import math
 from typing import Any
 
+import mpmath
 import pytest
 import sympy
 import torch
@@ -10,7 +12,7 @@ from torch.nn import functional
 
 from torchgd import Model, Quadratic
 from torchgd.proof.functions import FUNCTIONS
-from torchgd.proof.symbols import X, derive, is_identity
+from torchgd.proof.symbols import Precise, X, derive, is_identity
 
 
 def test_exercise_3_1() -> None:
@@ -144,6 +146,13 @@ def test_constants_are_taken_at_their_digits() -> None:
 def test_what_cannot_run_on_symbols(forward: Any, name: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"^Given cannot run on symbols: {reason}"):
         derive(Given(forward, name=name))
+
+
+@pytest.mark.parametrize(("apart", "agree"), [(5e-13, True), (2e-12, False), (math.nan, None)])
+def test_two_formulas_agree_in_12_digits_of_the_larger(apart: float, agree: bool | None) -> None:
+    one, other = mpmath.mpf(1000), mpmath.mpf(1000) * (1 + mpmath.mpf(apart))
+    assert Precise(one, other, mpmath.mpf(1000)).agree is agree
+    assert Precise(other, one, mpmath.mpf(1000)).agree is agree
 
 
 def test_an_identity_or_not() -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from torchgd import Linear, Model, check_gradient
 from torchgd.proof.findings import BACKWARD, GradientCheck
+from torchgd.proof.places import numbers_to_look_at
 from torchgd.proof.rounding import rounding
 
 X = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
@@ -95,6 +96,29 @@ def test_by_hand_it_may_be_wrong_all_the_same(forward: Any) -> None:
     assert check.wrong == ["w"]
 
 
+def test_of_both_that_are_wrong_the_one_by_hand_is_named() -> None:
+    """Autograd's is farther off, by a half, but beside a wrong one none is right by hand."""
+    model = curve(
+        lambda x, w: in_half(w * x),
+        lambda x, w: {"w": torch.where(x > 2, 0.6, 1.0) * x * (1 - torch.tanh(w * x) ** 2)},
+        w=0.7,
+    )
+    check = check_gradient(model(), X, X)
+    assert (check.wrong, check.wrong_by_autograd) == (["w"], [])
+
+
+@pytest.mark.parametrize(("units", "wrong"), [(900, []), (1200, ["w"])])
+def test_without_symbols_a_derivative_may_be_off_by_1024_units(
+    units: int, wrong: list[str]
+) -> None:
+    def forward(u: Tensor) -> Tensor:
+        assert u.sum() < 1e99 or u.sum() >= 1e99 or u.isnan().any()
+        return torch.tanh(u)
+
+    model = tanh_model(forward, factor=1 + units * 2.0**-52)
+    assert check_gradient(model, X, X).wrong == wrong
+
+
 def test_torchs_own_backward_of_few_digits() -> None:
     """torch's hardsigmoid has a slope of 1/6 in float32, also in float64."""
     model = curve(
@@ -115,6 +139,12 @@ def test_rounding_has_a_size() -> None:
     assert (exact < 1000 * eps).all()
 
 
+def test_rounding_beyond_the_largest_number_has_no_size() -> None:
+    largest = torch.tensor([torch.finfo(torch.float64).max], dtype=torch.float64)
+    assert rounding(lambda u: {"u": 1.0 * u}, largest)["u"].tolist() == [math.inf]
+    assert rounding(lambda u: {"u": 4.0 * u}, largest)["u"].tolist() == [0.0]
+
+
 def test_rounding_is_that_of_the_dtype_that_is_looked_at() -> None:
     """A step in float32 within float64 is an error and no rounding."""
     u = torch.tensor([0.3], dtype=torch.float64)
@@ -131,6 +161,18 @@ def test_a_kink_excuses_what_lies_between_its_slopes_alone() -> None:
 
     assert check_gradient(model(0.5), X, X)
     assert check_gradient(model(7.0), X, X).wrong == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [(torch.float32, -126, 128), (torch.float64, -1022, 1024)]
+)
+def test_the_eighth_power_of_what_is_looked_at_is_a_number(
+    dtype: torch.dtype, low: int, high: int
+) -> None:
+    """Of the largest it is the largest, 2¹⁰²⁴, and of the smallest the smallest that is normal."""
+    sizes = numbers_to_look_at(dtype).double().abs()
+    for size, power in ((sizes[sizes > 0].min(), low), (sizes.max(), high)):
+        assert 8 * size.log2().item() == pytest.approx(power, rel=1e-6)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -221,6 +263,9 @@ def test_a_model_may_say_its_domain_itself() -> None:
 def test_own_samples_and_weights_outside_of_the_domain_are_left_out() -> None:
     x = torch.tensor([-1.0, -2.0], dtype=torch.float64)
     assert check_gradient(Watched(k=3.0), x, x, domain=DOMAIN)
+    model = curve(lambda x, w: w * x.abs(), lambda x, w: {"w": x}, w=0.7)()
+    assert not check_gradient(model, x, x)
+    assert check_gradient(model, x, x, domain={"x": (0, math.inf)})
 
 
 @pytest.mark.parametrize(("domain", "message"), [

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import sys
+import time
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -35,7 +37,8 @@ from helpers import (
 
 from torchgd import Batches, Linear, ManualSGD, manual_gradient
 from torchgd import train as descend
-from torchgd.experiment.command_line import Stop
+from torchgd.experiment.advice import climbed
+from torchgd.experiment.command_line import Parser, Progress, Stop, refusing
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.events import Events
 from torchgd.experiment.files import read_json
@@ -43,7 +46,7 @@ from torchgd.experiment.folder import read_run
 from torchgd.experiment.parallel import in_chunks
 from torchgd.experiment.report import verdict
 from torchgd.experiment.resolve import resolve
-from torchgd.experiment.run import outcome_of
+from torchgd.experiment.run import Run, outcome_of
 from torchgd.experiment.sources import load
 from torchgd.experiment.state import State
 from torchgd.gradients import GradientSource
@@ -513,6 +516,15 @@ def test_what_is_no_divergence(shell: Shell, flags: str) -> None:
     assert shell.result()["stopped"] == "finished"
 
 
+def test_where_no_rate_is_known_it_climbed_if_it_ends_above_the_variance_of_y(shell: Shell) -> None:
+    """Of y = 2, 4, 6 that is (4 + 0 + 4)/3, the loss of ŷ = 4."""
+    Path("steep.py").write_text(STEEP, encoding="utf-8")
+    (experiment,) = resolve([Configuration(model="steep.py:Square", initial={"w": 1.4})])
+    path = Run(experiment).carry_out().trajectory
+    ends = torch.tensor([2.6, 2.7])
+    assert [climbed(experiment, path, end) for end in ends] == [False, True]
+
+
 def test_one_that_diverges_is_told_from_the_other(shell: Shell) -> None:
     """By hand the gradient is 1000 times too large."""
     Path("steep.py").write_text(STEEP, encoding="utf-8")
@@ -553,6 +565,15 @@ def test_what_would_help(shell: Shell, flags: str, advice: str) -> None:
     assert shell(*flags.split(), "--update", "manual") == 0
     said = shell.out.splitlines()[-1]
     assert said == advice if advice else said.startswith("ŷ(4 hours)")
+
+
+def test_the_advice_to_standardize_takes_the_mean_of_y_off(shell: Shell) -> None:
+    """Of y = 1000 + x ± ½ it is 1004.5, of which one epoch of single samples would leave much."""
+    rows = [f"{x},{1000 + x + (0.5 if x % 2 else -0.5)}" for x in range(10)]
+    Path("far.csv").write_text("\n".join(rows), encoding="utf-8")
+    words = "--data far.csv --bias --lr 0.001 --epochs 3 --update manual"
+    assert shell(*words.split()) == 0
+    assert shell.out.endswith(" epochs, --standardize --lr auto in 1.\n")
 
 
 @pytest.mark.parametrize("flags", [
@@ -630,6 +651,7 @@ def test_lr_auto_is_stable_in_any_shuffled_order(shell: Shell, size: str, data: 
 @pytest.mark.parametrize(
     ("first", "max_ulp", "text"),
     [
+        (None, 0, "All 3 steps are identical, bit for bit: weights, gradients and loss."),
         ((7, None), 0, "The updates are identical up to step 7, which only one of them reaches."),
         ((7, "loss"), 0, "The loss parts at step 7; the weights never do."),
         ((7, "w"), 0, "The gradients part in w at step 7; the weights never do."),
@@ -640,6 +662,12 @@ def test_the_verdict_says_what_parts(first: Any, max_ulp: int, text: str) -> Non
     t = outcome_of(Configuration(epochs=1)).trajectory
     comparison = Comparison(False, 0.5, max_ulp, first)
     assert verdict(comparison, t, t).startswith(text)
+
+
+def test_the_verdict_on_a_sparse_record_is_of_the_steps_in_it() -> None:
+    t = outcome_of(Configuration(epochs=2, record_every=4)).trajectory
+    said = verdict(Comparison(True, 0.0, 0, None), t, t)
+    assert said.startswith("All 3 recorded of 6 steps are identical, bit for bit: ")
 
 
 def test_a_disk_that_fails_is_one_line_and_keeps_what_was_written(
@@ -834,6 +862,25 @@ def test_a_long_run_says_how_long_it_takes(
     assert lines
     assert all(re.fullmatch(told, line) for line in lines)
     assert last == "written to runs/a; tensorboard --logdir runs"
+
+
+def test_how_long_a_run_takes_is_told_from_the_steps_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 1000 steps 500 were taken before: the 10 that come first, in 20 s, leave 490."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with closing(Progress("manual", 1000, 500, "step", "")) as progress:
+        progress.reach(500)
+        clock[0] = 20.0
+        progress.reach(510)
+    assert capsys.readouterr().err == "manual: 1000 steps take about 16 min\n"
+
+
+def test_an_error_that_names_no_file_is_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="^2$"), refusing(Parser(prog="train.py"), OSError):
+        raise OSError("nothing is known of it")
+    assert capsys.readouterr().err == "train.py: nothing is known of it\n"
 
 
 def test_without_a_compiler(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

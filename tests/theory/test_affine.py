@@ -194,6 +194,13 @@ def test_blocks_are_seamless(size: int, epochs: int, monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(stacked(parts), stacked(whole), rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize("size", range(1, 8))
+def test_a_batch_is_kept_as_one_row_more_than_it_has_parameters_at_most(size: int) -> None:
+    x, y = data(14)
+    (rows, *_) = linear.epoch_rows(Quadratic(dtype=F64), x, y, size)
+    assert rows.shape == (14 // size, min(size, 4), 4)
+
+
 def test_many_epochs_of_the_lesson_follow_their_closed_form() -> None:
     """w after e epochs is 2 − 0.739312ᵉ; 3 roundings of 2 over 1 − 0.82, as for the loop, twice."""
     lesson, model = load("lesson"), Linear(dtype=F64)

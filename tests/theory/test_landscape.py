@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import CERTIFIED, MODELS, Exponential, same_bits, stacked
@@ -99,6 +100,25 @@ def test_of_many_minimisers_it_is_one() -> None:
     w2, w1, b = Landscape(Quadratic(), Batches(x, y)).minimiser.tolist()
     assert 4 * w2 + 2 * w1 + b == pytest.approx(2, rel=1e-14)
     assert Landscape(Linear(), Batches(0 * x, y)).minimiser.tolist() == [0]
+
+
+@pytest.mark.parametrize(("power", "rank"), [(-46, 1), (-38, 2)])
+def test_the_rank_is_numpys_of_columns_of_one_length(power: int, rank: int) -> None:
+    """N·ε of the largest singular value is rounding: x that differ by less determine no line."""
+    x = 1 + torch.arange(1000, dtype=F64) % 2 * 2.0**power
+    found = Landscape(Linear(bias=True), Batches(x, 2 * x, 1000))
+    columns = torch.stack([x, torch.ones_like(x)], dim=1)
+    columns /= columns.norm(dim=0)
+    assert found.rank == np.linalg.matrix_rank(columns.numpy()) == rank
+    assert found.unique is (rank == 2)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_direction_that_the_data_leave_open_is_stable_though_it_is_rounded(size: int) -> None:
+    """Along two of three its factor is 1, which eigenvalues have to the last bit only at times."""
+    x, y = torch.tensor([[2.0, 2.0], [1.0, 3.0]], dtype=F64)
+    found = Landscape(Quadratic(), Batches(x, y, size))
+    assert all(found.stable(lr) for lr in torch.linspace(0.001, 0.04, 40, dtype=F64).tolist())
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -214,10 +234,19 @@ def test_a_users_model_has_its_minimum_searched() -> None:
 def test_the_lowest_point_given_is_searched_from() -> None:
     """From k = 40 the loss is beyond float64 and flat; one usable point is enough."""
     batches = noisy(4)
-    near = torch.tensor([[1.0, 400.0], [1.0, 0.1]], dtype=F64)
-    found = Landscape(Exponential(dtype=F64), batches, near)
-    expected = Landscape(Exponential(dtype=F64), batches, near[1:])
-    assert found.minimiser.tolist() == expected.minimiser.tolist()
+    near = torch.tensor([[1.0, 400.0], [0.0, 400.0], [1.0, 0.1]], dtype=F64)  # 0·∞ is NaN
+    expected = Landscape(Exponential(dtype=F64), batches, near[2:])
+    for one in near[:2]:
+        found = Landscape(Exponential(dtype=F64), batches, torch.stack([one, near[2]]))
+        assert found.minimiser.tolist() == expected.minimiser.tolist()
+
+
+def test_no_excess_is_below_0_where_the_search_ends_above_the_minimum() -> None:
+    found = Landscape(Exponential(dtype=F64), noisy(4))
+    there = found.minimiser[None]
+    assert found.excess(there).item() == 0
+    found.minimum += 1
+    assert found.excess(there).item() == 0
 
 
 def test_for_ascent_no_stable_rate_is_looked_for_and_it_grows() -> None:

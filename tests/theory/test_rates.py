@@ -162,6 +162,9 @@ def test_above_the_bound_no_rate_is_stable(options: dict[str, Any], rows: int) -
         (torch.ones(1, dtype=F64), {"momentum": 0.5, "dampening": 3.0}, None),
         (torch.ones(1, dtype=F64), {"momentum": 0.5, "dampening": 1.0}, math.inf),
         (torch.ones(1, dtype=F64), {"momentum": 1.5}, None),
+        # A velocity of 1 that no gradient changes goes on for ever, and a larger one grows.
+        (torch.ones(1, dtype=F64), {"momentum": 1.0, "dampening": 1.0}, math.inf),
+        (torch.ones(1, dtype=F64), {"momentum": 1.5, "dampening": 1.0}, None),
         # Where there is nothing to learn from, all is stable.
         (torch.zeros(3, dtype=F64), {}, math.inf),
     ],
@@ -174,6 +177,15 @@ def test_the_first_interval(curvatures: Tensor, options: Any, rate: float | None
     assert [end for ends in found.stable for end in ends] == pytest.approx(expected, rel=1e-8)
     assert (found.end < math.inf) == (len(x) > 300)
     assert found.best is None
+
+
+@pytest.mark.parametrize(("curvature", "decay"), [(0.0, 4.0), (1.0, 1e4 - 1)])
+def test_weight_decay_is_a_curvature_too(curvature: float, decay: float) -> None:
+    """Also where the data have none, or one so small that its own rates are far above."""
+    found = find_rates(of_curvatures(curvature), weight_decay=decay)
+    (ends,) = found.stable
+    assert ends == pytest.approx((0, 2 / (curvature + decay)), rel=1e-8)
+    assert found.best == pytest.approx([1 / (curvature + decay)] * 2, rel=1e-8)
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.9, 0.999])

@@ -1,0 +1,52 @@
+"""Whether two updates part by rounding alone: up to where, and where the oracles are asked."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from torchgd import Model
+from torchgd.experiment.agreement import agree, check_where_they_part
+from torchgd.experiment.configuration import Configuration
+from torchgd.experiment.run import outcome_of
+from torchgd.proof.compare import Comparison
+
+
+def test_affine_maps_may_part_by_their_bound_and_no_more() -> None:
+    """Of the lesson's 150 steps that is 8(1 + 1)²·150·ε·(|w| + 2·0.01·3·6)."""
+    outcomes = [outcome_of(Configuration(update=update)) for update in ("manual", "affine")]
+    w = outcomes[0].trajectory.weights["w"].max().item()
+    bound = 8 * 4 * 150 * 2.0**-52 * (w + 0.36)
+    said = []
+    for part in (0.99, 1.01):
+        apart = Comparison(
+            identical=False, max_abs=part * bound, max_ulp=9, first_difference=(1, "w")
+        )
+        said.append(agree(outcomes, apart))
+    text = f"That is rounding: affine maps round elsewhere, by at most {bound:.2g} here."
+    assert said == [(True, text), (False, "")]
+
+
+def test_the_oracles_are_asked_where_they_part_or_at_the_last_weights_that_are_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def asked(model: Model, x: Tensor, y: Tensor) -> Any:
+        return next(model.parameters()).item()
+
+    monkeypatch.setattr("torchgd.experiment.agreement.check_gradient", asked)
+    outcome = outcome_of(Configuration(epochs=3))
+    experiment, path = outcome.experiment, outcome.trajectory
+    weights = path.weights["w"].tolist()
+    for step in (0, 4, 9, 12):  # the other has more steps than 9
+        parted = Comparison(identical=False, max_abs=1.0, max_ulp=1, first_difference=(step, "w"))
+        found: Any = check_where_they_part(experiment, parted, path)
+        assert found == weights[min(step, 9)]
+    end: Any = check_where_they_part(experiment, parted, path, at_the_end=True)
+    assert end == weights[9]
+    path = replace(path, table=path.table.clone())
+    path.table[8:, 1] = torch.tensor([math.inf, math.nan])
+    end = check_where_they_part(experiment, parted, path, at_the_end=True)
+    assert end == weights[7]
