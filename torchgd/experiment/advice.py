@@ -12,9 +12,8 @@ from torchgd.data import Batches
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.own_model import standardization
 from torchgd.experiment.parallel import processes
-from torchgd.experiment.resolve import automatic_rate
 from torchgd.theory.affine import affine_trajectory
-from torchgd.theory.landscape import Landscape
+from torchgd.theory.landscape import Landscape, automatic_rate
 from torchgd.trajectory import Stopped, Trajectory
 
 CLOSE = 1e-4  # of the first distance: what is closer needs no help
@@ -81,23 +80,12 @@ def _rates(experiment: Experiment) -> str:
     return f"the learning rate {lr:g} is stable here, but the numbers overflow: scale the data"
 
 
-def least_squares(experiment: Experiment) -> Landscape | None:
-    """Return the landscape whose lowest point a descent leads to; None if no one point is known.
-
-    That is so of a model that is not linear in its parameters, of data that do not determine the
-    parameters or are beyond float64, and of a climb.
-    """
-    landscape = experiment.landscape
-    climbs = experiment.options["maximize"]
-    return landscape if landscape is not None and landscape.unique and not climbs else None
-
-
 # The distance is loss − minimum, as the table has it in its line of the loss: the same however x is
 # scaled. No rate alone says how many epochs halve it, for each batch pulls to its own minimum, and
 # weight decay to 0. So the epochs are taken: as affine maps, at little cost.
 def what_would_help(experiment: Experiment, path: Trajectory) -> str:
     """Say of a descent that ends far from least squares how slow it is, and what is faster."""
-    landscape = least_squares(experiment)
+    landscape = experiment.least_squares
     if path.stopped != Stopped.FINISHED:
         return ""
     if landscape is None:

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchgd.experiment.advice import least_squares
 from torchgd.experiment.experiment import Experiment
 from torchgd.models import DTYPES, rounded
 from torchgd.theory.exact import exact_minimum, is_exact
@@ -22,7 +21,7 @@ def answer(experiment: Experiment, x: float) -> Tensor | None:
     Of a line or a parabola, of not too many samples, both ends are the exact numbers, rounded.
     None if no one point is known to be the lowest.
     """
-    landscape, data, z = least_squares(experiment), experiment.data, experiment.standardization
+    landscape, data, z = experiment.least_squares, experiment.data, experiment.standardization
     if landscape is None:
         return None
     if not is_exact(landscape.model, data.x):
@@ -74,7 +73,7 @@ def known(outcome: Any) -> dict[str, int]:
     differences of large numbers where x is far from 0. Of another one it is empty.
     """
     experiment, path, column = outcome.experiment, outcome.trajectory, outcome.column
-    landscape = least_squares(experiment)
+    landscape = experiment.least_squares
     if landscape is None or experiment.standardization is None or path.stopped != Stopped.FINISHED:
         return {}
     first, last = landscape.excess(path.weights_at([0, -1]).double()).tolist()

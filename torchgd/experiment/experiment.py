@@ -116,6 +116,16 @@ class Experiment:
         except ValueError:
             return None
 
+    @property
+    def least_squares(self) -> Landscape | None:
+        """The landscape whose lowest point a descent leads to; None if no one point is known.
+
+        That is so of a model that is not linear in its parameters, of data that do not determine
+        the parameters or are beyond float64, and of a climb.
+        """
+        landscape, climbs = self.landscape, self.configuration.maximize
+        return landscape if landscape is not None and landscape.unique and not climbs else None
+
     def new_model(self, weights: Tensor | None = None) -> Model:
         """Return the model at its starting values, or with these weights (P,)."""
         device, dtype = torch.device(self.configuration.device), DTYPES[self.configuration.dtype]

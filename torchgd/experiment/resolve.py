@@ -22,8 +22,8 @@ from torchgd.experiment.own_model import (
 from torchgd.experiment.parallel import compiled, find_device, processes, refuse_no_compiler
 from torchgd.experiment.sources import LARGE, chunk_rows, load, sha256
 from torchgd.gradients import manual_gradient, require_linear
-from torchgd.models import DTYPES, Model, scalars
-from torchgd.theory.landscape import Landscape
+from torchgd.models import DTYPES, scalars
+from torchgd.theory.landscape import automatic_rate
 from torchgd.training import count_steps
 from torchgd.trajectory import record_interval
 
@@ -123,17 +123,6 @@ def _refuse_what_does_not_fit(experiment: Experiment) -> None:
         require_compiled(model, experiment.batches)
     if c.compile:
         refuse_no_compiler(lambda: compiled(manual_gradient, x)(model, x, y))
-
-
-def automatic_rate(model: Model, batches: Batches) -> float:
-    """Return the best learning rate of the full batch or, of smaller ones, a safe one.
-
-    At a safe rate no step enlarges any error (see `Landscape.safe_learning_rate`).
-    """
-    if batches.shuffle and len(batches) > 1:
-        # Any samples may meet in a batch; none of their means is steeper than the steepest.
-        batches = Batches(batches.x, batches.y, batch_size=1)
-    return Landscape(model, batches).safe_learning_rate()
 
 
 def from_config(

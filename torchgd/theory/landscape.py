@@ -21,6 +21,7 @@ from torch.func import functional_call
 from torch.nn.functional import pad
 from torch.nn.utils import vector_to_parameters
 
+from torchgd.data import Batches
 from torchgd.gradients import few, is_linear_in_parameters
 from torchgd.loss import residual
 from torchgd.models import Model, at_zero, scalars
@@ -239,3 +240,14 @@ class Landscape:
         state = start_state(start.double()[:, None], self._maps[:1], lr, **options)
         epoch = compose(step_maps(self._maps, lr, **options))
         return powers(epoch, torch.arange(epochs + 1), state)[:, : len(start), 0]
+
+
+def automatic_rate(model: Model, batches: Batches) -> float:
+    """Return the best learning rate of the full batch or, of smaller ones, a safe one.
+
+    At a safe rate no step enlarges any error (see `Landscape.safe_learning_rate`).
+    """
+    if batches.shuffle and len(batches) > 1:
+        # Any samples may meet in a batch; none of their means is steeper than the steepest.
+        batches = Batches(batches.x, batches.y, batch_size=1)
+    return Landscape(model, batches).safe_learning_rate()
