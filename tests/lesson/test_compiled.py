@@ -1,6 +1,7 @@
 """The compiled loop takes the steps of `train`, to the bit."""
 
 import itertools
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -236,3 +237,11 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"needs numba: pip install 'torchgd\[fast\]'$"):
         compiled_trajectory(Linear(), batches, 0.1)
     machine_code.cache_clear()
+
+
+def test_one_that_diverges_in_its_last_step_says_so() -> None:
+    """Every loss is finite there, and the weight that it ends at is not."""
+    x = torch.tensor([1e100], dtype=F64)
+    path = compiled_trajectory(Linear(dtype=F64), Batches(x, 0 * x), lr=1e200, epochs=1)
+    assert (path.stopped, path.loss.tolist()) == ("diverged", [1e200])
+    assert path.weights["w"].tolist() == [1.0, -math.inf]

@@ -819,9 +819,11 @@ def test_a_sweep_that_cannot_be_drawn_says_so(shell: Shell) -> None:
 
 
 def test_a_sweep_in_which_one_diverges(shell: Shell) -> None:
-    assert shell("--lr", "0.01", "1", "--epochs", "200", "--name", "sweep") == 1
-    files = [Path("runs/sweep", name, "manual", "result.json") for name in ("lr-0.01", "lr-1.0")]
-    assert [read_json(file)["stopped"] for file in files] == ["finished", "diverged"]
+    rates = ["0.01", "1.0", "0.02"]
+    assert shell("--lr", *rates, "--epochs", "200", "--name", "sweep") == 1
+    files = [Path(f"runs/sweep/lr-{lr}/manual/result.json") for lr in rates]
+    stopped = [read_json(file)["stopped"] for file in files]
+    assert stopped == ["finished", "diverged", "finished"]
 
 
 @pytest.mark.parametrize(("words", "message"), [
