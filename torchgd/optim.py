@@ -85,7 +85,7 @@ class ManualSGD(Optimizer):
         options = {**self.defaults, **param_group}
         for name in ("lr", "momentum", "dampening", "weight_decay"):
             value = options[name]
-            if isinstance(value, int) and abs(value) >= 2**63:  # which torch refuses at the step
+            if isinstance(value, int) and abs(value) > 2**63:  # which torch refuses at the step
                 raise ValueError(f"{name} is an integer beyond 2⁶³: give a float")
             if not math.isfinite(value):
                 raise ValueError(f"{name} is {float(value)}: it must be finite; give a number")

@@ -218,3 +218,11 @@ def test_refuses_integers_that_torch_refuses_at_the_step(value: int) -> None:
         torch.optim.SGD([w], lr=value).step()
     with pytest.raises(ValueError, match=r"^lr is an integer beyond 2⁶³: give a float$"):
         ManualSGD([w], lr=value)
+
+
+def test_takes_the_largest_power_of_2_that_torch_takes() -> None:
+    for kind in (torch.optim.SGD, ManualSGD):
+        w = torch.nn.Parameter(torch.tensor(1.0))
+        w.grad = torch.tensor(2.0**-60)
+        kind([w], lr=2**63).step()
+        assert w.item() == 1 - 2.0**3

@@ -173,6 +173,9 @@ def new_directory(
         for inside, content in files.items():
             (beside / inside).parent.mkdir(parents=True, exist_ok=True)
             write_json(beside / inside, content)
+        for folder, directories, _ in os.walk(beside):
+            if directories:  # the others are on the disk since a file was written there
+                _synchronize(Path(folder))
         if name is not None and not _renamed(beside, parent / name):
             raise ValueError(f"{parent / name} exists, and no run is overwritten; name another")
         candidates = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
