@@ -26,7 +26,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], int
     """It looks at little, and starts no process."""
     monkeypatch.setattr(look, "SIZES", [1, 33])
     monkeypatch.setattr(look, "STEPS", 40)
-    monkeypatch.setattr("torchgd.proof.optimizers.option_sets", lambda: [{"momentum": 0.9}])
+    monkeypatch.setattr("torchgd.proof.optimizers.option_sets", lambda like: [{"momentum": 0.9}])
     monkeypatch.setattr(on_device, "process", lambda *_: iter([PASSED]))
     monkeypatch.setattr(on_device, "BEGAN", time.monotonic())
     return lambda: on_device.main([str(tmp_path / "made")])

@@ -102,7 +102,7 @@ def test_nccl_which_does_not_tell_that_a_peer_is_gone_waits_a_short_time(
 
     machine(gpus, ranks=2)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(parallel, "rendezvous", lambda _: iter([(None, 0, 2)]))
+    monkeypatch.setattr(parallel, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
     monkeypatch.setattr(dist, "PrefixStore", lambda *_: None)
     monkeypatch.setattr(dist, "init_process_group", meet)
     said = f"{'cpu:gloo,cuda:nccl' if gpus else 'gloo'} within {timedelta(seconds=seconds)}"
