@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.ticker import EngFormatter
-from peers import LESSON, RATE, bare_loop, line, parabola, sgd_regressor
+from peers import F64, LESSON, RATE, bare_loop, line, parabola, points, sgd_regressor
 from torch import Tensor
 
 import torchgd
@@ -41,9 +41,9 @@ from torchgd.proof.findings import aligned
 
 Side = Callable[[int], list[float]]  # does the work of that size; returns the final weights
 Way = Callable[[Any, Batches, int], Any]  # trains a model on batches, for so many epochs
-F64 = torch.float64
 BARE, REGRESSOR = "bare autograd + SGD loop", "SGDRegressor"
 TRAIN = str(Path(__file__).parent / "train.py")
+NEEDED = {REGRESSOR: "sklearn", "compiled": "numba"}  # by the rows with this word
 
 
 class Work(NamedTuple):
@@ -59,14 +59,6 @@ class Work(NamedTuple):
     size: int = 1
     peer_size: int | None = None
     error: float = 1e-10
-
-
-def points(count: int, device: torch.device, dtype: torch.dtype = F64) -> tuple[Tensor, Tensor]:
-    """Return x on [−1, 1] and y = 2x and some noise, the same on each device."""
-    generator = torch.Generator().manual_seed(0)
-    x = 2 * torch.rand(count, dtype=dtype, generator=generator) - 1
-    y = 2 * x + 0.1 * torch.randn(count, dtype=dtype, generator=generator)
-    return x.to(device), y.to(device)
 
 
 def trained(way: Way, kind: Any, batches: Batches, epochs: int = 1) -> list[float]:
@@ -118,9 +110,10 @@ def memory(count: int) -> Iterator[str]:
     """Yield what takes how many GB above the data."""
     kinds = ("affine", "the ends", count), ("compiled", "10,000 steps", count // 10_000)
     for way, kept, every in kinds:
-        gigabytes = float(python("-c", MEMORY, way, str(count), str(every)))
-        yield (f"{way}, one sample a step, {count} points, 3 parameters, {kept} recorded: "
-               f"{gigabytes:.2g} GB above the data")  # fmt: skip
+        name = f"{way}, one sample a step, {count} points, 3 parameters, {kept} recorded"
+        if there(name):
+            gigabytes = float(python("-c", MEMORY, way, str(count), str(every)))
+            yield f"{name}: {gigabytes:.2g} GB above the data"
 
 
 def processes(device: torch.device, epochs: int) -> Iterator[Work]:
@@ -196,6 +189,14 @@ def works(device: torch.device, quick: bool) -> Iterator[Work]:
     yield from full_batch(device, 1_000_000 if quick else 20_000_000)
 
 
+def there(name: str) -> bool:
+    """Say which row it is; return whether the library that it needs is installed."""
+    missing = [m for word, m in NEEDED.items() if word in name and find_spec(m) is None]
+    said = "".join(f": left out, for {library} is missing" for library in missing)
+    print(f"{name}{said}", file=sys.stderr, flush=True)
+    return not missing
+
+
 def measure(work: Work, turns: int) -> dict[str, Any]:
     """Let the two sides take turns; return the row, in seconds per unit of size.
 
@@ -236,14 +237,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--json", type=Path, metavar="FILE", help="write the figures there too")
     asked = parser.parse_args(argv)
     with refusing(parser, ValueError, OSError):
-        if missing := [name for name in ("sklearn", "numba") if find_spec(name) is None]:
-            parser.error(f"{', '.join(missing)} is missing: pip install 'torchgd[bench]'")
         device, table = find_device(asked.device), []
         # First, for a process starts with the peak of the one that it comes from.
         gigabytes = [*memory(1_000_000 if asked.quick else 10_000_000)]
         for work in works(device, asked.quick):
-            print(f"{work.name} beside {work.peer}", file=sys.stderr, flush=True)
-            table.append(measure(work, 1 if asked.quick else 7))
+            if there(f"{work.name} beside {work.peer}"):
+                table.append(measure(work, 1 if asked.quick else 7))
         head = ["work", "torchgd", "peer", "peer's time", "ratio (range)"]
         found = {**environment(str(device)), "cores": os.cpu_count()}
         say(*aligned([head, *map(cells, table)]), *gigabytes)

@@ -1,4 +1,4 @@
-"""What the users of torchgd would write without it: the peers that benchmark.py times it beside."""
+"""What users would write without torchgd: the peers of benchmark.py, and the points of both."""
 
 from typing import Any
 
@@ -8,7 +8,15 @@ from torch import Tensor
 
 from torchgd import Batches
 
-RATE = 0.002
+RATE, F64 = 0.002, torch.float64
+
+
+def points(count: int, device: torch.device, dtype: torch.dtype = F64) -> tuple[Tensor, Tensor]:
+    """Return x on [−1, 1] and y = 2x and some noise, the same on each device."""
+    generator = torch.Generator().manual_seed(0)
+    x = 2 * torch.rand(count, dtype=dtype, generator=generator) - 1
+    y = 2 * x + 0.1 * torch.randn(count, dtype=dtype, generator=generator)
+    return x.to(device), y.to(device)
 
 
 def bare_loop(model: Any, batches: Batches, epochs: int) -> None:
