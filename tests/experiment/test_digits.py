@@ -36,8 +36,8 @@ def experiment_on(
     epochs = 60 if model == "linear" else 300
     flags = {"standardize": True, "lr": "auto", "epochs": epochs, "update": "manual", **asked}
     c = Configuration(
-        model=model, bias=model == "linear", data=str(folder / "far.csv"), batch_size="full",
-        **flags,  # type: ignore[arg-type]
+        device="cpu", model=model, bias=model == "linear", data=str(folder / "far.csv"),
+        batch_size="full", **flags,  # type: ignore[arg-type]
     )  # fmt: skip
     return resolve([c])[0]
 

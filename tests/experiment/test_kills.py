@@ -44,7 +44,8 @@ QUIET = "--no-figures --checkpoint-every 100steps".split()
 shell = shell_of(train.main, *QUIET)
 # 117 batches of 4 samples an epoch, in another order each.
 LONG = (
-    "--model quadratic --data co2 --standardize --momentum 0.9 --lr 0.001 --batch-size 4 --shuffle"
+    "--model quadratic --data co2 --standardize --momentum 0.9 --lr 0.001 --batch-size 4 --shuffle "
+    "--device cpu"
 ).split()
 PARTS, WHOLE = Path("runs", "parts"), Path("runs", "whole")
 
@@ -94,7 +95,8 @@ def test_a_run_that_is_killed_wherever_it_writes(shell: Shell) -> None:
 
     It is not there, or it goes on: nothing is there by its name before all of it is.
     """
-    flags = "--epochs 1 --update manual affine --no-figures --checkpoint-every 2steps".split()
+    flags = "--epochs 1 --device cpu --update manual affine --checkpoint-every 2steps".split()
+    flags.append("--no-figures")
     assert shell(*flags, "--name", "whole") == 0
     for count in itertools.count(1):
         name = f"parts-{count}"
@@ -114,12 +116,14 @@ def test_a_run_that_is_killed_wherever_it_writes(shell: Shell) -> None:
 
 def test_a_run_that_is_killed_as_its_figures_are_drawn(shell: Shell) -> None:
     """All else is there: it is finished, and plot.py draws them."""
-    status, err = killed(shell.folder, signal.SIGKILL, "figure", 1, "--name", "parts")
+    status, err = killed(
+        shell.folder, signal.SIGKILL, "figure", 1, *"--device cpu --name parts".split()
+    )
     assert status == -signal.SIGKILL
     assert err == "written to runs/parts; tensorboard --logdir runs\n"
     assert shell("--resume", "runs/parts") == 0
     assert shell.out == "runs/parts is finished, after 150 steps; --epochs can be raised\n"
-    assert shell("--name", "whole") == 0
+    assert shell("--device", "cpu", "--name", "whole") == 0
     assert left(PARTS) == left(WHOLE)
 
 
