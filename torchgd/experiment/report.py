@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torchgd.experiment.advice import what_would_help, why_unstable
 from torchgd.experiment.agreement import agree
 from torchgd.experiment.digits import MOST as DIGITS
-from torchgd.experiment.digits import answer, known, shared, written
+from torchgd.experiment.digits import answer, shared, written
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.folder import read_result
 from torchgd.experiment.run import Outcome, Run
@@ -97,7 +97,7 @@ def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     first, best = outcomes[0], answer(outcomes[0].experiment, outcomes[0].predicted_at)
     columns = [["", *first.parameters, "loss", f"ŷ({_predicted(first)})"]]
     for outcome in outcomes:
-        counts = [*known(outcome).values()] or [DIGITS[outcome.loss.dtype]] * len(outcome.column)
+        counts = [*outcome.digits.values()] or [DIGITS[outcome.loss.dtype]] * len(outcome.column)
         columns.append([outcome.update, *map(written, outcome.column, counts)])
         if outcome is not first and outcome.trajectory.step[-1] == first.trajectory.step[-1]:
             a, b = first.column, outcome.column
@@ -151,7 +151,7 @@ def over(runs: Sequence[Run]) -> tuple[str, int] | None:
 
 def digits_left(outcome: Outcome) -> str:
     """Say of a standardised descent that has arrived how many digits rounding leaves."""
-    counts = known(outcome)
+    counts = outcome.digits
     said = ", ".join(f"{counts[name]} of {name}" for name in outcome.parameters if counts)
     return f"Digits that rounding leaves: {said}." if said else ""
 

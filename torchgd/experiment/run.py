@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ class Outcome:
         """The parameters, the loss and the prediction below each other, (P + 2,)."""
         return torch.stack([*self.parameters.values(), self.loss, self.prediction])
 
+    @cached_property
+    def digits(self) -> dict[str, int]:
+        """How many digits of each number are known (see `digits.known`)."""
+        return known(self)
+
     def as_dict(self) -> dict[str, Any]:
         """Return what result.json holds."""
         path, c = self.trajectory, asdict(self.experiment.configuration)
@@ -63,7 +69,7 @@ class Outcome:
             "epochs": int(path.epoch[-1]),
             "stopped": str(path.stopped),
             "parameters": {name: value.item() for name, value in self.parameters.items()},
-            **({"digits": digits} if (digits := known(self)) else {}),
+            **({"digits": self.digits} if self.digits else {}),
             "loss": self.loss.item(),
             "seconds": self.seconds,
         }
@@ -166,11 +172,9 @@ class Run:
     def _path(self, model: Model, watch: Watch, events: Events | None, began: float) -> Trajectory:
         """Take the steps that are left, record and save them; return the whole path."""
         experiment, optimizer = self.experiment, self.experiment.optimizer(model)
-        done = None
         if self.state is not None:
             self.state.restore(model, optimizer)
-            done = self.state.path
-        recorder = self._recorder(model, watch, events, done)
+        recorder = self._recorder(model, watch, events)
 
         def save(step: int) -> None:
             if events is not None:
@@ -234,15 +238,14 @@ class Run:
                 yield step
                 recorder.record(step, epoch, loss)
 
-    def _recorder(
-        self, model: Model, watch: Watch, events: Events | None, done: Trajectory | None
-    ) -> Recorder:
+    def _recorder(self, model: Model, watch: Watch, events: Events | None) -> Recorder:
         def on_piece(piece: Trajectory) -> None:
             if events is not None:
                 events.record(tags(piece.names), ((s, values) for s, _, values in piece.rows()))
             watch.on_piece(piece)
 
         experiment, every = self.experiment, self.experiment.configuration.record_every or 1
+        done = None if self.state is None else self.state.path
         if processes() == 1:
             return Recorder(model, experiment.steps, every, on_piece, done)
         # Ranks find a divergence where they hand over, so all of them must at the same steps.
