@@ -8,13 +8,12 @@ import torch
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.run import Outcome
-from torchgd.gradients import partial_derivatives
+from torchgd.gradients import few, partial_derivatives
 from torchgd.proof.compare import Comparison
 from torchgd.proof.findings import BACKWARD, ORACLES, GradientCheck
 from torchgd.proof.oracles import check_gradient
 from torchgd.trajectory import Trajectory
 
-FEW = 4096  # samples that the oracles look at, where the data are read in chunks
 GROWN = 2**20  # ULPs: more than formulas make by themselves
 
 
@@ -86,9 +85,9 @@ def check_where_they_part(
         numbers = path.table[:, 1 : 1 + len(path.names)].isfinite().all(dim=1)
         row = int(numbers.nonzero()[-1])
     model, c = experiment.new_model(path.weights_at(row)), experiment.configuration
-    some = slice(None if c.chunk_size is None else FEW)
-    x, y = (t[some].to(c.device) for t in (experiment.batches.x, experiment.batches.y))
-    return check_gradient(model, x, y)
+    both = experiment.batches.x, experiment.batches.y
+    x, y = both if c.chunk_size is None else map(few, both)
+    return check_gradient(model, x.to(c.device), y.to(c.device))
 
 
 def named(parameters: Iterable[str]) -> str:
