@@ -41,6 +41,9 @@ def resolve(asked: Sequence[Configuration], folder: Path = Path()) -> list[Exper
         ValueError: something asked for does not exist, or does not fit the rest.
         OSError: a file cannot be read.
     """
+    for one in asked:
+        if one.compile and one.update not in ("manual", "autograd"):
+            raise ValueError(f"--compile goes with manual and autograd, not with {one.update}")
     made: list[tuple[Configuration, Experiment]] = []
     for one in asked:
         like = (e for a, e in made if replace(a, update=one.update, lr=one.lr) == one)
@@ -100,11 +103,9 @@ def _rate(experiment: Experiment) -> float:
 
 def _refuse_what_does_not_fit(experiment: Experiment) -> None:
     c, only = experiment.configuration, "takes one process and no --chunk-size"
-    if c.update not in ("manual", "autograd"):
-        if c.compile:
-            raise ValueError(f"--compile goes with manual and autograd, not with {c.update}")
-        if processes() > 1 or c.chunk_size is not None:
-            raise ValueError(f"--update {c.update} {only}; take manual or autograd")
+    alone = processes() == 1 and c.chunk_size is None
+    if c.update not in ("manual", "autograd") and not alone:
+        raise ValueError(f"--update {c.update} {only}; take manual or autograd")
     if c.compile and processes() > 1:
         raise ValueError(f"--compile {only}; leave it out")
     for name, value in experiment.options.items():
