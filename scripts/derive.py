@@ -22,7 +22,7 @@ from torchgd.proof.answers import judge, parse
 from torchgd.proof.findings import BACKWARD, GradientCheck
 from torchgd.proof.notations import assignment
 from torchgd.proof.oracles import check_gradient
-from torchgd.proof.steps import LATEX, PLAIN, exercise, steps, typeset
+from torchgd.proof.steps import LATEX, PLAIN, by_column, exercise, steps, typeset
 from torchgd.proof.symbols import Derivation, derive
 
 
@@ -40,6 +40,7 @@ def make_parser() -> Parser:
                         "own ∂loss/∂W, such as w=2x(wx-y), also in LaTeX; repeatable")  # fmt: skip
     add("--data", default="lesson", metavar="D", help="where to check, beside random and extreme "
         f"points: {', '.join(NAMES)}, or a file; default: lesson")  # fmt: skip
+    add("--columns", metavar="X,Y", help="of a .csv file with more than two, as of train.py")
     add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:N")
     return parser
 
@@ -83,11 +84,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     to, comment = (LATEX, "% ") if arguments.latex else (PLAIN, "")
     with refusing(parser, ValueError, TypeError, OSError):
-        data = load(arguments.data)
+        data = load(arguments.data, columns=arguments.columns)
         device = find_device(arguments.device, len(data.x))
-        model = find_model(arguments.model, arguments.bias)(device=device, dtype=torch.float64)
+        make = find_model(arguments.model, arguments.bias, data.features)
+        model = make(device=device, dtype=torch.float64)
         if arguments.answer:
-            derivation = derive(model)
+            derivation = derive(model, data.features)
             verdicts = [judged(derivation, answer) for answer in arguments.answer]
             say(typeset(steps(derivation, (), to)[:2], to))
             for name, hint in verdicts:
@@ -98,11 +100,12 @@ def main(argv: list[str] | None = None) -> int:
         with progress() as on_progress:
             check = check_gradient(model, x, y, on_progress=on_progress)
     try:
-        derivation = derive(model)
-        derived = typeset(steps(derivation, derivation.weights, to), to)
+        derivation = derive(model, data.features)
+        names, to = by_column(derivation, to)
+        derived = typeset(steps(derivation, names, to), to)
         if arguments.worksheet and check:
             page = r"\newpage" if arguments.latex else "\f"
-            say(typeset(exercise(derivation, to), to), page, derived)
+            say(typeset(exercise(derivation, names, to), to), page, derived)
             return 0
         say(derived, "")
     except ValueError as error:

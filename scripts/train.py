@@ -30,7 +30,7 @@ from torchgd.experiment.command_line import (
     say,
     tell,
 )
-from torchgd.experiment.configuration import add_flags, finite, number, product
+from torchgd.experiment.configuration import add_flags, number, numbers, product
 from torchgd.experiment.events import Events
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.files import write_json
@@ -54,7 +54,8 @@ def make_parser() -> Parser:
     parser = Parser(prog="train.py", description=__doc__, allow_abbrev=False)
     add_flags(parser)
     add = parser.add_argument
-    add("--predict", type=finite, default=4.0, metavar="X", help="predict ŷ there; default: 4")
+    add("--predict", type=numbers, default=[], metavar="X", help="predict ŷ there; default: 4; of "
+        "several columns X,X,…, by default their means")  # fmt: skip
     add("--show-steps", action="store_true", help="print every recorded step, as the lesson's "
         "printed listing does")  # fmt: skip
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")
@@ -75,14 +76,15 @@ def make_runs(arguments: argparse.Namespace) -> Any:
     """Return the context of the runs that the command line asks for."""
     own = ("predict", "show_steps", "no_figures", "resume", "checkpoint_every", "rank_timeout")
     asked = {name: value for name, value in vars(arguments).items() if name not in own}
+    predict = arguments.predict
     if arguments.resume is not None:
-        return resumed_runs(arguments.resume, asked)
+        return resumed_runs(arguments.resume, asked, predict)
     log_dir, name = asked.get("log_dir", Path("runs")), asked.get("name")
     # torchrun starts all processes again where one was killed; with --name they know their run.
     if torchrun("TORCHELASTIC_RESTART_COUNT", 0) > 0 and name and (log_dir / name).is_dir():
         moved = {key: value for key, value in asked.items() if key in ("model", "data")}
-        return resumed_runs(log_dir / name, moved)
-    return new_runs(product(asked), log_dir, name)
+        return resumed_runs(log_dir / name, moved, predict)
+    return new_runs(product(asked), log_dir, name, predict=predict)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -167,9 +169,9 @@ def carry_out(
 
 def train(run: Run, arguments: argparse.Namespace, stop: Stop, events: Events | None) -> Outcome:
     """Carry out one run, and show the progress of the process that writes."""
-    every, predict = arguments.checkpoint_every, arguments.predict
+    every = arguments.checkpoint_every
     if events is None:
-        return run.carry_out(predict, Watch(stop, **every))
+        return run.carry_out(Watch(stop, **every))
     experiment, chunks = run.experiment, run.experiment.configuration.chunk_size
     # Data that are read in chunks are told by the row, once more for the last loss.
     rows = len(experiment.data.x) if chunks is not None else 0
@@ -187,7 +189,7 @@ def train(run: Run, arguments: argparse.Namespace, stop: Stop, events: Events | 
         def on_rows(count: int) -> None:
             progress.reach(progress.place + count * processes())  # by the others, too
 
-        return run.carry_out(predict, Watch(stop, on_piece, on_rows, **every), events)
+        return run.carry_out(Watch(stop, on_piece, on_rows, **every), events)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torchgd.experiment.experiment import Experiment, converted
 from torchgd.experiment.run import outcome_of
 from torchgd.experiment.sources import load
 from torchgd.gradients import manual_gradient
-from torchgd.models import scalar
+from torchgd.models import parameter
 from torchgd.proof import oracles
 from torchgd.theory import affine, linear
 from torchgd.theory.affine import powers, prefixes, step_maps
@@ -162,7 +162,7 @@ WAITS = [
     *((manual_gradient, "return loss", f"{wait}; return loss") for wait in IN_THE_GRADIENT),
     (Batches.order, ", non_blocking=True", ""),
     (ManualSGD._update, "alpha=float(", "alpha=g.item() + float("),
-    (Recorder.record, "torch.stack([loss,", "torch.stack([loss.cpu(),"),
+    (Recorder.record, "row(loss,", "row(loss.cpu(),"),
 ]
 
 
@@ -180,8 +180,8 @@ def test_a_planted_wait_is_reported_with_its_line(
 
 
 MIXES: list[tuple[str, Any, str, str]] = [
-    ("train", scalar, "device=device, ", ""),
-    ("train", Recorder.finish, "torch.zeros_like(weights[0])", "torch.zeros(())"),
+    ("train", parameter, "device=device, ", ""),
+    ("train", Recorder.finish, "torch.zeros_like(w)", "torch.zeros(w.shape)"),
     ("run", converted, "c.device, ", ""),
     ("run", Experiment.predict, "at.to(c.device, ", "at.to("),
     ("in chunks", parallel.in_chunks, "w.device, w", "w"),

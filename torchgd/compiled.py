@@ -12,12 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 from torch.optim.optimizer import Optimizer
 
 from torchgd.data import Batches
-from torchgd.gradients import few, partial_derivatives, require_linear, same_dtype
+from torchgd.gradients import few, jacobian, require_linear, same_dtype
 from torchgd.machine_code import MOST, WAYS, Array, add_up, machine_code
-from torchgd.models import Model, at_zero, scalars
+from torchgd.models import (
+    Model,
+    at_zero,
+    names_of,
+    parameters_of,
+    set_weights,
+    split,
+    weights_of,
+)
 from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
 from torchgd.trajectory import Stopped, Trajectory, record_interval, recorded_steps
@@ -76,7 +85,7 @@ def require_compiled(model: Model, batches: Batches) -> None:
     """
     if reason := why_not_compiled(batches):
         raise ValueError(reason)
-    for name, parameter in scalars(model).items():
+    for name, parameter in parameters_of(model).items():
         same_dtype(name, parameter, batches.y)
     require_linear(model, few(batches.x), "the compiled loop needs one ∂ŷ/∂w for all weights")
     machine_code()
@@ -84,13 +93,13 @@ def require_compiled(model: Model, batches: Batches) -> None:
 
 def features(model: Model, x: Tensor) -> tuple[Array, Array]:
     """Return φ = ∂ŷ/∂w of each x, (N, P), and ŷ₀, (N,), or (0,) where it is 0."""
-    zero, w = at_zero(model), torch.stack(list(model.parameters()))
+    zero, w = at_zero(model), weights_of(model)
     phi, offsets = np.empty((len(x), len(w)), w.numpy().dtype), []
     for k in range(0, len(x), CHUNK):
         some = x[k : k + CHUNK]
-        columns = partial_derivatives(model, some, some).values()
-        torch.stack([*columns], dim=1, out=torch.from_numpy(phi[k : k + CHUNK]))
-        offsets.append(zero(some).nan_to_num(0.0))  # 0·∞ of an x beyond the dtype is no ŷ₀
+        offset = zero(some)
+        jacobian(model, some, offset, out=torch.from_numpy(phi[k : k + CHUNK]))
+        offsets.append(offset.nan_to_num(0.0))  # 0·∞ of an x beyond the dtype is no ŷ₀
     offset = torch.cat(offsets) if any(map(Tensor.any, offsets)) else w[:0]
     return phi, offset.numpy()
 
@@ -110,14 +119,14 @@ def descend_compiled(
     """Yield, `block` steps at a time, the step reached, the recorded steps and their rows.
 
     Model and optimizer are then as `descend` leaves them before that step, to the bit for `Linear`
-    and `Quadratic`. The recorded steps are those of `recorded_steps`, their rows are a part of a
-    `Trajectory`'s table; they are written into `table`, if it is given, one below the other. The
-    descent ends at a recorded loss that is not finite. It begins at the step `start`.
+    of one column and `Quadratic`. The recorded steps are those of `recorded_steps`, their rows are
+    a part of a `Trajectory`'s table; they are written into `table`, if it is given, one below the
+    other. The descent ends at a recorded loss that is not finite. It begins at the step `start`.
 
     Raises:
         ModuleNotFoundError, ValueError: as `require_compiled`.
     """
-    parameters, length = scalars(model), len(batches)
+    parameters, length = list(model.parameters()), len(batches)
     total = count_steps(epochs, length, every)
     require_compiled(model, batches)
     data = *features(model, batches.x), batches.y.contiguous().numpy()
@@ -126,10 +135,10 @@ def descend_compiled(
     options = {name: number(group[name]) for name in ("lr", "momentum", "weight_decay")}
     options |= {"undamped": number(1 - group["dampening"])}
     options |= {name: group[name] for name in ("nesterov", "maximize")}
-    w = torch.stack(list(parameters.values())).numpy()
-    velocities = [optimizer.state.get(p, {}).get("momentum_buffer") for p in parameters.values()]
+    w = weights_of(model).numpy()
+    velocities = [optimizer.state.get(p, {}).get("momentum_buffer") for p in parameters]
     fresh = any(velocity is None for velocity in velocities)
-    v = np.zeros_like(w) if fresh else torch.stack(velocities).numpy()  # type: ignore[arg-type]
+    v = np.zeros_like(w) if fresh else parameters_to_vector(velocities).numpy()  # type: ignore[arg-type]
     size = batches.batch_size
     sums = None if size == 1 else np.empty((WAYS, lanes(batches.y.dtype)), w.dtype)
     code = functools.partial(
@@ -148,10 +157,10 @@ def descend_compiled(
                 w[:] = rows[count - 1, 1 : 1 + len(w)]
                 break
         step = int(recorded[count - 1]) if diverged else end
-        for k, parameter in enumerate(parameters.values()):
-            parameter.fill_(w[k].item())
-            if group["momentum"]:
-                optimizer.state[parameter]["momentum_buffer"] = torch.tensor(v[k])
+        set_weights(model, torch.from_numpy(w))
+        if group["momentum"]:
+            for p, velocity in zip(parameters, split(model, torch.from_numpy(v)), strict=True):
+                optimizer.state[p]["momentum_buffer"] = velocity.clone()
         yield step, recorded[:count], rows[:count]
         if diverged:
             return
@@ -182,12 +191,13 @@ def compiled_trajectory(
 ) -> Trajectory:
     """Return the path of `train` with the gradient and SGD by hand, from batches of at most 256.
 
-    It has the same bits for `Linear` and `Quadratic`, with all of SGD's options, in float32 and
-    float64, for data contiguous or not, on one machine: its bits are those of `train` there, with
-    any number of threads, which never share so small a batch. Another model that is linear in its
-    parameters may sum the terms of ŷ in another order: then each step rounds w by at most
-    (P + 1)ε(|w| + 2α|φ|Σ|φw|), a mean over the batch, and k steps by at most k times as much if no
-    step enlarges an error. It records what `train` records, and ends where `train` does.
+    It has the same bits for `Linear` of one column and `Quadratic`, with all of SGD's options, in
+    float32 and float64, for data contiguous or not, on one machine: its bits are those of `train`
+    there, with any number of threads, which never share so small a batch. Another model that is
+    linear in its parameters may sum the terms of ŷ in another order, and for parameters that are no
+    scalars BLAS has its own: then a step on B samples rounds w by at most
+    (P + B + 3)ε(|w| + 2α|φ|(Σ|φw| + |y|)), a mean over the batch, and k steps by at most k times as
+    much if no step enlarges an error. It records what `train` records, and ends where `train` does.
 
     Example:
         >>> from torchgd import Linear, compare, train
@@ -213,15 +223,15 @@ def compiled_trajectory(
     steps = count_steps(epochs, len(batches), record_every)
     every = record_every or record_interval(steps)
     step = np.append(recorded_steps(0, steps, every, steps), steps)
-    parameters = scalars(model)
-    table = np.zeros((len(step), 1 + 2 * len(parameters)), batches.y.numpy().dtype)
+    names = names_of(model)
+    table = np.zeros((len(step), 1 + 2 * len(names)), batches.y.numpy().dtype)
     end = 0
     for piece in descend_compiled(model, batches, optimizer, epochs, every, table=table):
         reached, end = piece[0], end + len(piece[1])
     if reached == steps:
-        table[end, 1 : 1 + len(parameters)] = [w.item() for w in parameters.values()]
+        table[end, 1 : 1 + len(names)] = weights_of(model).numpy()
         end += 1
-    finite = np.isfinite(table[end - 1, : 1 + len(parameters)]).all()
+    finite = np.isfinite(table[end - 1, : 1 + len(names)]).all()
     row, epoch, rows = (torch.from_numpy(c[:end]) for c in (step, step // len(batches), table))
     stopped = Stopped.FINISHED if finite else Stopped.DIVERGED
-    return Trajectory(tuple(parameters), row, epoch, rows, stopped)
+    return Trajectory(names, row, epoch, rows, stopped)

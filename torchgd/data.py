@@ -19,7 +19,8 @@ PART = 2**22  # numbers that are looked at together: torch copies a column of a 
 class DataSet:
     """N pairs (xₙ, yₙ) in float64 on the CPU, with names and units.
 
-    Shapes: x and y (N,), tensors or, for data larger than memory, columns that are read in parts.
+    Shapes: x (N,) or, of F > 1 columns, (N, F), and y (N,); tensors or, for data larger than
+    memory, columns that are read in parts. `x_name` then has the columns' names.
     """
 
     name: str
@@ -29,6 +30,11 @@ class DataSet:
     y_unit: str = ""
     x_name: str = "x"
     y_name: str = "y"
+
+    @property
+    def features(self) -> int:
+        """F, how many columns x has."""
+        return 1 if self.x.ndim == 1 else int(self.x.shape[1])
 
     @property
     def x_word(self) -> str:
@@ -56,11 +62,14 @@ def require_floats(name: str, t: Tensor) -> None:
 
 
 def require_finite(name: str, t: Tensor) -> None:
-    """Raise ValueError if one of the numbers t (N,) is infinite or NaN."""
+    """Raise ValueError if one of the numbers t (N,) or (N, F) is infinite or NaN."""
     for first, part in zip(range(0, len(t), PART), t.split(PART), strict=True):
         if not torch.stack(part.aminmax()).isfinite().all():  # both are NaN if one is
-            where = int((~part.isfinite()).nonzero()[0])
-            raise ValueError(f"{name}[{first + where}] is {part[where].item()}: remove the sample")
+            where = (~part.isfinite()).nonzero()[0]
+            value = part[tuple(where)].item()
+            where[0] += first
+            place = "][".join(map(str, where.tolist()))
+            raise ValueError(f"{name}[{place}] is {value}: remove the sample")
 
 
 class Batches:
@@ -70,12 +79,13 @@ class Batches:
     last batch is the smaller rest. Shuffled, the order depends on `seed` and the epoch alone;
     `set_epoch` says which one comes next, as with torch's DistributedSampler.
 
-    Shapes: x and y (N,); each batch's x and y (B,), on the data's device.
+    Shapes: x (N,) or (N, F) and y (N,); each batch's x (B,) or (B, F) and y (B,), on the data's
+    device.
 
     Raises:
         TypeError: x or y is no tensor of floating-point numbers, batch_size or seed no integer.
-        ValueError: x and y are not one-dimensional, of one length and not empty, or hold what is
-            not finite; batch_size is not between 1 and N, or seed is negative.
+        ValueError: x and y are not of these shapes, or empty, or hold what is not finite;
+            batch_size is not between 1 and N, or seed is negative.
     """
 
     def __init__(
@@ -83,10 +93,10 @@ class Batches:
     ) -> None:
         require_floats("x", x)
         require_floats("y", y)
-        if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
+        if x.ndim not in (1, 2) or y.shape != x.shape[:1] or 0 in x.shape:
             raise ValueError(
-                f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: "
-                "give both as (N,) with the same N of at least 1"
+                f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: give x as (N,), or of F "
+                "columns as (N, F), and y as (N,), with the same N of at least 1"
             )
         require_finite("x", x)
         require_finite("y", y)
@@ -131,7 +141,7 @@ class Batches:
         return zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
 
     def in_order(self) -> tuple[Tensor, Tensor]:
-        """Return all of x and y (N,) in the order in which the epoch visits them."""
+        """Return all of x and y in the order in which the epoch visits them."""
         if not self.shuffle:
             return self.x, self.y
         order = self.order()
@@ -150,49 +160,62 @@ class Batches:
 class Standardization:
     """z = (x − mean)/deviation, a pure number; descent on z is far better conditioned.
 
-    One learning rate then suits all weights. `mean` and `deviation` are in x's unit. What is
-    learned is y − offset, in y's unit (see `offset_of`).
+    One learning rate then suits all weights. `mean` and `deviation` are in x's unit; where x has F
+    columns they are lists of F numbers. What is learned is y − offset, in y's unit (see
+    `offset_of`).
 
     `Model.in_original_units` maps what is learned over z back to x.
     """
 
-    mean: float
-    deviation: float
+    mean: float | list[float]
+    deviation: float | list[float]
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and 0 < self.deviation < math.inf):
+        mean, deviation = self._tensors
+        if not (mean.isfinite() & (deviation > 0) & deviation.isfinite()).all():
             raise ValueError(
                 f"mean {self.mean} and deviation {self.deviation}: give finite numbers, the second "
                 "above 0"
             )
 
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return tuple(torch.tensor(v, dtype=torch.float64) for v in (self.mean, self.deviation))
+
     @classmethod
     def of(cls, x: Tensor, center: bool = True) -> "Standardization":
-        """mean = (1/N) Σ xₙ and deviation = √((1/N) Σ (xₙ − mean)²), of x (N,).
+        """mean = (1/N) Σ xₙ and deviation = √((1/N) Σ (xₙ − mean)²), of x (N,) or each column.
 
         Without `center` (a line through the origin must stay one) the mean is taken to be 0, and
         the deviation is the root mean square.
 
         Raises:
-            ValueError: the deviation is 0, to the rounding of x, or not finite, or x is not (N,).
+            ValueError: the deviation is 0, to the rounding of x, or not finite, or x is neither
+                (N,) nor (N, F).
             TypeError: x has no floating-point numbers.
         """
         require_floats("x", x)
-        if x.ndim != 1 or len(x) == 0:
-            raise ValueError(f"x has shape {tuple(x.shape)}: give (N,) with at least one sample")
-        mean = x.mean().item() if center else 0.0
-        deviation = (x - mean).square().mean().sqrt().item()
-        rounding = 4 * torch.finfo(x.dtype).eps * x.abs().max().item()
-        if not rounding < deviation < math.inf:
+        if x.ndim not in (1, 2) or 0 in x.shape:
             raise ValueError(
-                f"the deviation of x is {deviation:g}: standardising divides by it; train without"
+                f"x has shape {tuple(x.shape)}: give (N,) or (N, F) with at least one sample"
             )
-        return cls(mean, deviation)
+        mean = x.mean(dim=0) if center else x.new_zeros(x.shape[1:])
+        deviation = (x - mean).square().mean(dim=0).sqrt()
+        rounding = 4 * torch.finfo(x.dtype).eps * x.abs().amax(dim=0)
+        good = (rounding < deviation) & deviation.isfinite()
+        if not good.all():
+            what = "x" if x.ndim == 1 else f"x's column {int(good.int().argmin())}"
+            raise ValueError(
+                f"the deviation of {what} is {deviation[~good][0]:g}: standardising divides by it; "
+                "train without"
+            )
+        return cls(mean.tolist(), deviation.tolist())
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return z for x of any shape."""
-        return (x - self.mean) / self.deviation
+        """Return z for x of any shape or, of several columns, (…, F)."""
+        mean, deviation = (t.to(x) for t in self._tensors)
+        return (x - mean) / deviation
 
 
 # ŷ − y is rounded to ε·|y|, while what is learned of y is how it deviates: log₂(|mean|/deviation)

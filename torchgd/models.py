@@ -3,17 +3,22 @@
 A model is a `torch.nn.Module` with two methods that take the same x: `forward` computes ŷ and
 `partials` computes ∂ŷ/∂w for each parameter w. The loss adds its own factor by the chain rule
 (see `torchgd.gradients`), so `partials` ends at ŷ.
+
+A sample's x is one number, or a row of F of them: x is (N,) or (N, F), and ŷ is (N,). A parameter
+has any shape; its entries, w[0], w[1], …, are the numbers that a trajectory records.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from fractions import Fraction
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 # The dtypes on offer; every proof is given in both.
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -23,8 +28,8 @@ class Model(nn.Module):
     """ŷ = f(x; w) with hand-derived ∂ŷ/∂w: the base class of every model here.
 
     A model of your own is a subclass, or any `nn.Module`, with `forward` and `partials`, made as
-    `CLASS(device=…, dtype=…)`. Its parameters are scalars, `nn.Parameter`s of shape (). Its only
-    state are parameters and buffers: a run that was stopped goes on from these.
+    `CLASS(device=…, dtype=…)`. Its parameters are `nn.Parameter`s of any shape, such as (). Its
+    only state are parameters and buffers: a run that was stopped goes on from these.
 
     Example: ŷ = w·x³ and its only partial derivative, ∂ŷ/∂w = x³.
 
@@ -43,17 +48,20 @@ class Model(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ŷ, of x's shape."""
+        """Return ŷ (N,), of x (N,) or (N, F)."""
         raise NotImplementedError(f"{type(self).__name__} needs forward(x), which returns ŷ")
 
     def partials(self, x: Tensor) -> Mapping[str, Tensor | float]:
-        """Return ∂ŷ/∂w, of x's shape or a constant, for each named parameter w."""
+        """Return ∂ŷ/∂w, (N, *w.shape) or a constant, for each named parameter w."""
         raise NotImplementedError(
             f"{type(self).__name__} needs partials(x), which returns ∂ŷ/∂w for each parameter"
         )
 
-    def in_original_units(self, mean: float, deviation: float) -> dict[str, float]:
+    def in_original_units(self, mean: Any, deviation: Any) -> Mapping[str, Any]:
         """Trained over z = (x − mean)/deviation, return the parameters of the same curve over x.
+
+        Where x has F columns, mean and deviation are lists of F numbers; a parameter of shape (F,)
+        is returned as one.
 
         Raises:
             ValueError: the model does not say how its parameters map.
@@ -65,17 +73,20 @@ class Model(nn.Module):
         )
 
 
-def scalar(value: float, device: torch.types.Device, dtype: torch.dtype | None) -> nn.Parameter:
-    """Return `value` as a trainable parameter of shape ()."""
-    return nn.Parameter(torch.tensor(float(value), device=device, dtype=dtype))
+def parameter(
+    value: float | list[float], device: torch.types.Device, dtype: torch.dtype | None
+) -> nn.Parameter:
+    """Return a number as a trainable parameter of shape (), or several as one of shape (F,)."""
+    dtype = dtype or torch.get_default_dtype()  # not an integer's, of a value such as 1
+    return nn.Parameter(torch.tensor(value, device=device, dtype=dtype))
 
 
-def scalars(model: nn.Module) -> dict[str, nn.Parameter]:
+def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the model's parameters by name.
 
     Raises:
-        ValueError: the model has no parameter, or one that is frozen, not of shape () or lazy, or
-            whose name cannot be printed.
+        ValueError: the model has no parameter, or one that is frozen, empty or lazy, or whose name
+            cannot be printed or has a bracket, as the names of entries do.
     """
     parameters = dict(model.named_parameters())
     if not parameters:
@@ -84,14 +95,16 @@ def scalars(model: nn.Module) -> dict[str, nn.Parameter]:
             "make them nn.Parameters"
         )
     for name, w in parameters.items():
-        if not name.isprintable():
-            raise ValueError(f"parameter {name!r}: give it a name that can be printed")
-        if is_lazy(w):
-            raise ValueError(f"parameter {name!r} is not initialized: give it shape () and a value")
-        if w.shape != ():
+        if not name.isprintable() or "[" in name:
             raise ValueError(
-                f"parameter {name!r} has shape {tuple(w.shape)}: a trajectory records "
-                "scalars; give it shape ()"
+                f"parameter {name!r}: give it a name that can be printed, without a bracket"
+            )
+        if is_lazy(w):
+            raise ValueError(f"parameter {name!r} is not initialized: give it a shape and a value")
+        if w.numel() == 0:
+            raise ValueError(
+                f"parameter {name!r} has shape {tuple(w.shape)}: nothing in it can be trained; "
+                "give it at least one entry"
             )
         if not w.requires_grad:
             raise ValueError(
@@ -99,6 +112,37 @@ def scalars(model: nn.Module) -> dict[str, nn.Parameter]:
                 "trained; make it a buffer"
             )
     return parameters
+
+
+def entries(name: str, shape: Sequence[int]) -> list[str]:
+    """Return the names of a parameter's entries, w[0][0], w[0][1], …; of shape () its own, w."""
+    places = product(*map(range, shape))
+    return [name + "".join(f"[{k}]" for k in place) for place in places]
+
+
+def names_of(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of all entries of the model's parameters."""
+    parameters = parameters_of(model).items()
+    return tuple(entry for name, w in parameters for entry in entries(name, w.shape))
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    """Return a copy of all entries of the model's parameters, (P,)."""
+    return parameters_to_vector(model.parameters()).detach().clone()
+
+
+def split(model: nn.Module, flat: Tensor) -> list[Tensor]:
+    """Return numbers (P,), one for each entry, in the shapes of the model's parameters."""
+    parameters = list(model.parameters())
+    parts = flat.split([w.numel() for w in parameters])
+    return [part.view(w.shape) for part, w in zip(parts, parameters, strict=True)]
+
+
+@torch.no_grad()
+def set_weights(model: nn.Module, weights: Tensor) -> None:
+    """Give the entries of the model's parameters the values (P,)."""
+    for w, values in zip(model.parameters(), split(model, weights), strict=True):
+        w.copy_(values)
 
 
 # Where x is far from 0 a parameter over it is a difference of large numbers, as b − (w/s)·m is, of
@@ -119,33 +163,38 @@ def rounded(value: Fraction | float) -> float:
 def at_zero(model: Model) -> Model:
     """Return a copy of a model whose weights are all 0: its ŷ is ŷ₀, the part without a weight."""
     copy = deepcopy(model)
-    zeros = torch.zeros_like(torch.stack(list(copy.parameters())))
-    vector_to_parameters(zeros, copy.parameters())
+    set_weights(copy, torch.zeros_like(weights_of(copy)))
     return copy
 
 
 class Linear(Model):
-    """The lesson's line, ŷ = w·x, or with a bias ŷ = w·x + b.
+    """The lesson's line, ŷ = w·x, or with a bias ŷ = w·x + b; of several columns a plane.
 
-    `w` is the starting weight (the lesson's guess is 1); the bias starts at 0. Shapes: x and ŷ
-    alike, any; parameters ().
+    `w` is the starting weight (the lesson's guess is 1), of each column; the bias starts at 0.
+
+    Shapes: x and ŷ alike, any; parameters (). With F > 1 `features` x is (N, F), ŷ (N,), w (F,),
+    and w·x is the dot product Σ wⱼxⱼ.
     """
 
     def __init__(
         self,
         w: float = 1.0,
         bias: bool = False,
+        features: int = 1,
         *,
         device: torch.types.Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.w = scalar(w, device, dtype)
-        self.b = scalar(0.0, device, dtype) if bias else None
+        if type(features) is not int or features < 1:
+            raise ValueError(f"features {features!r}: give an integer of at least 1")
+        self.features = features
+        self.w = parameter(w if features == 1 else [w] * features, device, dtype)
+        self.b = parameter(0.0, device, dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """ŷ = w·x (+ b)."""
-        prediction = self.w * x
+        prediction = self.w * x if self.features == 1 else x @ self.w
         return prediction if self.b is None else prediction + self.b
 
     # loss = (ŷ − y)²                          one sample
@@ -155,31 +204,38 @@ class Linear(Model):
     # ∂ŷ/∂w = x            so   ∂loss/∂w = ∂loss/∂ŷ · ∂ŷ/∂w = 2x(w·x + b − y)
     # ∂ŷ/∂b = 1            so   ∂loss/∂b = ∂loss/∂ŷ · ∂ŷ/∂b = 2(w·x + b − y)
     #
-    # and without a bias ∂loss/∂w = 2x(w·x − y), the lesson's gradient.
+    # and without a bias ∂loss/∂w = 2x(w·x − y), the lesson's gradient. Of several columns
+    # w·x = Σ wₖxₖ, and only its j-th term holds wⱼ:
+    #
+    # ∂ŷ/∂wⱼ = xⱼ          so   ∂loss/∂wⱼ = 2xⱼ(w·x + b − y)
     def partials(self, x: Tensor) -> dict[str, Tensor | float]:
         """∂ŷ/∂w = x and, with a bias, ∂ŷ/∂b = 1."""
         return {"w": x} if self.b is None else {"w": x, "b": 1}
 
-    # ŷ − c = w·z + b with z = (x − m)/s
-    # ŷ     = (w/s)·x + (b + c − (w/s)·m)
-    def in_original_units(
-        self, mean: float, deviation: float, offset: float = 0.0
-    ) -> dict[str, float]:
+    # ŷ − c = Σ wⱼ·zⱼ + b with zⱼ = (xⱼ − mⱼ)/sⱼ
+    # ŷ     = Σ (wⱼ/sⱼ)·xⱼ + (b + c − Σ (wⱼ/sⱼ)·mⱼ)
+    def in_original_units(self, mean: Any, deviation: Any, offset: float = 0.0) -> dict[str, Any]:
         """w/s and b + c − (w/s)·m, of mean m, deviation s and offset c; each is rounded once.
+
+        Of several columns m, s and w/s are lists.
 
         Raises:
             ValueError: a line without a bias cannot take up a mean other than 0.
         """
-        w = exact(self.w.item()) / Fraction(deviation)
+        m, s = ([mean], [deviation]) if self.features == 1 else (mean, deviation)
+        w = [exact(w) / Fraction(s) for w, s in zip(self.w.view(-1).tolist(), s, strict=True)]
+        rows = [*map(rounded, w)]
+        mapped: dict[str, Any] = {"w": rows[0] if self.features == 1 else rows}
         if self.b is not None:
-            b = exact(self.b.item()) + Fraction(offset) - w * Fraction(mean)
-            return {"w": rounded(w), "b": rounded(b)}
-        if mean != 0:
+            b = exact(self.b.item()) + Fraction(offset)
+            b -= sum(w * Fraction(m) for w, m in zip(w, m, strict=True))
+            return {**mapped, "b": rounded(b)}
+        if any(m):
             raise ValueError(
                 f"mean {mean}: without a bias the line maps back to one over x only at mean 0; "
                 "scale by the root mean square alone or add a bias"
             )
-        return {"w": rounded(w)}
+        return mapped
 
 
 class Quadratic(Model):
@@ -198,9 +254,9 @@ class Quadratic(Model):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.w2 = scalar(w2, device, dtype)
-        self.w1 = scalar(w1, device, dtype)
-        self.b = scalar(b, device, dtype)
+        self.w2 = parameter(w2, device, dtype)
+        self.w1 = parameter(w1, device, dtype)
+        self.b = parameter(b, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """ŷ = x²·w2 + x·w1 + b."""

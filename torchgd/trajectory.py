@@ -1,14 +1,17 @@
 """Where a descent went: weights, gradients and loss, step by step."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchgd.models import scalars
+from torchgd.models import names_of, parameters_of
 
 
 class Stopped(str, Enum):
@@ -37,8 +40,9 @@ class Trajectory:
 
     `stopped` says how it ended; None marks a piece that is not the last, and so has no final row.
 
-    Shapes, of P parameters, by `names`: `table` (K+1, 1 + 2P) in the model's dtype, `step` and
-    `epoch` (K+1,); `loss` and each of `gradients` (K,), each of `weights` (K+1,); all on the CPU.
+    Shapes, of P numbers that are trained, by `names`, such as w[0], w[1] and b: `table`
+    (K+1, 1 + 2P) in the model's dtype, `step` and `epoch` (K+1,), `loss` (K,); by parameter, such
+    as w and b, each of `weights` (K+1, *w.shape) and of `gradients` (K, *w.shape); all on the CPU.
     The last `step` and `epoch` are the numbers of steps taken and of epochs completed.
     """
 
@@ -60,17 +64,15 @@ class Trajectory:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The weights before each recorded step, and the final ones (K+1,), by name."""
-        columns = self.table[:, 1 : 1 + len(self.names)]
-        return dict(zip(self.names, columns.unbind(dim=1), strict=True))
+        """The weights before each recorded step, and the final ones (K+1, …), by parameter."""
+        return by_parameter(self.names, self.table[:, 1 : 1 + len(self.names)])
 
     @property
     def gradients(self) -> dict[str, Tensor]:
-        """The gradients at each recorded step (K,), by name."""
-        columns = self.table[: self.recorded, 1 + len(self.names) :]
-        return dict(zip(self.names, columns.unbind(dim=1), strict=True))
+        """The gradients at each recorded step (K, …), by parameter."""
+        return by_parameter(self.names, self.table[: self.recorded, 1 + len(self.names) :])
 
-    def weights_at(self, rows: int | list[int] | Tensor) -> Tensor:
+    def weights_at(self, rows: int | list[int] | slice | Tensor) -> Tensor:
         """Return the weights in one row, (P,), or in some, (R, P), in the order of `names`."""
         return self.table[rows, 1 : 1 + len(self.names)]
 
@@ -108,6 +110,21 @@ class Trajectory:
         return cls(pieces[0].names, step, epoch, table, pieces[-1].stopped)
 
 
+def by_parameter(names: Sequence[str], table: Tensor) -> dict[str, Tensor]:
+    """Return the columns of a table (K, P) of entries by name as the parameters (K, …) they make.
+
+    The last entry tells the shape: w[1][2] is that of a parameter (2, 3).
+    """
+    found, first = {}, 0
+    for name, own in groupby(names, key=lambda entry: entry.partition("[")[0]):
+        *_, last = rest = list(own)
+        shape = [int(place) + 1 for place in re.findall(r"\[(\d+)\]", last)]
+        columns = table[:, first : first + len(rest)]
+        found[name] = columns.unflatten(1, shape) if shape else columns[:, 0]
+        first += len(rest)
+    return found
+
+
 def record_interval(steps: int, most: int = 10_000) -> int:
     """Return the smallest k for which steps 0, k, 2k, … and the last one are at most `most`.
 
@@ -126,6 +143,14 @@ def recorded_steps(first: int, end: int, every: int, steps: int) -> Tensor:
     return torch.cat([row, torch.tensor([steps - 1])]) if missing else row
 
 
+@torch.no_grad()
+def row(*parts: Any) -> Tensor:
+    """Return numbers and parameters as one row of a table, with their entries side by side."""
+    if all(part.ndim == 0 for part in parts):
+        return torch.stack(parts)  # in half the time
+    return torch.cat([part.flatten() for part in parts])
+
+
 class Recorder:
     """Collects the trajectory of a descent of so many `steps`, a block of rows at a time.
 
@@ -136,7 +161,7 @@ class Recorder:
     give the piece before, `done`.
 
     Raises:
-        ValueError: the model's parameters are not trainable scalars (see `scalars`).
+        ValueError: as `parameters_of`.
     """
 
     def __init__(
@@ -149,7 +174,7 @@ class Recorder:
         rows: int = 1000,
         seconds: float = 1.0,
     ) -> None:
-        self.parameters = scalars(model)
+        self.names, self.parameters = names_of(model), parameters_of(model)
         self.steps, self.every, self.on_piece = steps, every, on_piece
         self.block_rows, self.block_seconds = rows, seconds
         self.pieces = [] if done is None else [done]
@@ -165,8 +190,7 @@ class Recorder:
         if step % self.every and step != self.steps - 1:
             return
         parameters = self.parameters.values()
-        weights, gradients = [w.detach() for w in parameters], [w.grad for w in parameters]
-        self._rows.append(torch.stack([loss, *weights, *gradients]))  # type: ignore[list-item]
+        self._rows.append(row(loss, *parameters, *(w.grad for w in parameters)))
         self._index.append((step, epoch))
 
     @property
@@ -185,8 +209,8 @@ class Recorder:
         """What was handed over so far, without a final row."""
         nothing = torch.empty(0, dtype=torch.int64)
         w = next(iter(self.parameters.values()))
-        table = torch.empty(0, 1 + 2 * len(self.parameters), dtype=w.dtype)
-        empty = Trajectory(tuple(self.parameters), nothing, nothing, table, stopped=None)
+        table = torch.empty(0, 1 + 2 * len(self.names), dtype=w.dtype)
+        empty = Trajectory(self.names, nothing, nothing, table, stopped=None)
         return Trajectory.join([empty, *self.pieces])
 
     @torch.no_grad()
@@ -197,7 +221,7 @@ class Recorder:
         if rows:
             step, epoch = torch.tensor(index).unbind(dim=1)
             table = torch.stack(rows).cpu()
-            self.take(Trajectory(tuple(self.parameters), step, epoch, table, stopped))
+            self.take(Trajectory(self.names, step, epoch, table, stopped))
 
     @torch.no_grad()
     def take(self, piece: Trajectory) -> None:
@@ -214,9 +238,9 @@ class Recorder:
         Returns the whole trajectory.
         """
         if not self.diverged:
-            weights = [w.detach() for w in self.parameters.values()]
-            nothing = torch.zeros_like(weights[0])  # not NaN, which would look like divergence
-            self._rows.append(torch.stack([nothing, *weights, *[nothing] * len(weights)]))
+            weights = self.parameters.values()
+            zeros = [torch.zeros_like(w) for w in weights]  # not NaN, which looks like divergence
+            self._rows.append(row(zeros[0].sum(), *weights, *zeros))
             self._index.append((step, epoch))
             self.hand_over(stopped)
         return Trajectory.join(self.pieces)

@@ -25,9 +25,10 @@ from torchgd.figures import animate, draw
 from torchgd.figures.curves import curves, rates
 from torchgd.figures.descent import descent, plane_of
 from torchgd.figures.fit import fit
-from torchgd.figures.play import described
+from torchgd.figures.play import described, playable
 from torchgd.figures.runs import FAR, DrawnRun, lay_together
 from torchgd.figures.style import COLOURS
+from torchgd.gradients import jacobian
 from torchgd.proof.compare import ulps
 from torchgd.theory.rates import Rates
 
@@ -144,15 +145,24 @@ def test_the_loss_graphs_curves_are_the_losses() -> None:
 
 
 def on_level(run: DrawnRun, figure: Figure, i: int, j: int) -> list[float]:
-    """The largest relative distance between each level line and its level."""
+    """The largest relative distance between each level line and its level.
+
+    The other weights are where NumPy's least squares has them for these two.
+    """
+    landscape, count = run.landscape, len(run.landscape.names)
+    others = [k for k in range(count) if k not in (i, j)]
+    phi = jacobian(landscape.model, landscape.x.double()).detach()
     (lines,) = [c for c in figure.axes[0].collections if hasattr(c, "levels")]
     apart = []
     for level, path in zip(lines.levels, lines.get_paths(), strict=True):
         vertices = torch.as_tensor(np.asarray(path.vertices), dtype=F64)
         if len(vertices):
-            weights = run.landscape.minimiser.repeat(len(vertices), 1)
+            weights = landscape.minimiser.repeat(len(vertices), 1)
             weights[:, [i, j]] = vertices
-            apart.append((run.landscape.excess(weights) / level - 1).abs().max().item())
+            left = landscape.y[:, None].double() - phi[:, [i, j]] @ vertices.T
+            best = np.linalg.lstsq(phi[:, others].numpy(), left.numpy(), rcond=None)[0]
+            weights[:, others] = torch.from_numpy(best).T
+            apart.append((landscape.excess(weights) / level - 1).abs().max().item())
     return apart
 
 
@@ -179,7 +189,9 @@ def test_the_contour_plot(
     apart = on_level(runs[0], figure, *index)
     assert len(apart) >= 10
     assert max(apart[-5:]) < 0.01
-    H, directions = landscape.hessian[index][:, index], []
+    (k,) = {0, 1, 2} - {*index}
+    H, directions = landscape.hessian, []
+    H = H[index][:, index] - torch.outer(H[index, k], H[k, index]) / H[k, k]
     for n, label in enumerate(labels(figure, "axis")):
         ends = torch.stack(data(figure, "axis", n), dim=1)
         assert_close(ends.mean(dim=0), centre, rtol=1e-12, atol=1e-12)
@@ -513,3 +525,38 @@ def test_an_animation_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
         animate(trained("manual", **{**FULL, "epochs": 2}), tmp_path / "descent.gif", ["x"])
     assert [path.name for path in tmp_path.iterdir()] == ["descent.gif"]
     assert (tmp_path / "descent.gif").read_text(encoding="utf-8") == "the old one"
+
+
+def test_several_columns(tmp_path: Path) -> None:
+    """Of a plane there is ŷ over y, in its own units, and the contour plot of two entries."""
+    g = np.random.default_rng(0)
+    x = g.normal(size=(30, 3)) * [1, 20, 0.1] + [0, 50, 3]
+    y = x @ [1.0, 0.3, 20] + g.normal(size=30)
+    np.save(tmp_path / "plane.npy", np.c_[x, y])
+    runs = trained(data=str(tmp_path / "plane.npy"), bias=True, standardize=True, lr=0.1,
+                   batch_size="full", epochs=30)  # fmt: skip
+    figure = alone(fit, runs)
+    measured, start = data(figure, "early")
+    assert equal(measured, torch.from_numpy(y))
+    z = (torch.from_numpy(x) - torch.from_numpy(x.mean(0))) / torch.from_numpy(x.std(0))
+    offset = runs[0].experiment.offset
+    assert_close(start, z.sum(dim=1) + offset, rtol=1e-12, atol=1e-12)
+    for number, run in enumerate(runs):
+        *w, b = run.path[-1]
+        expected = z @ torch.stack(w) + b + offset
+        assert_close(data(figure, "end", number)[1], expected, rtol=1e-12, atol=1e-12)
+    phi = np.c_[x, np.ones(30)]
+    best = torch.from_numpy(phi @ np.linalg.lstsq(phi, y, rcond=None)[0])
+    assert_close(data(figure, "best")[1], best, rtol=1e-10, atol=1e-10)
+    assert equal(*data(figure, "equal"))
+    figure = draw(runs, ["w[0]", "b"])["contour"]
+    assert plane_of(runs, ["w[0]", "b"]) == [0, 3]
+    assert max(on_level(runs[0], figure, 0, 3)[-5:]) < 0.01
+    said = "level lines of the loss,\nthe other weights at their best for each pair"
+    assert said in [line.get_label() for line in figure.axes[0].lines]
+    curve = alone(curves, runs)
+    assert equal(data(curve, "w[1]")[1], runs[0].path[:, 1])
+    with pytest.raises(ValueError, match="^3 columns of x: the page draws one alone$"):
+        playable(runs, None)
+    animate(runs, tmp_path / "plane.gif")
+    assert (tmp_path / "plane.gif").stat().st_size > 0

@@ -114,7 +114,7 @@ def test_standardization_has_the_certified_moments(name: str) -> None:
 
 X = torch.ones(3)
 FLOATS = "give a tensor of floating-point numbers$"
-BOTH = r"give both as \(N,\)"
+BOTH = r"give x as \(N,\)"
 
 
 @pytest.mark.parametrize(("x", "y", "more", "error", "message"), [
@@ -148,7 +148,7 @@ def test_a_bad_sample_is_named_wherever_it_is_looked_at(monkeypatch: pytest.Monk
     ([2.0, 2.0], ValueError, "the deviation of x is 0: standardising divides"),
     ([1e200, 3e200], ValueError, "the deviation of x is inf: standardising divides"),
     ([0.1, 0.1, 0.1], ValueError, "the deviation of x is 1.38778e-17: standardising divides"),
-    ([], ValueError, r"x has shape \(0,\): give \(N,\) with at least one"),
+    ([], ValueError, r"x has shape \(0,\): give \(N,\) or \(N, F\) with at least one"),
     ([1, 2], TypeError, f"x is torch.int64: {FLOATS}"),
 ])  # fmt: skip
 def test_what_cannot_be_standardised(x: list[float], error: Any, message: str) -> None:

@@ -303,10 +303,10 @@ def test_a_model_that_is_not_linear_in_its_parameters_trains() -> None:
     assert t.weights["k"][-1].item() == pytest.approx(0.5, rel=1e-12)
 
 
-class Vector(Model):
-    def __init__(self) -> None:
+class Named(Model):
+    def __init__(self, name: str, size: int) -> None:
         super().__init__()
-        self.w = torch.nn.Parameter(torch.ones(2))
+        self.register_parameter(name, torch.nn.Parameter(torch.ones(size)))
 
 
 FROZEN = Quadratic()
@@ -328,7 +328,8 @@ def start_at(step: int) -> None:
     (lambda: descend(AUTOGRAD, Linear(), lesson(), 1), "parameter 'w' is torch.float32 and the l"),
     (lambda: count_steps(2**62, 2), f"{2**62} epochs of 2 batches are {2**63} steps: give fewer"),
     (lambda: Recorder(FROZEN, 1, 1), "parameter 'b' does not require gradients: what stays"),
-    (lambda: Recorder(Vector(), 1, 1), r"parameter 'w' has shape \(2,\): a trajectory records"),
+    (lambda: Recorder(Named("w", 0), 1, 1), r"parameter 'w' has shape \(0,\): nothing in it can"),
+    (lambda: Recorder(Named("w[0]", 1), 1, 1), r"parameter 'w\[0\]': give it a name that can be"),
     (lambda: Recorder(Model(), 1, 1), "Model has no parameters: there is nothing to train"),
 ])  # fmt: skip
 def test_what_cannot_be_trained(train: Callable[[], object], message: str) -> None:

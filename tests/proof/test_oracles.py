@@ -102,12 +102,12 @@ def test_the_worst_case_can_be_reproduced() -> None:
     model: Any = faulty(Quadratic, "w1", FAULTS["off only for negative x"])
     row = next(r for r in check_gradient(model, X, Y).failures if r.oracle == "autograd")
     assert row.point is not None
-    x = torch.tensor([row.point.x], dtype=row.point.dtype)
+    x = torch.tensor(row.point.x, dtype=row.point.dtype)
     place = Place(model.to(x.dtype), row.point.weights, x)
-    assert row.point.x < 0
+    assert x.item() < 0
     assert place.by_hand["w1"].item() == row.by_hand
     assert place.by_autograd["w1"].item() == row.expected
-    assert str(row.point).startswith(f"x = {row.point.x:g}, w2 = ")
+    assert str(row.point).startswith(f"x = {row.point.x[0]:g}, w2 = ")
 
 
 def test_the_data_are_looked_at() -> None:
@@ -291,7 +291,7 @@ def test_a_curved_model_is_right_wherever_it_stands(a: float, k: float, x: list[
 def test_what_it_refuses() -> None:
     model = Linear()
     model.w = nn.Parameter(torch.ones(2))
-    with pytest.raises(ValueError, match=r"^parameter 'w' has shape \(2,\): "):
+    with pytest.raises(ValueError, match=r"^Linear.forward\(x\) fails with x of shape \(3,\)"):
         check_gradient(model, X, Y)
     with pytest.raises(ValueError, match=r"^x has shape \(3,\) and y \(2,\): a sample is one"):
         check_gradient(Linear(), X, Y[:2])
@@ -323,3 +323,55 @@ def test_a_class_is_no_model() -> None:
         TypeError, match=r"^the model is <class .*Linear'>: give a torch\.nn\.Module"
     ):
         check_gradient(kind, X, Y)
+
+
+COLUMNS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+SPOILED: dict[str, Any] = {
+    "two columns swapped": (lambda x: x[:, [0, 2, 1, 3]], ["w[1]", "w[2]"]),
+    "the columns turned round": (lambda x: x.flip(1), ["w[0]", "w[1]", "w[2]", "w[3]"]),
+    "a column's sign": (lambda x: x * torch.tensor([1, 1, 1, -1]).to(x), ["w[3]"]),
+    "a column left out": (lambda x: x * torch.tensor([1, 0, 1, 1]).to(x), ["w[1]"]),
+    "one column in the place of all": (lambda x: x[:, :1].expand_as(x), ["w[1]", "w[2]", "w[3]"]),
+    "large numbers of one column alone": (
+        lambda x: torch.cat([x[:, :2], x[:, 2:3].clamp(-50, 50), x[:, 3:]], dim=1), ["w[2]"],
+    ),
+    "wrong only where another column is large": (
+        lambda x: torch.where(x[:, :1] > 400, 2.0, 1.0) * x, ["w[0]", "w[1]", "w[2]", "w[3]"],
+    ),
+    "samples mixed": (lambda x: x - x.mean(dim=0), ["w[0]", "w[1]", "w[2]", "w[3]"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_several_columns_are_right(bias: bool) -> None:
+    check = check_gradient(Linear(bias=bias, features=4), COLUMNS, COLUMNS[:, 0])
+    assert check
+    assert check.failures == []
+    names = [f"w[{k}]" for k in range(4)] + ["b"] * bias
+    assert [row.parameter for row in check.rows] == [name for name in names for _ in ORACLES]
+    assert all(row.passed for row in check.rows)
+
+
+@pytest.mark.parametrize(("spoil", "wrong"), SPOILED.values(), ids=SPOILED)
+def test_a_fault_of_a_column_is_found_by_its_name(spoil: Any, wrong: list[str]) -> None:
+    class Spoiled(Linear):
+        def partials(self, x: Tensor) -> dict[str, Tensor | float]:
+            return {"w": spoil(x)}
+
+    assert check_gradient(Spoiled(features=4), COLUMNS, COLUMNS[:, 0]).wrong == wrong
+
+
+def test_a_domain_is_of_all_columns_and_entries() -> None:
+    class Powers(Linear):
+        """ŷ = Σ xⱼ^wⱼ, which has a meaning for positive x alone."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x**self.w).sum(-1)
+
+        def partials(self, x: Tensor) -> dict[str, Tensor | float]:
+            return {"w": x**self.w * x.log()}
+
+    x, domain = COLUMNS.abs(), {"x": (0.0, 100.0), "w": (0.0, 5.0)}
+    check = check_gradient(Powers(features=4), x, x[:, 0], domain=domain)
+    assert check, check.failures
+    assert str(check).endswith("x in (0, 100), w in (0, 5)") or "x in (0, 100)" in str(check)

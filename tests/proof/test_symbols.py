@@ -97,7 +97,7 @@ def test_a_comparison_as_a_number(numbers: Any) -> None:
 def computes_as_torch_does(model: Composed) -> None:
     derivation = derive(model)
     for value in (0.25, 1.5):
-        assert derivation.at("p", value, {"p": 1.5, "inner.q": 0.5}).agree
+        assert derivation.at("p", [value], {"p": 1.5, "inner.q": 0.5}).agree
     half = sympy.Rational(1, 2)
     assert derivation.partials["inner.q"] == derivation.true_partials["inner.q"] == half
     x, (p, q) = torch.tensor([0.25, 1.5]), derivation.weights.values()

@@ -307,7 +307,8 @@ def test_errors_are_one_line_each() -> None:
     for model, x, message in (
         (Without(), X, "Without has no partials(x): define it, to return ∂ŷ/∂w by name"),
         (Long(), X, "Long.forward(x) fails with x of shape (6,) (The size of tensor"),
-        (Linear(), two_columns, "x has shape (3, 2) and y (3,): a sample is one number x"),
+        (Linear(), two_columns, "prediction has shape (3, 2) and target (3,): they must be the"),
+        (Linear(features=2), X, "Linear.forward(x) fails with x of shape (3,) ("),
         (bessel(), X, "autograd has no ∂ŷ/∂w, though ŷ changes with w: forward(x) detaches it"),
     ):
         with pytest.raises((TypeError, ValueError)) as caught:

@@ -360,3 +360,56 @@ def test_as_a_process(tmp_path: Path) -> None:
     status, out, err = ended(script(tmp_path, "linear", "--answer", "w=x(xw-y)", file=file))
     assert (status, err) == (1, "")
     assert out.endswith("∂loss/∂w: wrong: a factor 2 is missing\n")
+
+
+ROOMS = "size,rooms,price\n50,2,100\n80,3,210\n65,2,190\n120,5,260\n"
+
+
+def test_several_columns_are_derived_for_a_column_j(shell: Shell) -> None:
+    (shell.folder / "houses.csv").write_text(ROOMS, encoding="utf-8")
+    words = ["linear", "--bias", "--data", "houses.csv", "--columns", "size,rooms,price"]
+    assert shell(*words) == 0
+    formulas, _, table = shell.out.partition("\n\n")
+    assert formulas.splitlines() == [
+        "ŷ         = w·x + b           the model",
+        "loss      = (ŷ − y)²          of one sample; over N the mean",
+        "∂loss/∂ŷ  = 2(ŷ − y)          the derivative of a square",
+        "∂ŷ/∂wⱼ    = xⱼ                its factor in the model",
+        "∂loss/∂wⱼ = ∂loss/∂ŷ·∂ŷ/∂wⱼ   the chain rule",
+        "          = 2xⱼ(ŷ − y)        the product",
+        "          = 2xⱼ(w·x + b − y)  the prediction written out",
+        "∂ŷ/∂b     = 1                 its factor in the model",
+        "∂loss/∂b  = ∂loss/∂ŷ·∂ŷ/∂b    the chain rule",
+        "          = 2(ŷ − y)          the product",
+        "          = 2(w·x + b − y)    the prediction written out",
+    ]
+    assert [line.split()[0] for line in table.splitlines()[1:]] == ["w[0]", "w[1]", "b", "All"]
+    assert shell(*words, "--latex") == 0
+    assert r" &= 2 x_{j} \left(w \cdot x + b - y\right) && " in shell.out
+    assert shell(*words, "--worksheet") == 0
+    assert "∂loss/∂wⱼ = ....." in shell.out
+    right = "--answer", "w[0]=2x[0](x[0]w[0]+x[1]w[1]+b-y)", "--answer", "w_1=2x_1*(ŷ-y)"
+    assert shell(*words, *right) == 0
+    assert shell(*words, "--answer", "w[1]=2x[0](ŷ-y)") == 1
+    assert "a factor x[1] is missing; a factor x[0] is too many" in shell.out
+    assert shell(*words, "--answer", "w[1]=2x(ŷ-y)") == 2
+    assert "'x' is not understood: use numbers, x[0], x[1], y, w[0], w[1], b, ŷ" in shell.err
+
+
+def test_a_model_whose_columns_are_not_alike_is_derived_entry_by_entry(shell: Shell) -> None:
+    (shell.folder / "houses.csv").write_text(ROOMS, encoding="utf-8")
+    own = """from torch import nn, stack, tensor
+class Own(nn.Module):
+    def __init__(self, device=None, dtype=None):
+        super().__init__()
+        self.w = nn.Parameter(tensor([1.0, 1.0], device=device, dtype=dtype))
+    def forward(self, x):
+        return x[:, 0] * self.w[0] + x[:, 1] ** 2 * self.w[1]
+    def partials(self, x):
+        return {"w": stack([x[:, 0], x[:, 1] ** 2], dim=1)}
+"""
+    (shell.folder / "own.py").write_text(own, encoding="utf-8")
+    assert shell("own.py:Own", "--data", "houses.csv", "--columns", "size,rooms,price") == 0
+    assert "∂loss/∂w[1] = ∂loss/∂ŷ·∂ŷ/∂w[1]" in shell.out
+    assert "2x[1]²(x[0]·w[0] + x[1]²·w[1] − y)" in shell.out
+    assert shell.out.endswith("All 6 say yes.\n")

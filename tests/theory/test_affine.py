@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchgd import Batches, Linear, ManualSGD, Model, Quadratic, Trajectory, train
 from torchgd.experiment.sources import load
+from torchgd.gradients import jacobian
 from torchgd.theory import affine, linear
 from torchgd.theory.affine import affine_trajectory, after, compose, powers, prefixes, step_maps
 from torchgd.theory.landscape import Landscape
-from torchgd.theory.linear import jacobian
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 
-import torch
 from torch import Tensor
 
 from torchgd.compiled import numba_is_there, why_not_compiled
@@ -12,6 +11,7 @@ from torchgd.data import Batches
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.own_model import standardization
 from torchgd.experiment.parallel import processes
+from torchgd.models import weights_of
 from torchgd.theory.affine import affine_trajectory
 from torchgd.theory.landscape import Landscape, automatic_rate
 from torchgd.trajectory import Stopped, Trajectory
@@ -165,7 +165,7 @@ def other_ways(experiment: Experiment) -> Iterator[tuple[str, Tensor]]:
     if c.chunk_size is not None or any(v for n, v in experiment.options.items() if n != "lr"):
         return
     model = experiment.new_model().cpu().double()
-    start = torch.stack([w.detach() for w in model.parameters()])
+    start = weights_of(model)
     y = asked.y.cpu().double()
     for full, scaled in ((False, False), (False, True), (True, False), (True, True)):
         alike = (full and len(asked) == 1) or (scaled and c.standardize)

@@ -8,7 +8,7 @@ import torch
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.own_model import MODELS
 from torchgd.experiment.run import Outcome
-from torchgd.gradients import few, partial_derivatives
+from torchgd.gradients import few, jacobian
 from torchgd.proof.compare import Comparison
 from torchgd.proof.findings import BACKWARD, ORACLES, GradientCheck
 from torchgd.proof.oracles import check_gradient
@@ -21,15 +21,17 @@ def agree(outcomes: Sequence[Outcome], comparison: Comparison) -> tuple[bool, st
     """Return whether two updates part by rounding alone, if at all, and what is to be said of it.
 
     The formulas of the built-in models are written in autograd's order: their gradients may not
-    part at all, unless they are compiled, each to an order of its own. Affine maps round elsewhere.
+    part at all, unless they are compiled, each to an order of its own. Affine maps round elsewhere,
+    and so does the compiled loop where BLAS takes the sums of several columns.
     """
     first, other = (outcome.experiment.configuration for outcome in outcomes)
     experiment, path = outcomes[0].experiment, outcomes[0].trajectory
     if comparison.identical:
         return True, ""
-    if "affine" in (first.update, other.update):
+    ways = {first.update, other.update}
+    if "affine" in ways or ("compiled" in ways and experiment.data.features > 1):
         return _within_the_bound(outcomes, comparison)
-    mistaken = not {first.update, other.update} <= {"manual", "autograd", "compiled"}
+    mistaken = not ways <= {"manual", "autograd", "compiled"}
     if first.model in MODELS or mistaken:
         return first.compile and not mistaken, ""
     check = check_where_they_part(experiment, comparison, path)
@@ -56,18 +58,24 @@ def agree(outcomes: Sequence[Outcome], comparison: Comparison) -> tuple[bool, st
     return True, f"{said}, and this descent magnifies it: a smaller --lr may not."
 
 
-# See `affine_trajectory`: R is the largest |w| + 2α|φ||y| met.
+# See `affine_trajectory`, where R is the largest |w| + 2α|φ||y| met, and `compiled_trajectory`,
+# where |y| + Σ|φw| takes the place of |y|.
+@torch.no_grad()
 def _within_the_bound(outcomes: Sequence[Outcome], comparison: Comparison) -> tuple[bool, str]:
-    """Whether affine maps part from steps by no more than 8(P + 1)²·k·ε·R."""
+    """Whether two ways part by no more than 8(P + 1)²·k·ε·R or, compiled, (P + B + 3)·k·ε·R."""
     experiment, path = outcomes[0].experiment, outcomes[0].trajectory
     count, eps = len(path.names), torch.finfo(path.table.dtype).eps
     model, x = experiment.new_model(), experiment.batches.x
-    phi = torch.stack([*partial_derivatives(model, x, x).values()]).abs().max().item()
-    w = path.table[:, 1 : 1 + count].abs().max().item()
-    R = w + 2 * experiment.options["lr"] * phi * experiment.batches.y.abs().max().item()
-    bound = 8 * (count + 1) ** 2 * max(1, int(path.step[-1])) * eps * R
+    phi, y = jacobian(model, x).abs(), experiment.batches.y.abs().max()
+    w = path.weights_at(slice(None)).abs().max()
+    who, factor = "affine maps round", 8 * (count + 1) ** 2
+    if all(outcome.update != "affine" for outcome in outcomes):
+        who, factor = "the compiled loop rounds", count + experiment.batches.batch_size + 3
+        y = y + w * phi.sum(dim=1).max()
+    R = (w + 2 * experiment.options["lr"] * phi.max() * y).item()
+    bound = factor * max(1, int(path.step[-1])) * eps * R
     if comparison.max_abs <= bound < math.inf:
-        return True, f"That is rounding: affine maps round elsewhere, by at most {bound:.2g} here."
+        return True, f"That is rounding: {who} elsewhere, by at most {bound:.2g} here."
     return False, ""
 
 

@@ -52,6 +52,11 @@ finite = number()
 not_negative = number(0)
 
 
+def numbers(text: str) -> list[float]:
+    """Parse numbers that are separated by commas."""
+    return [finite(part) for part in text.split(",")]
+
+
 def assignment(text: str) -> tuple[str, float]:
     """Parse NAME=VALUE."""
     name, equals, value = text.rpartition("=")
@@ -89,8 +94,8 @@ class Configuration:
         type=str,
     )
     columns: str | None = flag(
-        None, "of a .csv file with more than two, by name or number, such as hours,score", "X,Y",
-        type=str,
+        None, "of a .csv file with more than two, by name or number, such as hours,score; of "
+        "several x the last is y, such as size,rooms,price", "X,Y", type=str,
     )  # fmt: skip
     update: str = flag(
         "manual",

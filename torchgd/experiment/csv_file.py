@@ -23,15 +23,15 @@ YEAR = re.compile("(19|20)[0-9]{2}")
 
 
 def read_csv(path: Path, columns: str | None = None) -> tuple[Tensor, Tensor, list[str]]:
-    """Return x and y (N,), and the names that a header gives them, or else [].
+    """Return x (N,) or (N, F) and y (N,), and the names that a header gives them, or else [].
 
     Columns are separated by a semicolon, a tab or else a comma; beside the first two a decimal
     comma is read as a point. Lines that begin with # are comments, and a first line sep=; names the
-    separator. Of more than two columns `columns` says which are x and y, by name or by number from
-    1: hours,score.
+    separator. Of more than two columns `columns` says which are x and, last, y, by name or by
+    number from 1: hours,score or size,rooms,price.
 
     Raises:
-        ValueError: it is no such file, or does not hold N ≥ 1 pairs of finite numbers; the message
+        ValueError: it is no such file, or does not hold N ≥ 1 rows of finite numbers; the message
             gives the line.
         OSError: it cannot be read.
     """
@@ -49,9 +49,9 @@ def read_csv(path: Path, columns: str | None = None) -> tuple[Tensor, Tensor, li
 
 
 def _read(path: Path, columns: str | None) -> tuple[Tensor, Tensor, list[str]]:
-    pairs: list[list[float]] = []
+    table: list[list[float]] = []
     names: list[str] = []
-    pick: tuple[int, int] | None = None
+    pick: list[int] | None = None
     with path.open(newline="", encoding="utf-8-sig") as file:
         first = next((line for line in file if line.strip() and line[0] != "#"), "")
         file.seek(0)
@@ -73,11 +73,11 @@ def _read(path: Path, columns: str | None) -> tuple[Tensor, Tensor, list[str]]:
                     continue
             if len(row) != count:
                 raise ValueError(f"{where}: columns: {len(row)}, and {count} in the lines before")
-            pairs.append([number(row[k], where) for k in pick])
-    if not pairs:
+            table.append([number(row[k], where) for k in pick])
+    if not table:
         raise ValueError(f"{path}: no data; give two columns, x,y, and at least one row")
-    x, y = torch.tensor(pairs, dtype=torch.float64).unbind(dim=1)
-    return x.contiguous(), y.contiguous(), names
+    *xs, y = torch.tensor(table, dtype=torch.float64).T.contiguous()
+    return xs[0] if len(xs) == 1 else torch.stack(xs, dim=1), y, names
 
 
 def _is_header(where: str, row: list[str]) -> bool:
@@ -90,30 +90,36 @@ def _is_header(where: str, row: list[str]) -> bool:
     return not any(re.match(r"\s*[-+]?([.,]?\d|(nan|inf(inity)?)\s*$)", cell, re.I) for cell in row)
 
 
-def _picked(where: str, row: list[str], header: list[str], columns: str | None) -> tuple[int, int]:
-    """Return which columns are x and y."""
+def _picked(where: str, row: list[str], header: list[str], columns: str | None) -> list[int]:
+    """Return which columns are x and, last, y."""
     known = ", ".join(map(in_short, header[:SHOWN])) or f"1 to {len(row)}"
     known += f" and {len(header) - SHOWN} more" * (len(header) > SHOWN)
     if columns is None:
         if len(row) == 2:
-            return 0, 1
+            return [0, 1]
         if len(row) > 2:
-            raise ValueError(f"{where}: columns: {len(row)} ({known}); name two: --columns X,Y")
+            raise ValueError(
+                f"{where}: columns: {len(row)} ({known}); name x, one or several, and y: "
+                "--columns X,Y"
+            )
         mark = re.search(r"[| ]", row[0].strip())
         hint = f", not {mark.group()!r}" if mark else ""
         raise ValueError(f"{where}: columns: 1; give two, separated by a comma, x,y{hint}")
     found = []
     for word in (word.strip() for word in columns.split(",")):
         names = [cell.strip() for cell in header]
+        bare = [named(cell)[0] for cell in header]  # without the unit
         if names.count(word) == 1:
             found.append(names.index(word))
+        elif bare.count(word) == 1:
+            found.append(bare.index(word))
         elif word.isdecimal() and 1 <= int(word) <= len(row):
             found.append(int(word) - 1)
         else:
             raise ValueError(f"{where}: --columns {columns}: {word!r} is none of {known}")
-    if len(found) != 2:
-        raise ValueError(f"--columns {columns}: give two, separated by a comma, x and y")
-    return found[0], found[1]
+    if len(found) < 2:
+        raise ValueError(f"--columns {columns}: give x, one or several, and y, separated by commas")
+    return found
 
 
 def _number(cell: str, where: str) -> float:

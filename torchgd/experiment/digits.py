@@ -1,4 +1,4 @@
-"""Least squares in the data's own units, and how many digits of a number are known."""
+"""Least squares in the data's own units, their standard errors, and how many digits are known."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchgd.experiment.experiment import Experiment
+from torchgd.gradients import jacobian
 from torchgd.models import DTYPES, rounded
 from torchgd.theory.exact import exact_minimum, is_exact
 from torchgd.theory.landscape import Landscape
@@ -15,8 +16,8 @@ MOST = {torch.float32: 9, torch.float64: 17}  # digits that tell any two numbers
 SOME_EPS = 4 * torch.finfo(torch.float64).eps  # by which φ·w is rounded, and x and y before it
 
 
-def answer(experiment: Experiment, x: float) -> Tensor | None:
-    """Return least squares' parameters, loss and ŷ at x, as an interval (2, P + 2).
+def answer(experiment: Experiment) -> Tensor | None:
+    """Return least squares' parameters, loss and ŷ at `predict_at`, as an interval (2, P + 2).
 
     Of a line or a parabola, of not too many samples, both ends are the exact numbers, rounded.
     None if no one point is known to be the lowest.
@@ -25,22 +26,22 @@ def answer(experiment: Experiment, x: float) -> Tensor | None:
     if landscape is None:
         return None
     if not is_exact(landscape.model, data.x):
-        return _within_rounding(experiment, landscape, x)
+        return _within_rounding(experiment, landscape)
     given = experiment.batches if z is None else data
     xs, ys = (t.cpu().double() for t in (given.x, given.y))
     found = exact_minimum(landscape.model, xs, ys)
-    values = [rounded(v) for v in (*found.parameters.values(), found.loss, found.predict(x))]
+    prediction = found.predict(experiment.predict_at)
+    values = [rounded(v) for v in (*found.parameters.values(), found.loss, prediction)]
     return torch.tensor([values, values], dtype=DTYPES[experiment.configuration.dtype])
 
 
 # Floats round Φ and y by ε of themselves, and so the residual by δ = ε(Σ |φ||w| + |y|), and the
 # normal equations Φᵀr = 0 by ε|φ||r|. The minimiser moves by Φ⁺ of the one, (ΦᵀΦ)⁻¹ of the other,
 # the minimum by (r + δ)² − r². R stands for Φ, with columns of one length, as in `Landscape`.
-def _within_rounding(experiment: Experiment, landscape: Landscape, x: float) -> Tensor:
+def _within_rounding(experiment: Experiment, landscape: Landscape) -> Tensor:
     """Return the interval in which floats leave least squares."""
     w, root, r = landscape.minimiser, landscape.root, landscape.minimum**0.5
-    length = root.norm(dim=0)
-    inverse = torch.linalg.pinv(root / length, rtol=0.0) / length[:, None]
+    length, inverse = root.norm(dim=0), _inverse(root)
     delta = SOME_EPS * (2 * length @ w.abs() + r).item()
     turned = (inverse @ inverse.mT).abs() @ length * SOME_EPS * r
 
@@ -48,7 +49,7 @@ def _within_rounding(experiment: Experiment, landscape: Landscape, x: float) -> 
         model = experiment.new_model(w)
         loss = torch.tensor(landscape.minimum, dtype=DTYPES[experiment.configuration.dtype])
         parameters = experiment.parameters(model).values()
-        return torch.stack([*parameters, loss, experiment.predict(model, x)])
+        return torch.stack([*parameters, loss, experiment.predict(model)])
 
     best = column(w)
     moved = [column(w + d) - best for d in (inverse.norm(dim=1) * delta + turned).diag()]
@@ -56,6 +57,43 @@ def _within_rounding(experiment: Experiment, landscape: Landscape, x: float) -> 
     far[-2] = delta * (2 * r + delta)
     far += torch.finfo(best.dtype).eps * best.abs()  # by which the column itself is rounded
     return torch.stack([best - far, best + far])
+
+
+def _inverse(root: Tensor) -> Tensor:
+    """Return R⁻¹, for which R's columns are first brought to one length."""
+    length = root.norm(dim=0)
+    return torch.linalg.pinv(root / length, rtol=0.0) / length[:, None]
+
+
+# An error e of y moves the minimiser by Φ⁺e. If the errors have one variance s² and nothing in
+# common, its covariance is s²(ΦᵀΦ)⁻¹ = (s²/N)·R⁻¹R⁻ᵀ, where s² = ‖Φw* − y‖²/(N − P): the standard
+# errors are the lengths of the rows of (s/√N)·R⁻¹, and of T·R⁻¹ in units that make Tw + t of w.
+def standard_errors(experiment: Experiment, landscape: Landscape, minimum: float) -> Tensor | None:
+    """Return the standard error of each parameter in the data's own units, (P,).
+
+    None where there are no more samples than parameters.
+    """
+    free = len(landscape.x) - len(landscape.names)
+    if free <= 0:
+        return None
+
+    def in_units(w: Tensor) -> Tensor:
+        return torch.stack([*experiment.parameters(experiment.new_model(w)).values()]).double()
+
+    unit = torch.eye(len(landscape.names), dtype=torch.float64)
+    t = in_units(torch.zeros_like(unit[0]))
+    T = torch.stack([in_units(w) - t for w in unit], dim=1)
+    return (T @ _inverse(landscape.root)).norm(dim=1) * (minimum / free) ** 0.5
+
+
+# R² compares with the best constant ŷ or, where the model has no intercept, with ŷ = 0.
+def r_squared(experiment: Experiment, loss: Tensor) -> Tensor:
+    """R² = 1 − loss/(1/N) Σ (yₙ − ȳ)², of a loss over all data; without an intercept ȳ is 0."""
+    y = experiment.batches.y.double()
+    phi = jacobian(experiment.new_model(), experiment.few)
+    intercept = bool(((phi == phi[0]).all(dim=0) & (phi[0] != 0)).any())
+    total = (y - intercept * y.mean()).square().mean()
+    return (1 - loss / total.cpu()).to(loss.dtype)
 
 
 def shared(a: float, b: float, most: int) -> int:
@@ -77,7 +115,7 @@ def known(outcome: Any) -> dict[str, int]:
     if landscape is None or experiment.standardization is None or path.stopped != Stopped.FINISHED:
         return {}
     first, last = landscape.excess(path.weights_at([0, -1]).double()).tolist()
-    found = answer(experiment, outcome.predicted_at)
+    found = answer(experiment)
     if found is None or not last <= torch.finfo(column.dtype).eps * first:
         return {}
     names = [*outcome.parameters, "loss", "prediction"]

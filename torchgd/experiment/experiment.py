@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import vector_to_parameters
 from torch.optim.optimizer import Optimizer
 
 from torchgd.data import Batches, DataSet, Standardization
@@ -31,7 +30,7 @@ from torchgd.gradients import (
     manual_gradient,
 )
 from torchgd.loss import mean_squared_error
-from torchgd.models import DTYPES, Model
+from torchgd.models import DTYPES, Model, names_of, set_weights, weights_of
 from torchgd.optim import ManualSGD
 from torchgd.proof.mistakes import WAYS
 from torchgd.theory.landscape import Landscape
@@ -51,7 +50,8 @@ MAY_CHANGE = ("epochs", "model", "data")  # the files may have moved, but their 
 class Experiment:
     """A configuration in which nothing is left open, with its model and its data (see `resolve`).
 
-    A data file's name is relative to `folder`. `make` returns the model, of `device` and `dtype`.
+    A data file's name is relative to `folder`. `make` returns the model, of `device` and `dtype`;
+    ŷ is predicted at the x `predict_at`, a number for each column.
     """
 
     configuration: Configuration
@@ -62,6 +62,7 @@ class Experiment:
     batches: Batches
     model_sha256: str
     data_sha256: str
+    predict_at: tuple[float, ...]
 
     @property
     def name(self) -> str:
@@ -130,18 +131,20 @@ class Experiment:
         """Return the model at its starting values, or with these weights (P,)."""
         device, dtype = torch.device(self.configuration.device), DTYPES[self.configuration.dtype]
         model = self.make(device=device, dtype=dtype)
-        parameters = dict(model.named_parameters())
-        for name, value in self.configuration.initial.items():
-            if name not in parameters:
+        names, initial = names_of(model), self.configuration.initial
+        for name, value in initial.items():
+            if name not in names:
                 raise ValueError(
                     f"initial {name}={value}: model {self.configuration.model!r} has no "
-                    f"parameter {name!r}; it has {', '.join(parameters)}"
+                    f"parameter {name!r}; it has {', '.join(names)}"
                 )
-            exact = torch.tensor(value, dtype=torch.float64)
-            with torch.no_grad():
-                parameters[name].copy_(converted(exact, self.configuration))
+        if weights is None and initial:
+            given = torch.tensor([*initial.values()], dtype=torch.float64)
+            weights = weights_of(model)
+            places = [names.index(name) for name in initial]
+            weights[places] = converted(given, self.configuration).to(weights)
         if weights is not None:
-            vector_to_parameters(weights.to(device, dtype), parameters.values())
+            set_weights(model, weights)
         return model
 
     @property
@@ -192,16 +195,17 @@ class Experiment:
 
     def parameters(self, model: Model) -> dict[str, Tensor]:
         """Return a model's parameters in the data's own units, by name."""
-        z = self.standardization
-        if z is None:
-            return {name: w.detach().cpu() for name, w in model.named_parameters()}
-        dtype = DTYPES[self.configuration.dtype]
-        return {n: torch.tensor(w, dtype=dtype) for n, w in in_original_units(model, z).items()}
+        z, names = self.standardization, names_of(model)
+        c, values = self.configuration, weights_of(model).cpu()
+        if z is not None:
+            values = in_original_units(c.model, model, z).to(DTYPES[c.dtype])
+        return dict(zip(names, values, strict=True))
 
     @torch.no_grad()
-    def predict(self, model: Model, x: float) -> Tensor:
-        """Return ŷ at an x in the data's units."""
-        at = self.standardized(torch.tensor([x], dtype=torch.float64))
+    def predict(self, model: Model) -> Tensor:
+        """Return ŷ at `predict_at`, which is in the data's units."""
+        x = torch.tensor([self.predict_at], dtype=torch.float64)
+        at = self.standardized(x if self.data.features > 1 else x[0])
         c = self.configuration
         prediction: Tensor = model(at.to(c.device, DTYPES[c.dtype]))
         return prediction[0].cpu() + self.offset

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from torchgd.data import Standardization, offset_of
 from torchgd.gradients import partial_derivatives, require_dense
-from torchgd.models import Linear, Model, Quadratic, scalars
+from torchgd.models import Linear, Model, Quadratic, parameters_of
 
 MODELS: dict[str, type[Model]] = {"linear": Linear, "quadratic": Quadratic}
 OWN_FILES: dict[str, str] = {}  # that were run: as the user named each, by its full path
@@ -53,18 +54,27 @@ def naming(name: str) -> Iterator[None]:
         raise ValueError(f"model {name!r} fails with {said}") from error
 
 
-def find_model(name: str, bias: bool = False) -> Callable[..., Model]:
+def find_model(name: str, bias: bool = False, features: int = 1) -> Callable[..., Model]:
     """Return what makes, of `device` and `dtype`, the model of that name.
 
-    That is linear (with a `bias` if asked for), quadratic, or CLASS of FILE.py:CLASS.
+    That is linear (with a `bias` if asked for, of so many `features`), quadratic, or CLASS of
+    FILE.py:CLASS.
 
     Raises:
-        ValueError: the file is missing, CLASS is no `Model` in it, or a model takes no bias.
+        ValueError: the file is missing, CLASS is no `Model` in it, or a model takes no bias or
+            not so many features.
     """
     found = MODELS.get(name) or _own_model(name)
-    if bias and found is not Linear:
+    if found is Linear:
+        return partial(Linear, bias=bias, features=features)
+    if bias:
         raise ValueError(f"model {name!r} takes no --bias: it is the linear model's option")
-    return partial(found, **({"bias": True} if bias else {}))
+    if found is Quadratic and features > 1:
+        raise ValueError(
+            f"model {name!r} takes one column, and x has {features}: take linear, or a model of "
+            "your own"
+        )
+    return found
 
 
 def _own_model(name: str) -> Any:
@@ -165,17 +175,17 @@ def model_sha256(name: str) -> str:
 
 def refuse_model(name: str, model: Model, x: Tensor) -> None:
     """Refuse a user's model whose ŷ or ∂ŷ/∂w are NaN, or others each time, or that changes x."""
-    scalars(model)
+    parameters_of(model)
 
     def returned() -> dict[str, Tensor]:
         prediction = model(x)
-        if not isinstance(prediction, Tensor) or prediction.shape != x.shape:
+        if not isinstance(prediction, Tensor) or prediction.shape != x.shape[:1]:
             kind = f"a {type(prediction).__name__}"
             if isinstance(prediction, Tensor):
                 kind = f"of shape {tuple(prediction.shape)}"
             raise ValueError(
-                f"model {name!r}: forward(x) is {kind}; give a tensor of x's shape, "
-                f"{tuple(x.shape)}"
+                f"model {name!r}: forward(x) is {kind}; give a tensor of a number for each "
+                f"sample, {tuple(x.shape[:1])}"
             )
         require_dense("forward(x)", prediction, x)
         partials = partial_derivatives(model, x, prediction)
@@ -187,9 +197,10 @@ def refuse_model(name: str, model: Model, x: Tensor) -> None:
     if not torch.equal(x, before):
         raise ValueError(f"model {name!r}: forward(x) or partials(x) changes x; let x be as it is")
     for what, value in returned().items():
-        if value.shape == x.shape and value.isnan().any():
-            at = x[value.isnan()][0].item()
-            raise ValueError(f"model {name!r}: {what} is NaN at x = {at:g}; give a number")
+        if value.isnan().any():
+            rows = value.reshape(len(x), -1).isnan().any(dim=1)
+            at = ", ".join(f"{number:g}" for number in x[rows][0].reshape(-1).tolist())
+            raise ValueError(f"model {name!r}: {what} is NaN at x = {at}; give a number")
         if not torch.equal(value, again[what]):
             raise ValueError(
                 f"model {name!r}: {what} is another each time; let it depend on x, parameters and "
@@ -206,21 +217,30 @@ def standardization(name: str, model: Model, x: Tensor, y: Tensor) -> Standardiz
     z = Standardization.of(x, center=not through_origin)
     if type(model) in MODELS.values() and not through_origin:
         z = replace(z, offset=offset_of(y))
-    mapped, parameters = in_original_units(model, z), dict(model.named_parameters())
-    if mapped.keys() != parameters.keys():
-        raise ValueError(
-            f"model {name!r}: in_original_units returns {sorted(mapped)}; "
-            f"give each of {sorted(parameters)}"
-        )
+    in_original_units(name, model, z)
     return z
 
 
-def in_original_units(model: Model, z: Standardization) -> dict[str, float]:
-    """Return the parameters over x and y of a model trained over z and y − offset.
+def in_original_units(name: str, model: Model, z: Standardization) -> Tensor:
+    """Return the weights (P,) over x and y of a model trained over z and y − offset.
 
     Raises:
-        ValueError: the model does not say how they map, as no plain `nn.Module` does.
+        ValueError: the model does not say how they map, as no plain `nn.Module` does, or not each.
     """
     convert = getattr(type(model), "in_original_units", Model.in_original_units)
     offset = {"offset": z.offset} if z.offset else {}  # which a user's model does not know
-    return dict(convert(model, z.mean, z.deviation, **offset))
+    mapped = dict(convert(model, z.mean, z.deviation, **offset))
+    shapes = {parameter: w.shape for parameter, w in model.named_parameters()}
+    if mapped.keys() != shapes.keys():
+        raise ValueError(
+            f"model {name!r}: in_original_units returns {sorted(mapped)}; "
+            f"give each of {sorted(shapes)}"
+        )
+    values = {n: torch.as_tensor(mapped[n], dtype=torch.float64) for n in shapes}
+    for parameter, shape in shapes.items():
+        if values[parameter].shape != shape:
+            raise ValueError(
+                f"model {name!r}: in_original_units returns {parameter!r} of shape "
+                f"{tuple(values[parameter].shape)}; give {tuple(shape)}"
+            )
+    return parameters_to_vector(values.values())

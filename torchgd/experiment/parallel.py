@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from torchgd.gradients import GradientSource
-from torchgd.models import Model
+from torchgd.models import Model, split
+from torchgd.trajectory import row
 
 # Samples of a step, up to which CUDA takes its time to start 20 to 40 kernels, 5 µs each. A CPU
 # takes 0.1 ms by hand up to 16,384, and for 65,536 five times as long (one core, torch 2.13).
@@ -124,20 +125,19 @@ def in_chunks(
 
     def gradient_in_chunks(model: Model, x: Tensor, y: Tensor) -> Tensor:
         parameters = list(model.parameters())
-        w = parameters[0]
-        sums = torch.zeros(1 + len(parameters), dtype=w.dtype, device=w.device)
+        w, count = parameters[0], sum(p.numel() for p in parameters)
+        sums = torch.zeros(1 + count, dtype=w.dtype, device=w.device)
         first, last = share(len(x))
         for k in range(first, last, rows):
             part = slice(k, min(k + rows, last))
             on_rows(part.stop - k)
             xs, ys = (column[part].to(w.device, w.dtype) for column in (x, y))
             loss = gradient(model, xs, ys)
-            terms = [loss, *(p.grad for p in parameters)]
-            sums += len(xs) * torch.stack(terms)  # type: ignore[arg-type]
-        loss, *gradients = add_over_ranks(sums) / len(x)
-        for p, mean in zip(parameters, gradients, strict=True):
+            sums += len(xs) * row(loss, *(p.grad for p in parameters))
+        means = add_over_ranks(sums) / len(x)
+        for p, mean in zip(parameters, split(model, means[1:]), strict=True):
             p.grad = mean
-        return loss
+        return means[0]
 
     return gradient_in_chunks
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from torchgd.experiment.advice import what_would_help, why_unstable
 from torchgd.experiment.agreement import agree
 from torchgd.experiment.digits import MOST as DIGITS
-from torchgd.experiment.digits import answer, shared, written
+from torchgd.experiment.digits import answer, r_squared, shared, standard_errors, written
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.folder import read_result
 from torchgd.experiment.run import Outcome, Run
@@ -54,7 +53,7 @@ def transcript(outcome: Outcome) -> Iterator[str]:
     experiment, trajectory = outcome.experiment, outcome.trajectory
     batches = experiment.batches
     rows = {step: row for row, step in enumerate(trajectory.step.tolist())}
-    gradients = torch.stack([*trajectory.gradients.values()], dim=1).tolist()
+    gradients = trajectory.table[: trajectory.recorded, 1 + len(trajectory.names) :].tolist()
     recorded = dict(zip(rows, gradients, strict=False))  # the last row has no gradients
     step = 0
     for epoch in range(int(trajectory.epoch[-1]) + 1):
@@ -65,17 +64,20 @@ def transcript(outcome: Outcome) -> Iterator[str]:
                 yield " ".join(["\t grad:", _plain(x), _plain(y), *values])
             step += 1
         if epoch % 10 == 0 and step in rows:
-            weights = {name: w[rows[step]] for name, w in trajectory.weights.items()}
-            there = {name: w.to(x.device) for name, w in weights.items()}
-            loss = mean_squared_error(functional_call(experiment.new_model(), there, x), y).item()
-            texts = [f"{name} = {round(w.item(), 2)}" for name, w in weights.items()]
+            weights = trajectory.weights_at(rows[step])
+            with torch.no_grad():
+                loss = mean_squared_error(experiment.new_model(weights)(x), y).item()
+            named = zip(trajectory.names, weights.tolist(), strict=True)
+            texts = [f"{name} = {round(w, 2)}" for name, w in named]
             yield f"progress: {epoch} {' '.join(texts)} loss = {round(loss, 6)}"
     yield f"predict (after training) {_predicted(outcome)} {written(outcome.prediction)}"
 
 
 def _plain(batch: Tensor) -> str:
-    """Write a batch's values, a whole number without its .0."""
-    texts = [_number(value) for value in batch.tolist()]
+    """Write a batch's values, a whole number without its .0, and several columns in brackets."""
+    if batch.ndim == 0:
+        return _number(batch.item())
+    texts = [*map(_plain, batch)]
     return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
 
 
@@ -84,17 +86,25 @@ def _number(value: float) -> str:
 
 
 def _predicted(outcome: Outcome) -> str:
-    return f"{_number(outcome.predicted_at)} {outcome.experiment.data.x_word}".strip()
+    experiment = outcome.experiment
+    at, data = experiment.predict_at, experiment.data
+    if len(at) == 1:
+        return f"{_number(at[0])} {data.x_word}".strip()
+    if at == tuple(data.x.double().mean(dim=0).tolist()):
+        return "the means"
+    return ", ".join(map(_number, at))
 
 
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Yield the table of final values: a column per update, and how far each is from the first.
 
-    Where a descent leads to least squares there are its values, too, and the distance of the first
-    update's from them, |value − least squares|; of the loss it is loss − minimum, which
-    `advice.what_would_help` speaks of. No more digits are written than are known (see `digits`).
+    Where a descent leads to least squares there are its values, too, with their standard errors and
+    R², and the distance of the first update's from them, |value − least squares|; of the loss it is
+    loss − minimum, which `advice.what_would_help` speaks of. No more digits are written than are
+    known (see `digits`).
     """
-    first, best = outcomes[0], answer(outcomes[0].experiment, outcomes[0].predicted_at)
+    first, experiment = outcomes[0], outcomes[0].experiment
+    best, landscape = answer(experiment), experiment.least_squares
     columns = [["", *first.parameters, "loss", f"ŷ({_predicted(first)})"]]
     for outcome in outcomes:
         counts = [*outcome.digits.values()] or [DIGITS[outcome.loss.dtype]] * len(outcome.column)
@@ -103,12 +113,20 @@ def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
             a, b = first.column, outcome.column
             columns.append(["difference", *map(written, difference(a, b))])
             columns.append(["ULPs", *map(str, ulps(a, b))])
-    if best is not None:
+    if best is not None and landscape is not None:
         counts = [shared(low, high, DIGITS[best.dtype]) for low, high in best.T.tolist()]
         values = best.mean(dim=0)
         columns.append(["least squares", *map(written, values, counts)])
+        errors = standard_errors(experiment, landscape, values[-2].item())
+        if errors is not None:
+            columns.append(["std. error", *(f"{error:.6g}" for error in errors.tolist()), "", ""])
         distance = difference(first.column, values).tolist()
         columns.append(["distance", *(f"{d:.2g}" for d in distance)])
+        losses = {outcome.update: outcome.loss for outcome in outcomes}
+        losses["least squares"] = values[-2]
+        fits = {head: written(r_squared(experiment, loss)) for head, loss in losses.items()}
+        for column in columns:
+            column.append({"": "R²", **fits}.get(column[0], ""))
     yield from aligned([*zip(*columns, strict=True)])
 
 

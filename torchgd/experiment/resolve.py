@@ -1,5 +1,6 @@
 """From what is asked for to what can run: `resolve` leaves nothing open, and refuses the rest."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from torchgd.compiled import require_compiled
-from torchgd.data import Batches
+from torchgd.data import Batches, DataSet
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment, converted
 from torchgd.experiment.own_model import (
@@ -22,7 +23,7 @@ from torchgd.experiment.own_model import (
 from torchgd.experiment.parallel import compiled, find_device, processes, refuse_no_compiler
 from torchgd.experiment.sources import LARGE, chunk_rows, load, sha256
 from torchgd.gradients import manual_gradient, require_linear
-from torchgd.models import DTYPES, scalars
+from torchgd.models import DTYPES, names_of, parameters_of, weights_of
 from torchgd.theory.landscape import automatic_rate
 from torchgd.training import count_steps
 from torchgd.trajectory import record_interval
@@ -31,11 +32,14 @@ ALONE = ("shuffle", "standardize", "compile")  # what needs all of the data in m
 FEW = 4096  # samples of a first step on data that are read in chunks
 
 
-def resolve(asked: Sequence[Configuration], folder: Path = Path()) -> list[Experiment]:
+def resolve(
+    asked: Sequence[Configuration], folder: Path = Path(), predict: Sequence[float] = ()
+) -> list[Experiment]:
     """Return an experiment for each configuration: no "auto", "full" or unnamed value is left.
 
     Those that differ in update and learning rate alone share their data. All that can be refused is
-    refused here.
+    refused here. They `predict` ŷ at an x, a number for each column; by default at 4, of several
+    columns at their means.
 
     Raises:
         ValueError: something asked for does not exist, or does not fit the rest.
@@ -48,27 +52,28 @@ def resolve(asked: Sequence[Configuration], folder: Path = Path()) -> list[Exper
     for one in asked:
         like = (e for a, e in made if replace(a, update=one.update, lr=one.lr) == one)
         with naming(one.model):
-            prepared = next(like, None) or _prepared(one, folder)
+            prepared = next(like, None) or _prepared(one, folder, predict)
             made.append((one, _taking(prepared, one.update, one.lr)))
     return [experiment for _, experiment in made]
 
 
-def _prepared(asked: Configuration, folder: Path) -> Experiment:
+def _prepared(asked: Configuration, folder: Path, predict: Sequence[float]) -> Experiment:
     """Return an experiment whose update and learning rate are not looked at yet."""
-    make, curved = find_model(asked.model, asked.bias), asked.model == "quadratic"
+    curved = asked.model == "quadratic"
     name = asked.data or ("parabola" if curved else "lesson")
     data = load(name, folder, asked.seed, curved, asked.columns)
+    make = find_model(asked.model, asked.bias, data.features)
     samples, rows = len(data.x), asked.chunk_size
     size = samples if isinstance(asked.batch_size, str) else asked.batch_size
     device = find_device(asked.device, size)
-    if rows is None and 16 * samples > LARGE:
+    if rows is None and 8 * (data.features + 1) * samples > LARGE:
         rows = chunk_rows(device)
     for alone in ALONE:
         if rows is not None and getattr(asked, alone):
             raise ValueError(f"{alone} needs the data in memory, not in chunks; leave it out")
     c = replace(asked, data=name, device=str(device), chunk_size=rows)
     model = make(device=device, dtype=DTYPES[c.dtype])
-    scalars(model)
+    parameters_of(model)
     z = standardization(c.model, model, data.x, data.y) if c.standardize else None
     x, y = (data.x, data.y) if z is None else (z(data.x), data.y - z.offset)
     if rows is None:
@@ -78,9 +83,22 @@ def _prepared(asked: Configuration, folder: Path) -> Experiment:
     every = c.record_every or record_interval(steps)
     c = replace(c, batch_size=size, record_every=every)
     hashes = model_sha256(c.model), sha256(data)
-    made = Experiment(c, folder, make, data, z, batches, *hashes)
-    initial = {name: w.item() for name, w in made.new_model().named_parameters()}
+    made = Experiment(c, folder, make, data, z, batches, *hashes, _where(predict, data))
+    model = made.new_model()
+    initial = dict(zip(names_of(model), weights_of(model).tolist(), strict=True))
     return replace(made, configuration=replace(c, initial=initial))
+
+
+def _where(predict: Sequence[float], data: DataSet) -> tuple[float, ...]:
+    """Return at which x, a number for each column, ŷ is to be predicted."""
+    if not predict:
+        return (4.0,) if data.features == 1 else tuple(data.x.double().mean(dim=0).tolist())
+    shown = ",".join(f"{x:g}" for x in predict)
+    if len(predict) != data.features:
+        raise ValueError(f"predict {shown}: x has columns: {data.features}; give a number of each")
+    if not all(map(math.isfinite, predict)):
+        raise ValueError(f"predict {shown}: give finite numbers")
+    return tuple(predict)
 
 
 def _taking(experiment: Experiment, update: str, lr: float | str) -> Experiment:

@@ -34,14 +34,14 @@ from torchgd.trajectory import Recorder, Stopped, Trajectory
 class Outcome:
     """What a run came to: its path, and its final parameters in the data's own units.
 
-    The `loss` is over all data, whatever the batch size; `prediction` is ŷ at x = `predicted_at`.
+    The `loss` is over all data, whatever the batch size; `prediction` is ŷ at
+    `experiment.predict_at`.
     """
 
     experiment: Experiment
     trajectory: Trajectory
     parameters: dict[str, Tensor]
     loss: Tensor
-    predicted_at: float
     prediction: Tensor
     seconds: float
 
@@ -139,18 +139,14 @@ class Run:
         finally:
             events.close()
 
-    def carry_out(
-        self, predict: float = 4.0, watch: Watch = NOBODY, events: Events | None = None
-    ) -> Outcome:
+    def carry_out(self, watch: Watch = NOBODY, events: Events | None = None) -> Outcome:
         """Take the steps that are left, and write what they come to, if there are `events`.
 
         Raises:
-            ValueError: `predict` is no number, or a data file changed.
+            ValueError: a data file changed.
             OSError: something cannot be written.
             RankError: another process is gone.
         """
-        if not math.isfinite(predict):
-            raise ValueError(f"predict {predict}: give a finite number")
         experiment, model = self.experiment, self.experiment.new_model()
         began = time.perf_counter() - (self.state.seconds if self.state else 0.0)
         trajectory = self._path(model, watch, events, began)
@@ -160,9 +156,9 @@ class Run:
                 trajectory = replace(trajectory, stopped=Stopped.DIVERGED)
             elif climbed(experiment, trajectory, loss):
                 trajectory = replace(trajectory, stopped=Stopped.CLIMBED)
-        parameters, prediction = experiment.parameters(model), experiment.predict(model, predict)
+        parameters, prediction = experiment.parameters(model), experiment.predict(model)
         seconds = time.perf_counter() - began
-        outcome = Outcome(experiment, trajectory, parameters, loss, predict, prediction, seconds)
+        outcome = Outcome(experiment, trajectory, parameters, loss, prediction, seconds)
         if events is not None:
             write_trajectory(self.directory / TABLE, trajectory)
             events.finish(outcome.as_dict())
@@ -221,13 +217,13 @@ class Run:
             path = affine_trajectory(model, batches, **asked)
             recorder.take(path if path.stopped == Stopped.DIVERGED else path[:])
         elif c.update == "compiled":
-            names = tuple(recorder.parameters)
             for step, recorded, rows in descend_compiled(
                 model, batches, optimizer, c.epochs, every, start=self.done, block=watch.steps
             ):
                 if len(rows):
                     table = torch.from_numpy(rows)
-                    recorder.take(Trajectory(names, recorded, recorded // length, table, None))
+                    epochs = recorded // length
+                    recorder.take(Trajectory(recorder.names, recorded, epochs, table, None))
                 if step < experiment.steps:
                     yield step
         else:

@@ -28,7 +28,11 @@ GO_ON = ("manual", "autograd", "compiled")  # from any step; the other updates b
 
 @contextmanager
 def new_runs(
-    asked: Sequence[Configuration], parent: Path, name: str | None, default: str = ""
+    asked: Sequence[Configuration],
+    parent: Path,
+    name: str | None,
+    default: str = "",
+    predict: Sequence[float] = (),
 ) -> Iterator[list[Run]]:
     """Make a run of each configuration, in a new directory in `parent` that they share.
 
@@ -37,7 +41,7 @@ def new_runs(
             is there.
         OSError: a file cannot be read, or the directory not be made.
     """
-    experiments, several = resolve(asked), len({c.lr for c in asked}) > 1
+    experiments, several = resolve(asked, predict=predict), len({c.lr for c in asked}) > 1
     configs = [config_json(experiment, order) for order, experiment in enumerate(experiments)]
     places = [f"lr-{c.lr}/{c.update}" if several else c.update for c in asked]
     directory = parent
@@ -53,7 +57,9 @@ def new_runs(
 
 
 @contextmanager
-def resumed_runs(directory: Path, asked: Mapping[str, Any]) -> Iterator[list[Run]]:
+def resumed_runs(
+    directory: Path, asked: Mapping[str, Any], predict: Sequence[float] = ()
+) -> Iterator[list[Run]]:
     """Go on with every run below a directory: all are locked, and only then read.
 
     `asked` are flags by name, of which `epochs` may be more than a run had; a model of the user's
@@ -75,7 +81,7 @@ def resumed_runs(directory: Path, asked: Mapping[str, Any]) -> Iterator[list[Run
             locks.enter_context(locked(path))
         configs = {path: read_config(path) for path in found}
         found.sort(key=lambda path: (path.parent, _order(configs[path])))
-        runs = _resumed(configs, found, asked)
+        runs = _resumed(configs, found, asked, predict)
         _refuse_unlike_ranks(runs)
         for folder in {folder for path in found for folder in _written_to(path)}:
             for left in folder.glob(".*.tmp.*") if is_first() else ():
@@ -117,7 +123,10 @@ def _order(config: Mapping[str, Any]) -> int:
 
 
 def _resumed(
-    configs: Mapping[Path, dict[str, Any]], found: Sequence[Path], asked: Mapping[str, Any]
+    configs: Mapping[Path, dict[str, Any]],
+    found: Sequence[Path],
+    asked: Mapping[str, Any],
+    predict: Sequence[float],
 ) -> list[Run]:
     """Return the runs in these directories, ready to go on."""
     were, now, folders = [], [], set()
@@ -136,7 +145,7 @@ def _resumed(
     if len(folders) > 1:
         raise ValueError(f"{found[0].parent}: working_directory is not one; go on with each alone")
     try:
-        experiments = resolve(now, *folders)
+        experiments = resolve(now, folders.pop(), predict)
     except ValueError as error:
         raise ValueError(f"{found[0]}: {error}") from None
     runs = []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from torchgd.data import DataSet, lesson, parabola
 from torchgd.experiment.csv_file import named, read_csv
@@ -38,7 +39,7 @@ def sha256(data: DataSet) -> str:
     """Return the SHA-256 of N, all x and then all y, as float64."""
     digest = hashlib.sha256(str(len(data.x)).encode())
     for part in (part for column in (data.x, data.y) for part in column.split(BLOCK)):
-        digest.update(part.double().contiguous().numpy().data)
+        digest.update(part.double().contiguous().numpy().reshape(-1).data)
     return digest.hexdigest()
 
 
@@ -146,12 +147,13 @@ def load(
     if path.suffix == ".npy":
         return _read_npy(path)
     x, y, names = read_csv(path, columns)
-    (x_name, x_unit), (y_name, y_unit) = map(named, names or ("x", "y"))
+    *xs, (y_name, y_unit) = map(named, names or ("x", "y"))
+    x_name, x_unit = xs[0] if len(xs) == 1 else (", ".join(name for name, _ in xs), "")
     return DataSet(printable(path.stem), x, y, x_unit, y_unit, x_name or "x", y_name or "y")
 
 
 def _read_npy(path: Path) -> DataSet:
-    """Return an array of shape (N, 2), x and y in columns; if it is LARGE, by a memory map."""
+    """Return an array of shape (N, F + 1), x and last y in columns; if LARGE, by a memory map."""
     state = _state(path)
     try:
         array = np.lib.format.open_memmap(path, mode="c")
@@ -160,8 +162,9 @@ def _read_npy(path: Path) -> DataSet:
     except Exception as error:  # NumPy has Python's own parser read the header
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a .npy file of numbers ({reason})") from None
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise ValueError(f"{path}: shape {array.shape}; give (N, 2), x and y in columns")
+    transposed = array.shape[:1] == (2,) and array.shape[1:] > (2,)
+    if array.ndim != 2 or array.shape[1] < 2 or transposed:
+        raise ValueError(f"{path}: shape {array.shape}; give (N, 2), x and y in columns, or more x")
     if len(array) == 0:
         raise ValueError(f"{path}: no data; give at least one row")
     if array.dtype.kind not in "fiu":
@@ -169,12 +172,17 @@ def _read_npy(path: Path) -> DataSet:
     for k in range(0, len(array), BLOCK):
         _refuse_row(path, k, array[k : k + BLOCK])
     name = printable(path.stem)
-    if 16 * len(array) <= LARGE:
-        return DataSet(name, *torch.from_numpy(array.T.astype(np.float64)))
+    if 8 * array.size <= LARGE:
+        return DataSet(name, *_x_and_y(torch.from_numpy(array.astype(np.float64))))
     if array.dtype not in (np.float64, np.float32):  # in the machine's own order of bytes
         raise ValueError(f"{path}: dtype {array.dtype}; save so many rows as float64 or float32")
-    x, y = torch.from_numpy(array.T)
-    return Mapped(name, x, y, path=path, state=state)
+    return Mapped(name, *_x_and_y(torch.from_numpy(array)), path=path, state=state)
+
+
+def _x_and_y(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x (N,) or (N, F) and y (N,) of a table (N, F + 1), whose last column is y."""
+    x, y = table[:, :-1], table[:, -1]
+    return (x[:, 0] if x.shape[1] == 1 else x), y
 
 
 def _refuse_row(path: Path, first: int, rows: NDArray[Any]) -> None:

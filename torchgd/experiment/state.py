@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from torchgd.experiment.files import read_file, replacing
+from torchgd.models import names_of
 from torchgd.trajectory import Stopped, Trajectory
 
 STATE, FORMAT, DIGEST = "run.pt", 3, hashlib.sha256().digest_size
@@ -107,7 +108,7 @@ class State:
         """
         fresh = optimizer.state_dict()
         velocities = {k: {"momentum_buffer": w} for k, w in enumerate(model.parameters())}
-        names = tuple(name for name, _ in model.named_parameters())
+        names = names_of(model)
         fits = (
             _alike(self.model, dict(model.state_dict()))
             and any(_alike(self.optimizer, {**fresh, "state": s}) for s in ({}, velocities))

@@ -74,7 +74,8 @@ def _weight_panel(axes: Axes, runs: Runs) -> None:
     Where a run diverged, the axis is logarithmic.
     """
     for number, run in enumerate(runs):
-        for k, (name, w) in enumerate(run.trajectory.weights.items()):
+        columns = run.trajectory.weights_at(slice(None)).T
+        for k, (name, w) in enumerate(zip(run.trajectory.names, columns, strict=True)):
             line: Style = {**line_of(runs, number), "linestyle": DASHES[k % len(DASHES)]}
             if len(runs) == 1:
                 line = {**line, "color": COLOURS[k % len(COLOURS)], "linestyle": "-"}
@@ -93,8 +94,9 @@ def _weight_panel(axes: Axes, runs: Runs) -> None:
 def _ulp_panel(axes: Axes, a: DrawnRun, b: DrawnRun) -> None:
     """Draw how many ULPs the weights of two runs are apart, and say in words how many at most."""
     rows, largest = min(len(a.path), len(b.path)), 0.0
-    for name, w in a.trajectory.weights.items():
-        apart = ulps(w[:rows], b.trajectory.weights[name][:rows]).astype(float)
+    columns = (run.trajectory.weights_at(slice(rows)).T for run in (a, b))
+    for name, p, q in zip(a.trajectory.names, *columns, strict=True):
+        apart = ulps(p, q).astype(float)
         axes.plot(a.trajectory.step[:rows], apart, label=name, gid=f"ulps {name}")
         largest = max(largest, apart.max())
     outer = math.floor(math.log10(max(1.0, largest)))

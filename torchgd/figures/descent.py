@@ -110,33 +110,33 @@ def _batch_curves(axes: Axes, landscape: Landscape, w: Tensor) -> None:
 def _tangents(axes: Axes, run: DrawnRun, rows: slice, half: float, **style: Any) -> list[Line2D]:
     """Draw the tangents of some steps: their slope is the recorded ∂loss/∂w."""
     part = run.trajectory[rows]  # the last row has no step, and so no tangent
-    ((name, slopes),) = part.gradients.items()
-    along = torch.tensor([[-half], [half]], dtype=F64)
-    x, y = part.weights[name] + along, part.loss + slopes * along
+    (loss, w, slopes), along = part.table.T, torch.tensor([[-half], [half]], dtype=F64)
+    x, y = w + along, loss + slopes * along
     return axes.plot(x, y, color=RED, gid="tangent", **style)
 
 
 def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None) -> None:
     """The loss's level lines over two parameters, and the descent projected on their plane.
 
-    The other parameters are at the minimiser. The Hessian's principal axes in this plane are
-    dashed. A descent overshoots first along the axis with the larger curvature λ, and is slowest
-    along the other.
+    The other parameters are where the loss is least for these two or, of a model that is not linear
+    in them, as at the minimiser. The level lines' principal axes are dashed. A descent in two
+    parameters overshoots first along the axis with the larger curvature λ, and is slowest along the
+    other.
     """
     landscape = runs[0].landscape
-    i, j = ij = plane_of(runs, plane)
+    ij = plane_of(runs, plane)
     (x0, y0), (x1, y1) = _window(runs, ij)
     # The window grows where both axes get one scale, so the level lines reach beyond it.
     count = 241 if landscape.linear else 121
     u = torch.linspace(2 * x0 - x1, 2 * x1 - x0, count, dtype=F64)
     v = torch.linspace(2 * y0 - y1, 2 * y1 - y0, count, dtype=F64)
-    weights = landscape.minimiser.repeat(count, count, 1)
-    weights[..., i], weights[..., j] = u, v[:, None]
-    height = landscape.excess(weights.flatten(0, 1)).reshape(count, count)
+    height = _heights(landscape, ij, u, v)
     top = height[height.isfinite()].max().item()
     levels = np.geomspace(1e-5 * top, top, 16) if top > 0 else [0.0, 1.0]
     axes.contour(u, v, height.clamp(max=top), levels=levels, colors=GREY, linewidths=0.8)
-    axes.plot([], [], color=GREY, linewidth=0.8, label="level lines of the loss")
+    others = "their best for each pair" if landscape.linear else "the minimiser"
+    said = f",\nthe other weights at {others}" * (len(landscape.names) > 2)
+    axes.plot([], [], color=GREY, linewidth=0.8, label=f"level lines of the loss{said}")
     _principal_axes(axes, landscape, ij, 2 * max(x1 - x0, y1 - y0))
     axes.plot(*landscape.minimiser[ij], "*", label="minimiser", **STAR)
 
@@ -151,6 +151,32 @@ def contour(axes: Axes, runs: Runs, upto: int | None, plane: list[str] | None) -
         axes.set_aspect("equal", adjustable="datalim")
     x, y = (f"{name}  {runs[0].weight_unit(name)}" for name in (landscape.names[k] for k in ij))
     axes.set(xlabel=x, ylabel=y)
+
+
+def _heights(landscape: Landscape, ij: list[int], u: Tensor, v: Tensor) -> Tensor:
+    """Return loss − minimum (V, U) over two of the weights, u (U,) and v (V,); see `contour`."""
+    points = torch.cartesian_prod(v, u).flip(1)
+    if landscape.linear:
+        distance = points - landscape.minimiser[ij]
+        height = (distance @ _root_over(landscape, ij).T).square().sum(dim=1)
+    else:
+        weights = landscape.minimiser.repeat(len(points), 1)
+        weights[:, ij] = points
+        height = landscape.excess(weights)
+    return height.reshape(len(v), len(u))
+
+
+# min over d_o of ‖Φ_o d_o + Φ_ij d_ij‖² is reached at d_o = −Φ_o⁺Φ_ij d_ij.
+def _root_over(landscape: Landscape, ij: list[int]) -> Tensor:
+    """A matrix M (K, 2) for two weights: their distance d from w* adds ‖Md‖² to the loss.
+
+    The other weights are where it is least for these two.
+    """
+    rest = [k for k in range(len(landscape.names)) if k not in ij]
+    own, others = landscape.root[:, ij], landscape.root[:, rest]
+    length = others.norm(dim=0)
+    others = others / length.where(length > 0, 1.0)
+    return own - others @ torch.linalg.lstsq(others, own, driver="gelsd").solution if rest else own
 
 
 def plane_of(runs: Runs, chosen: list[str] | None) -> list[int]:
@@ -194,7 +220,11 @@ def _reach(runs: Runs) -> tuple[Tensor, Tensor]:
 
 def _principal_axes(axes: Axes, landscape: Landscape, ij: list[int], length: float) -> None:
     """Draw the Hessian's eigenvectors in the plane through the minimiser, as lines."""
-    curvatures, vectors = torch.linalg.eigh(landscape.hessian[ij][:, ij])
+    hessian = landscape.hessian[ij][:, ij]
+    if landscape.linear:
+        root = _root_over(landscape, ij)
+        hessian = 2 * root.T @ root
+    curvatures, vectors = torch.linalg.eigh(hessian)
     for curvature, vector, dashes in zip(curvatures, vectors.T, ((1, 2), (5, 3)), strict=True):
         ends = landscape.minimiser[ij] + length * vector * torch.tensor([[-1.0], [1.0]])
         line: Style = {"color": GREEN, "linewidth": 1.4, "dashes": dashes, "gid": "axis"}

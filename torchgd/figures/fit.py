@@ -1,9 +1,10 @@
-"""The data, and the curve that a descent fits to them.
+"""The data, and the curve that a descent fits to them; of several columns, ŷ beside y.
 
 It draws on the figure that it is given. In a frame of an animation, `upto` is the last row drawn.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,65 @@ from torch import Tensor
 
 from torchgd.figures.paths import rows_shown
 from torchgd.figures.runs import DrawnRun, Runs, title_of
-from torchgd.figures.style import BLACK, RED, STEPS, Style, line_of, scale_of
+from torchgd.figures.style import BLACK, GREY, RED, STEPS, Style, line_of, scale_of
 from torchgd.trajectory import UNSTABLE
 
 
 def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
     """The data, ŷ at several steps and at the end, and least squares' ŷ; in original units."""
     axes, first = figure.add_subplot(), runs[0]
+    if first.experiment.data.features > 1:
+        _predicted_against_measured(axes, runs, upto)
+    else:
+        _curves(axes, runs, upto)
+    if upto is None:
+        axes.set_title(title_of(runs))
+        figure.legend(loc="outside right upper")
+
+
+def _predicted_against_measured(axes: Axes, runs: Runs, upto: int | None) -> None:
+    """Draw ŷ over y, of the first step, the last ones and least squares; on the line is ŷ = y."""
+    first, data = runs[0], runs[0].experiment.data
+    some = _some(len(data.x))
+    z, y = first.experiment.standardized(data.x[some]), data.y[some]
+
+    def draw(w: Tensor, label: str, **style: Any) -> None:
+        prediction = first.landscape.predict(w, z) + first.experiment.offset
+        axes.plot(y, prediction, "o", label=label, **{"markersize": 4, **style})
+
+    low, high = y.aminmax()
+    axes.plot([low, high], [low, high], color=BLACK, linewidth=1, label="ŷ = y", gid="equal")
+    if upto is None:
+        draw(first.path[0], _step(first, 0, len(runs) > 1), color=GREY, gid="early")
+    for number, run in enumerate(runs):
+        end = _fitted(run, upto) - 1
+        # What lies on top is smaller, so that what is under it is seen.
+        style: Style = {"color": line_of(runs, number)["color"], "markersize": 4 + 5 / (1 + number)}
+        draw(run.path[end], _label(run, end, len(runs) > 1, upto), gid="end", **style)
+    draw(first.landscape.minimiser, "least squares", color=RED, markersize=2, zorder=5, gid="best")
+    unit = f"  [{data.y_unit}]" * bool(data.y_unit)
+    axes.set_xlabel(f"{data.y_name}, measured{unit}")
+    axes.set_ylabel(f"{data.y_name}, predicted{unit}")
+
+
+def _some(count: int) -> Tensor:
+    """Return the numbers of at most 2000 samples, spread over all of them."""
+    return torch.linspace(0, count - 1, min(count, 2000)).long()
+
+
+def _label(run: DrawnRun, row: int, many: bool, upto: int | None) -> str:
+    """Name a row and, but in an animation, how far it is from the minimum."""
+    label = _step(run, row, many)
+    if upto is None and (left := run.excess[row].item()) < math.inf:
+        label += f":\nloss − minimum = {left:.2g}"
+    return label
+
+
+def _curves(axes: Axes, runs: Runs, upto: int | None) -> None:
+    """Draw the data and the curves ŷ over x."""
+    first = runs[0]
     landscape, data = first.landscape, first.experiment.data
-    some = torch.linspace(0, len(data.x) - 1, min(len(data.x), 2000)).long()
+    some = _some(len(data.x))
     dots: Style = {"color": BLACK, "markersize": 4, "zorder": 4, "label": "data", "gid": "data"}
     axes.plot(data.x[some], data.y[some], "o", **dots)
     low, high = data.x.min().item(), data.x.max().item()
@@ -32,9 +83,7 @@ def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
         _early(axes, first, x, z, many=len(runs) > 1)
     for number, run in enumerate(runs):
         end = _fitted(run, upto) - 1
-        label = _step(run, end, many=len(runs) > 1)
-        if upto is None and (left := run.excess[end].item()) < math.inf:
-            label += f":\nloss − minimum = {left:.2g}"
+        label = _label(run, end, len(runs) > 1, upto)
         prediction = landscape.predict(run.path[end], z) + first.experiment.offset
         axes.plot(x, prediction, label=label, gid="end", **line_of(runs, number, 2.5))
     best = landscape.predict(landscape.minimiser, z) + first.experiment.offset
@@ -42,9 +91,6 @@ def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
     axes.set(xlim=(x[0].item(), x[-1].item()), ylim=_heights(first, best, z))
     axes.set_xlabel(data.x_name + f"  [{data.x_unit}]" * bool(data.x_unit))
     axes.set_ylabel(data.y_name + f"  [{data.y_unit}]" * bool(data.y_unit))
-    if upto is None:
-        axes.set_title(title_of(runs))
-        figure.legend(loc="outside right upper")
 
 
 def _fitted(run: DrawnRun, upto: int | None) -> int:

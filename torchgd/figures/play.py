@@ -41,6 +41,8 @@ def refuse_what_it_does_not_know(experiment: Experiment) -> None:
     for name in ("dampening", "weight_decay", "nesterov", "maximize"):
         if getattr(c, name):
             raise ValueError(f"{name} {getattr(c, name)}: the page knows momentum alone")
+    if experiment.data.features > 1:
+        raise ValueError(f"{experiment.data.features} columns of x: the page draws one alone")
     if len(experiment.data.x) > MOST:
         raise ValueError(f"{len(experiment.data.x)} samples: the page draws {MOST} at most")
 

@@ -51,7 +51,8 @@ class DrawnRun:
     def weight_unit(self, name: str) -> str:
         """A built-in model's unit of a weight, if the data have units: ŷ = w·x is in y's."""
         data = self.experiment.data
-        if not data.y_unit or not isinstance(self.landscape.model, Linear | Quadratic):
+        known = isinstance(self.landscape.model, Linear | Quadratic) and data.features == 1
+        if not data.y_unit or not known:
             return ""
         if name == "b" or self.experiment.standardization is not None:  # z has no unit
             return f"[{data.y_unit}]"
@@ -111,7 +112,7 @@ def title_of(runs: Runs) -> str:
 
 def path_of(trajectory: Trajectory) -> Tensor:
     """Return the weights at each row, (K+1, P), in float64."""
-    return torch.stack(list(trajectory.weights.values()), dim=1).double()
+    return trajectory.weights_at(slice(None)).double()
 
 
 def read_runs(paths: Sequence[Path], model: str | None) -> list[Recorded]:

@@ -12,7 +12,7 @@ import mpmath
 import sympy
 from sympy import Expr
 
-from torchgd.proof.notations import plain, spellings
+from torchgd.proof.notations import plain, spellings, unbracketed
 from torchgd.proof.symbols import Derivation, notation
 
 LONGEST = 300  # characters
@@ -80,7 +80,7 @@ class _Reader:
 
     def tokens(self, text: str) -> Iterator[tuple[str, str]]:
         """Yield each token of a formula after its kind."""
-        text = plain(text).replace("^", "**")
+        text = plain(unbracketed(text, self.symbols)).replace("^", "**")
         for found in self.token.finditer(text):
             kind, token = str(found.lastgroup), found.group()
             if kind == "exponential" and "exp" in self.functions:

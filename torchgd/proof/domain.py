@@ -13,7 +13,10 @@ Intervals = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Domain:
-    """The open intervals of some of x and the parameters, by name; the others have no limits."""
+    """The open intervals of some of x and the parameters, by name; the others have no limits.
+
+    All columns of x, and all entries of a parameter, have one interval.
+    """
 
     intervals: Intervals = field(default_factory=dict)
 
@@ -42,9 +45,14 @@ class Domain:
         return cls({name: (float(low), float(high)) for name, (low, high) in given.items()})
 
     def holds(self, name: str, values: Any) -> Any:
-        """Whether a value of x or a parameter, or each in a tensor, is inside."""
-        low, high = self.intervals.get(name, (-math.inf, math.inf))
-        return (low < values) & (values < high)
+        """Whether a value of x or a parameter's entry, or each in a tensor, is inside.
+
+        A sample (F,) is, if all of its columns are.
+        """
+        low, high = self.intervals.get(_owner(name), (-math.inf, math.inf))
+        inside = (low < values) & (values < high)
+        several = isinstance(inside, Tensor) and inside.ndim > 1
+        return inside.all(dim=1) if several else inside
 
     def holds_all(self, weights: Mapping[str, float]) -> bool:
         """Whether all these weights are inside."""
@@ -52,16 +60,21 @@ class Domain:
 
     def moved(self, name: str, values: Tensor) -> Tensor:
         """Return the values, those outside moved inside: as far from an end as they are large."""
-        if name not in self.intervals:
+        if _owner(name) not in self.intervals:
             return values
-        low, high = self.intervals[name]
+        low, high = self.intervals[_owner(name)]
         size = values.abs()
         if math.isfinite(low) and math.isfinite(high):
             other = low + (high - low) * size / (1 + size)
         else:
             other = low + size if math.isfinite(low) else high - size
-        return torch.where(self.holds(name, values), values, other)
+        return torch.where((low < values) & (values < high), values, other)
 
     def __str__(self) -> str:
         """The intervals, as the report names them; "" if there are none."""
         return ", ".join(f"{n} in ({a:g}, {b:g})" for n, (a, b) in self.intervals.items())
+
+
+def _owner(name: str) -> str:
+    """Return the name of the parameter that an entry is of."""
+    return name.partition("[")[0]

@@ -16,9 +16,12 @@ BACKWARD = "is there a backward of your own, or a detach, in forward?"
 
 @dataclass(frozen=True)
 class Point:
-    """Where a derivative is taken: at one x, in a batch `among` so many samples, and weights."""
+    """Where a derivative is taken: at one x, in a batch `among` so many samples, and weights.
 
-    x: float
+    x has a number for each column; the weights are by the names of the entries.
+    """
+
+    x: tuple[float, ...]
     weights: dict[str, float]
     dtype: torch.dtype
     among: int = 1
@@ -26,13 +29,14 @@ class Point:
     @property
     def moderate(self) -> bool:
         """Whether x is of a usual size, or 0."""
-        return self.x == 0 or 1e-3 <= abs(self.x) <= 1e4
+        return all(x == 0 or 1e-3 <= abs(x) <= 1e4 for x in self.x)
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         weights = ", ".join(f"{name} = {value:g}" for name, value in self.weights.items())
         batch = f", in a batch of {self.among}" if self.among > 1 else ""
-        return f"x = {self.x:g}, {weights}{batch} ({dtype})"
+        x = ", ".join(f"{x:g}" for x in self.x)
+        return f"x = {x if len(self.x) == 1 else f'({x})'}, {weights}{batch} ({dtype})"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mpmath
+import numpy as np
 import sympy
 import torch
 from sympy import Expr
@@ -14,6 +15,8 @@ from torch import Tensor
 
 def exact(value: Any) -> Any:
     """Return a decimal constant as a fraction, 0.1 as 1/10, and a truth value as 1 or 0."""
+    if isinstance(value, Tensor) and value.ndim:
+        return np.frompyfunc(exact, 1, 1)(np.array(value.tolist(), dtype=object))
     value = value.item() if isinstance(value, Tensor) else value
     if isinstance(value, Boolean | bool) and not isinstance(value, sympy.Symbol):
         return where(value, 1, 0)
@@ -135,6 +138,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+# What is done with several columns, or with a parameter that is no scalar.
+ARRAYS: dict[str, Callable[..., Any]] = {
+    "matmul": np.dot,
+    "mv": np.dot,
+    "stack": lambda parts, dim=0: np.stack(parts, axis=dim),
+    "sum": lambda u, dim: u.sum(axis=dim),
+    "unsqueeze": lambda u, dim: np.expand_dims(u, dim),
+}
 # What makes one condition of others.
 BOTH: dict[str, Callable[..., Any]] = {
     "and_": sympy.And, "logical_and": sympy.And, "or_": sympy.Or, "logical_or": sympy.Or,

@@ -37,7 +37,7 @@ class Judge:
         def predict(w: float) -> Tensor:
             if self.domain.holds_all({name: w}):
                 return exact.predict(**{name: w})
-            return torch.full_like(exact.x, torch.nan)
+            return exact.x.new_full((len(exact.x),), torch.nan)
 
         return slopes(predict, place.weights[name], least)
 
@@ -89,7 +89,8 @@ class Judge:
         return place.generic and (place.point().moderate or self._of_the_data(place))
 
     def _of_the_data(self, place: Place) -> bool:
-        return bool((self.x == place.x.double()).any())
+        alike = self.x == place.x.double()
+        return bool(alike.reshape(len(alike), -1).all(dim=1).any())
 
     # 0/0 at x = 0 is a fault, and so is 0·log 0 at one of the data. Three things are not: an
     # overflow far from the data, 0·log 0 where sympy has no derivative either, and ∞/∞ where the
@@ -100,7 +101,7 @@ class Judge:
             return True
         if self._of_the_data(exact) or precise is None:
             return False
-        overflows = bool(precise.agree and exact.x.item() != 0)
+        overflows = bool(precise.agree and exact.x.any())
         return overflows or not mpmath.isfinite(precise.expected)
 
     def _is_kink(self, name: str, place: Place, by_hand: float) -> bool:

@@ -26,6 +26,11 @@ def latex(expression: Expr) -> str:
 def name_in_latex(name: str) -> str:
     """Write a parameter's name: w1 as w_{1}, and one that is no identifier letter by letter."""
     known = spelled(name)
+    if entry := re.fullmatch(r"([A-Za-z0-9.]+?)(?:ⱼ|((?:\[\d+\])+))", known):
+        index = "j" if entry[2] is None else entry[2][1:-1].replace("][", ",")
+        return f"{name_in_latex(entry[1])}_{{{index}}}"
+    if dot := re.fullmatch(r"(\w+)·x", known):
+        return rf"{name_in_latex(dot[1])} \cdot x"
     if re.fullmatch(r"[A-Za-z](?:[A-Za-z0-9_.]*[A-Za-z0-9])?", known):
         return str(sympy.latex(sympy.Symbol(known)))
     letters = (ESCAPED.get(c, c if c.isascii() else f"U+{ord(c):04X}") for c in name)

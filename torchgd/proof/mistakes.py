@@ -40,7 +40,7 @@ class Changed:
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         """Return the loss; set each w.grad. Shapes: as in `manual_gradient`."""
-        loss, n = manual_gradient(model, x, y), x.numel()
+        loss, n = manual_gradient(model, x, y), y.numel()
         for name, w in model.named_parameters():
             g, none = w.grad, torch.zeros_like(w)
             assert g is not None

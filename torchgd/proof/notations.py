@@ -74,14 +74,22 @@ def _round_brackets(text: str) -> str:
 
 
 def spellings(names: Iterable[str]) -> dict[str, str]:
-    """Return the names by all their spellings: w2 is w_2 and w₂, too."""
+    """Return the names by all their spellings: w2 is w_2 and w₂, too, and w[2] is w_2."""
     found: dict[str, str] = {}
     for name in names:
+        found[unbracketed(name, [name])] = name
         base, digits = re.fullmatch(r"(.*?)_?([0-9]*)", name).groups()  # type: ignore[union-attr]
         if base and digits:
             spelled = (f"{base}{digits}", f"{base}_{digits}", base + digits.translate(SUBSCRIPTS))
             found |= dict.fromkeys(spelled, name)
     return found | {name: name for name in names}
+
+
+def unbracketed(text: str, names: Iterable[str]) -> str:
+    """Write w[0][1], of these names, as w_0_1, for a formula has such brackets, too."""
+    for name in names:
+        text = text.replace(name, name.replace("[", "_").replace("]", ""))
+    return text
 
 
 def assignment(text: str, names: Iterable[str]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from torchgd.models import DTYPES, Model, scalars
+from torchgd.models import DTYPES, Model, names_of, parameters_of
 from torchgd.proof.domain import Domain, Intervals
 from torchgd.proof.findings import ORACLES, Finding, GradientCheck
 from torchgd.proof.judgement import AUTOGRADS, YOURS, Judge
@@ -27,6 +27,7 @@ from torchgd.proof.symbols import Derivation, derive, is_identity, notation
 # A right derivative that is written in another way also rounds in another way, each operation by
 # half a unit. This allows a long formula, and is still a part in 10¹² of float64, 10⁴ of float32.
 MOST_ULPS = 1024
+SHIFT = 17  # places by which a column's numbers are before the next one's
 FEW = 3  # rows of weights for the symbolic oracle, and faults that are recorded
 MOST_EXCUSED = 8  # samples at one place
 
@@ -64,7 +65,7 @@ def check_gradient(
     {"x": (0, inf), "k": (0, 1)}; without it, of the model's own attribute `domain`, if it has one.
     `on_progress` is told which part is done. The model is not changed.
 
-    Shapes: x and y alike, any, with at least one sample.
+    Shapes: x and y alike, any, or x (N, F) and y (N,), with at least one sample.
 
     Example: an outer derivative without the inner one.
 
@@ -86,7 +87,7 @@ def check_gradient(
     """
     exact, x = ready(model, x, y)
     given = domain if domain is not None else getattr(model, "domain", None)
-    inside = Domain.of(["x", *scalars(model)], given)
+    inside = Domain.of(["x", *parameters_of(model)], given)
     x = x[inside.holds("x", x)]
     found = _Findings(exact, x, inside)
     for k, dtype in enumerate(DTYPES.values()):
@@ -109,14 +110,14 @@ class _Findings:
         self.derivation: Derivation | None = None
         self.reasons = dict.fromkeys(ORACLES, "it cannot be trusted at any point")
         try:
-            self.derivation = derive(model)
+            self.derivation = derive(model, 1 if x.ndim == 1 else x.shape[1])
         except ValueError as error:
             self.reasons["symbolic"] = str(error)
         self.judge = Judge(model, x, self.derivation, domain)
 
     def check(self) -> GradientCheck:
         """Return the worst finding of each oracle about each parameter's derivative."""
-        rows = [self._worst(name, oracle) for name in scalars(self.model) for oracle in ORACLES]
+        rows = [self._worst(name, oracle) for name in names_of(self.model) for oracle in ORACLES]
         return GradientCheck(rows, self.judge.kinks, str(self.domain))
 
     def _worst(self, name: str, oracle: str) -> Finding:
@@ -147,6 +148,8 @@ class _Findings:
         chance = torch.Generator().manual_seed(seed)
         numbers = numbers_to_look_at(some.dtype).double(), of_random_sizes(RANDOM, chance)
         x = self.domain.moved("x", torch.cat(numbers)).to(some)
+        if some.ndim == 2:  # each column takes all of them, beside others of the other columns
+            x = torch.stack([x.roll(SHIFT * j) for j in range(some.shape[1])], dim=1)
         return torch.cat([some, x[self.domain.holds("x", x)]])
 
     def _compare_autograd(self, place: Place) -> None:
@@ -230,8 +233,9 @@ class _Findings:
         """Yield whether both formulas agree at each x but kinks; None where one has no value."""
         assert self.derivation is not None
         place = Place(self.model, weights, x)
-        for value in x[~self.judge.slopes(name, place).kink].tolist():
-            yield self.derivation.at(name, value, weights).agree
+        smooth = x[~self.judge.slopes(name, place).kink]
+        for sample in smooth.reshape(len(smooth), -1).tolist():
+            yield self.derivation.at(name, sample, weights).agree
 
 
 def _worst_of(error: Tensor, which: Tensor) -> int:

@@ -7,9 +7,10 @@ from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from torchgd.gradients import partial_derivatives
-from torchgd.models import Model, scalars
+from torchgd.models import Model, names_of, set_weights, weights_of
 from torchgd.proof.domain import Domain
 from torchgd.proof.findings import Point
 from torchgd.proof.rounding import rounding
@@ -20,6 +21,7 @@ BEYOND = [1e-12, 1e-6, 1e4, 1e6, 1e12]
 GENERIC = 7  # rows of weights: the model's own and random ones
 RANDOM = 16  # rows of weights of random sizes, and samples at each row
 ROWS = 8  # samples, where autograd takes one after the other
+MANY = 4  # weights that take all of the numbers one by one
 
 
 @cache
@@ -48,7 +50,7 @@ def weights_to_look_at(model: Model, domain: Domain) -> list[dict[str, float]]:
 
     The first are the model's own and random ones; then come all of them, and each, at all sizes.
     """
-    own = {name: w.item() for name, w in scalars(model).items()}
+    own = dict(zip(names_of(model), weights_of(model).tolist(), strict=True))
     dtype, generator = next(model.parameters()).dtype, torch.Generator().manual_seed(1)
 
     def rows() -> Iterator[dict[str, float]]:
@@ -58,7 +60,9 @@ def weights_to_look_at(model: Model, domain: Domain) -> list[dict[str, float]]:
                 yield dict(zip(own, row.tolist(), strict=True))
         numbers = numbers_to_look_at(dtype).tolist()
         yield from (dict.fromkeys(own, number) for number in numbers)
-        yield from ({**own, name: number} for name in own for number in numbers)
+        few = -(-len(own) // MANY)  # of many weights each takes some of the numbers
+        for k, name in enumerate(own):
+            yield from ({**own, name: number} for number in numbers[k % few :: few])
         for _ in range(RANDOM):
             row = of_random_sizes(len(own), generator)
             yield dict(zip(own, row.tolist(), strict=True))
@@ -72,7 +76,7 @@ def weights_to_look_at(model: Model, domain: Domain) -> list[dict[str, float]]:
 
 @dataclass(frozen=True)
 class Place:
-    """A model with `weights`, at samples x, (N,).
+    """A model with `weights`, by the names of the entries, at samples x, (N,) or (N, F).
 
     `generic` weights are the model's own or random, so that no term is 0 or cancels by accident.
     """
@@ -85,8 +89,8 @@ class Place:
     @torch.no_grad()
     def predict(self, **weights: float) -> Tensor:
         """Return ŷ, (N,), where some weights may be others."""
-        for name, w in self.model.named_parameters():
-            w.fill_(weights.get(name, self.weights[name]))
+        values = {**self.weights, **weights}
+        set_weights(self.model, torch.tensor([*values.values()], dtype=torch.float64))
         prediction: Tensor = self.model(self.x)
         return prediction.clone()  # it may be a view of a weight, which is filled again
 
@@ -95,8 +99,9 @@ class Place:
         """Each ∂ŷ/∂w, (N,), by hand."""
         prediction = self.predict()
         with torch.no_grad():
-            partials = partial_derivatives(self.model, self.x, prediction)
-            return {name: partial.clone() for name, partial in partials.items()}
+            partials = partial_derivatives(self.model, self.x, prediction).values()
+            columns = [c.clone() for p in partials for c in _entries(p)]
+        return dict(zip(self.weights, columns, strict=True))
 
     # Reverse mode gives Jᵀv for any v of shape (N,), and Jᵀv is linear in v: its own derivative is
     # J, which has each sample's slope by itself. That takes two passes, where J by rows takes N.
@@ -105,16 +110,16 @@ class Place:
         """Each ∂ŷ/∂w, (N,), by autograd in reverse mode; NaN where ŷ is not finite."""
         prediction, weights = self.predict(), [*self.model.parameters()]
         inside = prediction.isfinite()
-        found = prediction.new_full((len(weights), len(self.x)), torch.nan)
+        found = prediction.new_full((len(self.weights), len(self.x)), torch.nan)
         if inside.any():
             prediction = self.model(self.x[inside])
             v = torch.ones_like(prediction, requires_grad=True)
             try:
                 sums = torch.autograd.grad(prediction, weights, v, create_graph=True)
-                rows = [torch.autograd.grad(total, v, retain_graph=True)[0] for total in sums]
+                totals = torch.cat([total.flatten() for total in sums])
+                rows = [torch.autograd.grad(total, v, retain_graph=True)[0] for total in totals]
             except RuntimeError:  # a backward pass may have no derivative
-                pairs = zip(self.x.tolist(), inside.tolist(), strict=True)
-                rows = [*_row_by_row(prediction, weights, [x for x, within in pairs if within])]
+                rows = [*_row_by_row(prediction, weights, self.x[inside])]
             found[:, inside] = torch.stack(rows)
         return dict(zip(self.weights, found, strict=True))
 
@@ -147,30 +152,35 @@ class Place:
 
     def point(self, k: int = 0, among: int = 1) -> Point:
         """Return where one of the samples is."""
-        return Point(self.x[k].item(), self.weights, self.x.dtype, among)
+        return Point(tuple(self.x[k].flatten().tolist()), self.weights, self.x.dtype, among)
 
     def beside(self, name: str, step: float) -> "Place":
         """Return the same with one weight changed by a step."""
         return replace(self, weights={**self.weights, name: self.weights[name] + step})
 
 
-def _row_by_row(
-    prediction: Tensor, weights: list[nn.Parameter], x: list[float]
-) -> Sequence[Tensor]:
+def _entries(partial: Tensor) -> Sequence[Tensor]:
+    """Return a derivative (N, *w.shape) as a column (N,) for each entry of w."""
+    return partial.reshape(len(partial), -1).unbind(dim=1)
+
+
+def _row_by_row(prediction: Tensor, weights: list[nn.Parameter], x: Tensor) -> Sequence[Tensor]:
     """Return ∂ŷ/∂w of each weight, (N,), of one ŷ after the other; NaN at all x but some.
 
     torch can take all rows at once, unless a backward pass is the user's own.
     """
     one = torch.eye(len(x)).to(prediction)
     try:
-        return torch.autograd.grad(
+        slopes = torch.autograd.grad(
             prediction, weights, one, is_grads_batched=True, retain_graph=True
         )
+        return [column for slope in slopes for column in _entries(slope)]
     except RuntimeError:
-        found = prediction.new_full((len(weights), len(x)), torch.nan)
-        each = sorted(set(x))
+        found = prediction.new_full((sum(w.numel() for w in weights), len(x)), torch.nan)
+        samples = [*map(tuple, x.reshape(len(x), -1).tolist())]
+        each = sorted(set(samples))
         some = set(random.Random(0).sample(each, min(ROWS, len(each))))
-        for k in (k for k, value in enumerate(x) if value in some):
+        for k in (k for k, sample in enumerate(samples) if sample in some):
             slopes = torch.autograd.grad(prediction[k], weights, retain_graph=True)
-            found[:, k] = torch.stack(slopes)
+            found[:, k] = parameters_to_vector(slopes)
         return [*found]

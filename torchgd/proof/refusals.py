@@ -9,29 +9,31 @@ from torch import Tensor, nn
 
 from torchgd.data import require_finite
 from torchgd.gradients import autograd_gradient, manual_gradient
-from torchgd.models import Model, scalars
+from torchgd.models import Model, parameters_of
 
 
 def ready(model: Model, x: Tensor, y: Tensor) -> tuple[Model, Tensor]:
-    """Return a copy of the model in float64, and the samples x, (N,).
+    """Return a copy of the model in float64, and the samples x, (N,) or (N, F).
 
     Raises:
         TypeError: x or y is no tensor of real numbers, or the model is a class or lacks partials.
         ValueError: x and y differ in shape, or hold what is not finite; the model's methods fail,
-            also on one sample alone; autograd cannot differentiate ŷ; or what `scalars` and the
-            two gradients refuse.
+            also on one sample alone; autograd cannot differentiate ŷ; or what `parameters_of` and
+            the two gradients refuse.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model is {model!r}: give a torch.nn.Module, made")
     kind = type(model).__name__
     if not callable(getattr(model, "partials", None)):
         raise TypeError(f"{kind} has no partials(x): define it, to return ∂ŷ/∂w by name")
-    scalars(model)
+    parameters_of(model)
     numbers, targets = (_real_numbers(name, t) for name, t in (("x", x), ("y", y)))
-    if x.shape != y.shape:
+    if x.ndim == 2 and y.shape == x.shape[:1]:
+        numbers = numbers.view(x.shape)
+    elif x.shape != y.shape:
         raise ValueError(
             f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: a sample is one number x and "
-            "one y; give both in one shape"
+            "one y; give both in one shape, or of F columns x as (N, F) and y as (N,)"
         )
     exact = deepcopy(model).to(torch.float64)
     for samples in (numbers, numbers[:1], torch.cat([numbers, numbers])):

@@ -56,7 +56,7 @@ def rounding(compute: Callable[[Tensor], Mapping[str, Tensor]], x: Tensor) -> di
     It is ∞ where only some of the results are numbers. All are computed in one batch.
     """
     with _Shaken(x.dtype):
-        found = compute(x.repeat(TIMES))
+        found = compute(torch.cat([x] * TIMES))
     return {name: ALLOWED * _spread(t.view(TIMES, -1)) for name, t in found.items()}
 
 

@@ -1,7 +1,7 @@
 """The derivation of ∂loss/∂w, a line a step, in the lesson's notation or as LaTeX."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy
 from sympy import Expr
@@ -60,16 +60,51 @@ def steps(derivation: Derivation, names: Iterable[str], to: Notation) -> list[Li
     return lines
 
 
+def by_column(derivation: Derivation, to: Notation) -> tuple[list[str], Notation]:
+    """Return one name for all entries of a parameter, and a notation that writes one column j.
+
+    Where ŷ has w·x = Σ wₖxₖ, all of whose derivatives are alike, the first stands for each: xⱼ and
+    wⱼ take the places of x[0] and w[0], and w·x that of the sum. Of another model, all names.
+    """
+    weights, x, formula = derivation.weights, derivation.x, derivation.prediction
+    terms = {frozenset(pair) for pair in zip(weights.values(), x, strict=False)}
+    own = [name for name in weights if "[" in name]
+    alike = all(
+        derivation.partials[name] == column == derivation.true_partials[name]
+        for name, column in zip(own, x, strict=False)
+    )
+
+    def in_sum(e: Expr) -> bool:
+        return e.func == sympy.Mul and frozenset(e.args) in terms
+
+    whole = sum(map(in_sum, formula.args)) == len(x)
+    if not (len(own) == len(x) > 1 and alike and whole and formula.func == sympy.Add):
+        return list(weights), to
+    parameter = own[0].partition("[")[0]
+    j, dot = sympy.Symbol(f"{parameter}ⱼ"), sympy.Symbol(f"{parameter}·x")
+    column = {x[0]: sympy.Symbol("xⱼ"), weights[own[0]]: j}
+
+    def shown(e: Expr) -> Expr:
+        if e in column or not e.args:
+            return column.get(e, e)
+        args = [a for a in e.args if not in_sum(a)] if e.func == sympy.Add else list(e.args)
+        args = [dot, *args] if len(args) < len(e.args) else args
+        return e.func(*map(shown, args), evaluate=False)
+
+    names = [name for name in weights if name not in own[1:]]
+    return names, replace(to, write=lambda e: to.write(shown(e)))
+
+
 def in_terms_of_prediction(partial: Expr, derivation: Derivation) -> Expr:
     """Return ∂ŷ/∂w with ŷ in the place of the model's formula, if that is shorter."""
     shorter = partial.subs(derivation.prediction.doit(), YHAT)
     return shorter if shorter.count_ops() < partial.count_ops() else partial
 
 
-def exercise(derivation: Derivation, to: Notation) -> list[Line]:
+def exercise(derivation: Derivation, names: Iterable[str], to: Notation) -> list[Line]:
     """Return the lines of `steps` with blanks for the answers."""
     given, asked = steps(derivation, (), to)[:2], [to.prediction, to.loss]
-    weights = [to.write(weight) for weight in derivation.weights.values()]
+    weights = [to.write(derivation.weights[name]) for name in names]
     heads = [to.derivative.format(to.loss, to.prediction)]
     heads += [to.derivative.format(of, weight) for weight in weights for of in asked]
     return [*given, *((head, to.blank, "") for head in heads)]
@@ -77,7 +112,7 @@ def exercise(derivation: Derivation, to: Notation) -> list[Line]:
 
 def typeset(lines: list[Line], to: Notation) -> str:
     """Return the lines as text, aligned at their =, with the reasons; as LaTeX an align*."""
-    if to is LATEX:
+    if to.prediction == LATEX.prediction:
         rows = [f"{left} &= {right}" + rf" && \text{{{why}}}" * bool(why)
                 for left, right, why in lines]  # fmt: skip
         joined = " \\\\\n".join(rows).replace("·", r" \cdot ")

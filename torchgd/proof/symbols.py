@@ -1,23 +1,27 @@
 """A model in symbols: its prediction and partial derivatives as formulas.
 
 torch.fx traces what `forward` and `partials` compute; we run the trace on sympy's symbols in the
-place of tensors.
+place of tensors. Where x has several columns, or a parameter is no scalar, they are NumPy's arrays
+of symbols, x[0], x[1], … of one sample, (1, F).
 """
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import mpmath
+import numpy as np
 import sympy
 from sympy import Expr
 from torch import Tensor, fx, nn
 
 from torchgd.models import Model
-from torchgd.proof.functions import ALIASES, BOTH, COSTLY, FUNCTIONS, bounded, exact, where
+from torchgd.models import entries as entries_of
+from torchgd.proof.functions import ALIASES, ARRAYS, BOTH, COSTLY, FUNCTIONS, bounded, exact, where
 
 X, Y = sympy.symbols("x y", real=True)  # the data
 YHAT = sympy.Symbol("ŷ", real=True)  # the prediction, where it is not written out
@@ -54,17 +58,19 @@ class Derivation:
     """ŷ and each ∂ŷ/∂w of a model, as expressions in x and the parameters; y is the target.
 
     `prediction` is ŷ in the order in which `forward` writes it, `partials` are the model's own
-    ∂ŷ/∂w. The rest is derived from them, for one sample: loss = (ŷ − y)².
+    ∂ŷ/∂w, by the names of the entries of the parameters. The rest is derived from them, for one
+    sample, with a symbol `x` for each column: loss = (ŷ − y)².
     """
 
     weights: dict[str, Expr]
     prediction: Expr
     partials: dict[str, Expr]
+    x: tuple[Expr, ...] = (X,)
 
     @cached_property
     def symbols(self) -> dict[str, Expr]:
         """x, y and the parameters, by name."""
-        return {"x": X, "y": Y, **self.weights}
+        return {**{x.name: x for x in self.x}, "y": Y, **self.weights}
 
     @cached_property
     def residual(self) -> Expr:
@@ -90,7 +96,7 @@ class Derivation:
         """By name, mpmath functions of x and the parameters: ∂ŷ/∂w by hand and by sympy, and ŷ."""
         own = {"floor": mpmath.floor, "sign": mpmath.sign}
         own |= {name: partial(bounded, getattr(mpmath, name)) for name in COSTLY}
-        symbols = [X, *self.weights.values()]
+        symbols = [*self.x, *self.weights.values()]
         return {
             name: [
                 sympy.lambdify(symbols, formula, [own, "mpmath"])
@@ -99,11 +105,11 @@ class Derivation:
             for name, by_hand in self.partials.items()
         }
 
-    def at(self, name: str, x: float, weights: Mapping[str, float]) -> Precise:
+    def at(self, name: str, x: Sequence[float], weights: Mapping[str, float]) -> Precise:
         """∂ŷ/∂`name` by hand and by sympy at a point, in 200 digits."""
         values = []
         with mpmath.workdps(200):
-            point = [mpmath.mpf(value) for value in (x, *weights.values())]
+            point = [mpmath.mpf(value) for value in (*x, *weights.values())]
             for compute in self._precise[name]:
                 try:
                     values.append(mpmath.mpf(compute(*point)))
@@ -119,25 +125,51 @@ class Derivation:
         return sympy.Mul(*factors, residual or self.residual, evaluate=False)
 
 
-def derive(model: Model) -> Derivation:
-    """Run a model on symbols.
+def derive(model: Model, features: int = 1) -> Derivation:
+    """Run a model on symbols, a sample of so many columns.
 
     Raises:
         ValueError: its code needs numbers (`if x > 0`), or calls a function that is not in
             FUNCTIONS, or one of its parameters has the name of the data, x or y.
     """
-    weights = {n: sympy.Symbol(n, real=True) for n, _ in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    entries = {n: entries_of(n, w.shape) for n, w in parameters.items()}
+    weights = {n: sympy.Symbol(n, real=True) for own in entries.values() for n in own}
+    arrays = features > 1 or any(w.ndim for w in parameters.values())
+    x: Any = X
+    if arrays:
+        names = entries_of("x", (features,) if features > 1 else ())
+        x = np.array([sympy.Symbol(name, real=True) for name in names]).reshape(1, -1)
+        x = x if features > 1 else x[0]
     try:
-        if taken := weights.keys() & {"x", "y"}:
+        if taken := parameters.keys() & {"x", "y"}:
             raise ValueError(f"the parameter {min(taken)!r} has the name of the data")
+        values: dict[str, Any] = {
+            n: np.array([weights[e] for e in own]).reshape(parameters[n].shape)
+            if parameters[n].ndim
+            else weights[n]
+            for n, own in entries.items()
+        }
         with sympy.evaluate(False):
-            prediction = _Symbolic(model, weights).run(X)
-        partials = _Symbolic(_Partials(model), weights).run(X)
-        partials = {name: sympy.sympify(exact(partials[name])) for name in weights}
+            (prediction,) = _formulas(_Symbolic(model, values).run(x), ())
+        found = _Symbolic(_Partials(model), values).run(x)
+        partials = {
+            e: formula
+            for n, own in entries.items()
+            for e, formula in zip(own, _formulas(found[n], parameters[n].shape), strict=True)
+        }
     except Exception as error:  # whatever a user's code raises when x is no tensor
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{type(model).__name__} cannot run on symbols: {reason}") from error
-    return Derivation(weights, _flat(sympy.sympify(prediction)), partials)
+    columns = tuple(x.reshape(-1)) if arrays else (X,)
+    return Derivation(weights, _flat(prediction), partials, columns)
+
+
+def _formulas(found: Any, shape: Sequence[int]) -> list[Expr]:
+    """Return the formulas of one sample's result (1, *shape), or of a constant, one by one."""
+    if not isinstance(found, np.ndarray):
+        return [sympy.sympify(exact(found))] * math.prod(shape)
+    return [sympy.sympify(exact(f)) for f in np.broadcast_to(found, (1, *shape)).reshape(-1)]
 
 
 class _Partials(nn.Module):
@@ -152,9 +184,9 @@ class _Partials(nn.Module):
 
 
 class _Symbolic(fx.Interpreter):
-    """Runs a module's trace with a symbol for each parameter."""
+    """Runs a module's trace with a symbol for each parameter, or an array of them."""
 
-    def __init__(self, module: nn.Module, weights: Mapping[str, Expr]) -> None:
+    def __init__(self, module: nn.Module, weights: Mapping[str, Any]) -> None:
         module = deepcopy(module)  # for it may keep what it is given
         super().__init__(module, graph=fx.Tracer().trace(module))
         self.extra_traceback = False
@@ -164,7 +196,8 @@ class _Symbolic(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run one operation; refuse a formula that sympy would work on for long."""
         found = super().run_node(n)
-        if isinstance(found, Expr) and self._size(found) > LONGEST:
+        formulas = found.reshape(-1) if isinstance(found, np.ndarray) else [found]
+        if any(isinstance(f, Expr) and self._size(f) > LONGEST for f in formulas):
             raise ValueError(f"its formula is too long, of more than {LONGEST} signs")
         return found
 
@@ -191,8 +224,13 @@ class _Symbolic(fx.Interpreter):
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = target.removeprefix("special_")  # of torch.special
         name = ALIASES.get(name, name)
+        if name in ARRAYS:
+            return ARRAYS[name](*args, **kwargs)
         if name not in FUNCTIONS:
             raise ValueError(f"{target} has no symbolic counterpart here")
+        if any(isinstance(value, np.ndarray) for value in args):
+            count = len(args)
+            return np.frompyfunc(lambda *one: self.call_method(name, one, kwargs), count, 1)(*args)
         options = {key: exact(value) for key, value in kwargs.items() if key != "inplace"}
         if name == "where":
             condition, *both = args

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from torchgd.data import Batches
-from torchgd.models import Model, scalars
+from torchgd.models import Model, names_of, weights_of
 from torchgd.optim import ManualSGD
 from torchgd.theory.linear import batch_rows, gradient_maps
 from torchgd.training import BatchesLike, count_steps
@@ -213,11 +213,11 @@ def affine_trajectory(
             in its parameters.
     """
     ManualSGD(model.parameters(), lr, **options)  # refuses what no descent can have
-    length, parameters = len(batches), scalars(model)
+    length, names = len(batches), names_of(model)
     steps = count_steps(epochs, length, record_every=record_every)
     row = recorded_steps(0, steps, record_every or record_interval(steps), steps)
     row = torch.cat([row, torch.tensor([steps])])
-    w = torch.stack(list(parameters.values()))[:, None]
+    w = weights_of(model)[:, None]
     again = epochs > 1 and alike(batches)
     blocks = batch_rows(model, batches, 1 if again else epochs)
     first = next(blocks)
@@ -225,9 +225,8 @@ def affine_trajectory(
     pairs = ((b, step_maps(gradient_maps(b), lr, **options)) for b in chain([first], blocks))
     path = walk_again(pairs, start, row, length) if again else walk(pairs, start, row)
     tables = [table_rows(rows, states[:, : len(w)]).to("cpu", w.dtype) for rows, states in path]
-    trajectory = Trajectory(tuple(parameters), row, row // length, torch.cat(tables))
-    trajectory = trajectory.up_to_divergence()
-    for name, p in parameters.items():
+    trajectory = Trajectory(names, row, row // length, torch.cat(tables)).up_to_divergence()
+    for name, p in model.named_parameters():
         p.copy_(trajectory.weights[name][-1])
     return trajectory
 

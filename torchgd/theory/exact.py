@@ -1,55 +1,66 @@
-"""Least squares of a line or a parabola without any rounding: floats are fractions.
+"""Least squares of a line, a plane or a parabola without any rounding: floats are fractions.
 
-Where the loss is least its derivatives are 0. With φᵢ = x to the power of wᵢ they are
+Where the loss is least its derivatives are 0. With φᵢ = ∂ŷ/∂wᵢ, such as x², they are
 
     ∂loss/∂wᵢ = (2/N) Σ φᵢ(Σⱼ wⱼφⱼ − y) = 0    so    Σⱼ (Σ φᵢφⱼ)·wⱼ = Σ φᵢy
 
 the normal equations. In floats they square the condition number; in fractions there is none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import mul
 
 from torch import Tensor
 
-from torchgd.models import Linear, Model, Quadratic, scalars
+from torchgd.models import Linear, Model, Quadratic, names_of
 
 POWERS = {"w2": 2, "w1": 1, "w": 1, "b": 0}  # of x, with which a parameter is multiplied
-MOST = 2**16  # samples: they take about half a second
+MOST = 2**17  # numbers in Φ: they take about half a second
 
 
 @dataclass(frozen=True)
 class Minimum:
-    """The parameters at which the loss is least, and the loss there."""
+    """The entries of the parameters at which the loss is least, by name, and the loss there."""
 
     parameters: Mapping[str, Fraction]
     loss: Fraction
 
-    def predict(self, x: float) -> Fraction:
-        """ŷ at x."""
-        terms = (w * Fraction(x) ** POWERS[name] for name, w in self.parameters.items())
-        return sum(terms, Fraction(0))
+    def predict(self, x: Sequence[float]) -> Fraction:
+        """ŷ at x, a number of each column."""
+        weights = self.parameters.values()
+        features = (Fraction(x[j]) ** p for j, p in map(_feature, self.parameters))
+        return sum(map(mul, weights, features), Fraction(0))
 
 
 def is_exact(model: Model, x: Tensor) -> bool:
-    """Whether the model's minimum on data x (N,) can be had as fractions."""
-    return type(model) in (Linear, Quadratic) and len(x) <= MOST
+    """Whether the model's minimum on data x (N,) or (N, F) can be had as fractions."""
+    return type(model) in (Linear, Quadratic) and len(x) * len(names_of(model)) <= MOST
 
 
-# The sums are of integers, which is faster: x = X/d and y = Y/e. In them ŷ = Σ vⱼ·Xᵖ is Y where
-# vⱼ = wⱼ·e/dᵖ. At the minimum the residual is orthogonal to each φ, so Σ (ŷ − y)² = Σ y(y − ŷ).
+def _feature(name: str) -> tuple[int, int]:
+    """Return which column of x, to which power, an entry is multiplied with: w[2] with x[2]."""
+    parameter, _, place = name.rstrip("]").partition("[")
+    return int(place or 0), POWERS[parameter]
+
+
+# The sums are of integers, which is faster: xⱼ = Xⱼ/dⱼ and y = Y/e. In them ŷ = Σ vᵢ·Xⱼᵖ is Y where
+# vᵢ = wᵢ·e/dⱼᵖ. At the minimum the residual is orthogonal to each φ, so Σ (ŷ − y)² = Σ y(y − ŷ).
 def exact_minimum(model: Model, x: Tensor, y: Tensor) -> Minimum:
-    """Return where the loss of the data x and y (N,) in float64 is least, which is one point."""
-    (xs, d), (ys, e) = _integers(x), _integers(y)
-    powers = {name: POWERS[name] for name in scalars(model)}
-    columns = [*([value**p for value in xs] for p in powers.values()), ys]
+    """Return where the loss of the data x (N,) or (N, F) and y (N,) in float64 is least.
+
+    The data determine it.
+    """
+    xs, (ys, e) = [_integers(column) for column in x.reshape(len(x), -1).T], _integers(y)
+    features = {name: _feature(name) for name in names_of(model)}
+    columns = [*([value**p for value in xs[j][0]] for j, p in features.values()), ys]
     equations = [[Fraction(sum(map(mul, f, g))) for g in columns] for f in columns]
     *normal, (*products, square) = equations
     solution = _solved(normal)
-    weights = {n: v * d**p / e for (n, p), v in zip(powers.items(), solution, strict=True)}
-    return Minimum(weights, (square - sum(map(mul, solution, products))) / (e**2 * len(xs)))
+    scales = (xs[j][1] ** p for j, p in features.values())
+    weights = {n: v * d / e for n, v, d in zip(features, solution, scales, strict=True)}
+    return Minimum(weights, (square - sum(map(mul, solution, products))) / (e**2 * len(x)))
 
 
 def _integers(values: Tensor) -> tuple[list[int], int]:

@@ -19,16 +19,16 @@ from torch import Tensor
 from torch.autograd.functional import hessian as hessian_by_autograd
 from torch.func import functional_call
 from torch.nn.functional import pad
-from torch.nn.utils import vector_to_parameters
 
 from torchgd.data import Batches
 from torchgd.gradients import few, is_linear_in_parameters
 from torchgd.loss import residual
-from torchgd.models import Model, at_zero, scalars
+from torchgd.models import Model, at_zero, names_of, set_weights, weights_of
 from torchgd.theory.affine import compose, powers, start_state, step_maps
 from torchgd.theory.linear import BLOCK, epoch_rows, gradient_maps, samples
 from torchgd.theory.rates import TIE, Rates, contraction, find_rates
 from torchgd.training import BatchesLike
+from torchgd.trajectory import by_parameter
 
 
 class Landscape:
@@ -58,14 +58,14 @@ class Landscape:
 
     def __init__(self, model: Model, batches: BatchesLike, near: Tensor | None = None) -> None:
         self.model = deepcopy(model).cpu().double()
-        self.names = list(scalars(model))
+        self.names = names_of(model)
         x, y, self.size = samples(batches)
         self.x, self.y = x.cpu(), y.cpu()
         self.linear = is_linear_in_parameters(self.model, few(self.x).double())
         if self.linear:
             self._least_squares()
         else:
-            own = torch.stack([w.detach() for w in self.model.parameters()])[None]
+            own = weights_of(self.model)[None]
             self.minimiser, self.unique = self._search(own if near is None else near), False
             self.minimum = self.loss(self.minimiser[None]).item()
 
@@ -76,7 +76,7 @@ class Landscape:
         model, w = at_zero(self.model), torch.zeros(len(self.names), dtype=torch.float64)
         least = torch.finfo(w.dtype).eps * max(len(self.x), len(w))
         for _ in range(2):
-            vector_to_parameters(w, model.parameters())
+            set_weights(model, w)
             ((rows,),) = epoch_rows(model, self.x, self.y, len(self.x))  # of one batch
             root, left = rows[:, :-1], rows[:, -1:]
             length = root.norm(dim=0)
@@ -113,8 +113,8 @@ class Landscape:
         return list(zip(self.x.split(self.size), self.y.split(self.size), strict=True))
 
     def predict(self, w: Tensor, x: Tensor) -> Tensor:
-        """ŷ at x, any shape, for the weights w (P,)."""
-        weights = dict(zip(self.names, w.unbind(), strict=True))
+        """ŷ at x for the weights w (P,)."""
+        weights = {n: t[0] for n, t in by_parameter(self.names, w[None]).items()}
         return functional_call(self.model, weights, (x,))
 
     def _loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:

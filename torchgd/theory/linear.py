@@ -14,18 +14,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from torchgd.data import Batches, require_floats
-from torchgd.gradients import few, partial_derivatives, require_linear, same_dtype
-from torchgd.models import Model, at_zero, scalars
+from torchgd.gradients import few, jacobian, require_linear, same_dtype
+from torchgd.models import Model, at_zero, names_of, parameters_of
 from torchgd.training import BatchesLike
 
 # How many samples are reduced at a time: memory against the time that each block takes to start.
 BLOCK = {"cpu": 2**18, "cuda": 2**22}
-
-
-@torch.no_grad()
-def jacobian(model: Model, x: Tensor) -> Tensor:
-    """Φ = ∂ŷ/∂w, of x's shape and P: a column per parameter."""
-    return torch.stack([*partial_derivatives(model, x, x).values()], dim=-1)
 
 
 # A batch is kept as the rows [φ r]/√B of its samples, where r = ŷ − y is the residual at the
@@ -37,15 +31,17 @@ def jacobian(model: Model, x: Tensor) -> Tensor:
 # If there are more than P + 1 rows, those of R replace them, where [Φ r] = QR: then
 # ‖[Φ r](w, 1)‖ = ‖R(w, 1)‖ for any w, so loss, gradient and Hessian are the same.
 def reduced_rows(model: Model, x: Tensor, y: Tensor, block: int) -> Tensor:
-    """The rows (n, K, P + 1) of n batches x and y (n, B), K = min(B, P + 1), in float64.
+    """The rows (n, K, P + 1) of n batches x (n, B, …) and y (n, B), K = min(B, P + 1), in float64.
 
     The model is in float64. A block of each batch's samples is in memory at a time.
     """
-    rows = x.new_zeros(len(x), 0, 1 + len(scalars(model)), dtype=torch.float64)
+    rows = x.new_zeros(len(x), 0, 1 + len(names_of(model)), dtype=torch.float64)
     for xs, ys in zip(x.split(block, 1), y.split(block, 1), strict=True):
-        xs = xs.double()
-        residual = (model(xs) - ys)[..., None]
-        rows = torch.cat([rows, torch.cat([jacobian(model, xs), residual], dim=2)], dim=1)
+        samples = xs.flatten(0, 1).double()
+        prediction = model(samples)
+        residual = (prediction - ys.flatten())[:, None]
+        new = torch.cat([jacobian(model, samples, prediction), residual], dim=1)
+        rows = torch.cat([rows, new.view(*ys.shape, -1)], dim=1)
         if rows.shape[1] > rows.shape[2]:
             rows = torch.linalg.qr(rows, mode="r").R
     return rows / math.sqrt(x.shape[1])
@@ -57,7 +53,7 @@ def epoch_rows(model: Model, x: Tensor, y: Tensor, size: int) -> Iterator[Tensor
     block = BLOCK.get(x.device.type, BLOCK["cuda"])
     whole, some = len(x) // size * size, max(1, block // size) * size
     for xs, ys in zip(x[:whole].split(some), y[:whole].split(some), strict=True):
-        rows = reduced_rows(model, xs.view(-1, size), ys.view(-1, size), block)
+        rows = reduced_rows(model, xs.unflatten(0, (-1, size)), ys.view(-1, size), block)
         yield rows
     if whole < len(x):
         last = reduced_rows(model, x[None, whole:], y[None, whole:], block)
@@ -70,7 +66,7 @@ def gradient_maps(rows: Tensor) -> Tensor:
 
 
 def samples(batches: BatchesLike) -> tuple[Tensor, Tensor, int]:
-    """Return x and y (N,) in the epoch's order, and how many of them make a batch.
+    """Return x and y in the epoch's order, and how many of them make a batch.
 
     Raises:
         ValueError: the batches differ in size, and not only the last one by being smaller.
@@ -97,7 +93,7 @@ def batch_rows(model: Model, batches: BatchesLike, epochs: int) -> Iterator[Tens
         ValueError: model and data differ in dtype, the batches in size, or the model is not
             linear in its parameters.
     """
-    parameters, zero = scalars(model), at_zero(model).double()
+    parameters, zero = parameters_of(model), at_zero(model).double()
     for epoch in range(epochs):
         if isinstance(batches, Batches):
             batches.set_epoch(epoch)
