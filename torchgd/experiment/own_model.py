@@ -230,17 +230,13 @@ def in_original_units(name: str, model: Model, z: Standardization) -> Tensor:
     convert = getattr(type(model), "in_original_units", Model.in_original_units)
     offset = {"offset": z.offset} if z.offset else {}  # which a user's model does not know
     mapped = dict(convert(model, z.mean, z.deviation, **offset))
-    shapes = {parameter: w.shape for parameter, w in model.named_parameters()}
-    if mapped.keys() != shapes.keys():
+    values = {n: torch.as_tensor(v, dtype=torch.float64) for n, v in mapped.items()}
+    shapes, given = (
+        {n: tuple(w.shape) for n, w in own.items()}
+        for own in (dict(model.named_parameters()), values)
+    )
+    if given != shapes:
         raise ValueError(
-            f"model {name!r}: in_original_units returns {sorted(mapped)}; "
-            f"give each of {sorted(shapes)}"
+            f"model {name!r}: in_original_units returns the shapes {given}; give {shapes}"
         )
-    values = {n: torch.as_tensor(mapped[n], dtype=torch.float64) for n in shapes}
-    for parameter, shape in shapes.items():
-        if values[parameter].shape != shape:
-            raise ValueError(
-                f"model {name!r}: in_original_units returns {parameter!r} of shape "
-                f"{tuple(values[parameter].shape)}; give {tuple(shape)}"
-            )
-    return parameters_to_vector(values.values())
+    return parameters_to_vector([values[n] for n in shapes])

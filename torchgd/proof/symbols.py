@@ -19,8 +19,7 @@ import sympy
 from sympy import Expr
 from torch import Tensor, fx, nn
 
-from torchgd.models import Model
-from torchgd.models import entries as entries_of
+from torchgd.models import Model, entries
 from torchgd.proof.functions import ALIASES, ARRAYS, BOTH, COSTLY, FUNCTIONS, bounded, exact, where
 
 X, Y = sympy.symbols("x y", real=True)  # the data
@@ -133,36 +132,29 @@ def derive(model: Model, features: int = 1) -> Derivation:
             FUNCTIONS, or one of its parameters has the name of the data, x or y.
     """
     parameters = dict(model.named_parameters())
-    entries = {n: entries_of(n, w.shape) for n, w in parameters.items()}
-    weights = {n: sympy.Symbol(n, real=True) for own in entries.values() for n in own}
-    arrays = features > 1 or any(w.ndim for w in parameters.values())
-    x: Any = X
-    if arrays:
-        names = entries_of("x", (features,) if features > 1 else ())
-        x = np.array([sympy.Symbol(name, real=True) for name in names]).reshape(1, -1)
-        x = x if features > 1 else x[0]
+    columns = (features,) if features > 1 else ()
+    x, values = _symbols("x", columns), {n: _symbols(n, w.shape) for n, w in parameters.items()}
+    weights = {symbol.name: symbol for value in values.values() for symbol in np.ravel(value)}
+    arrays = columns or any(w.ndim for w in parameters.values())
+    sample = np.reshape(x, (1, *columns)) if arrays else x
     try:
         if taken := parameters.keys() & {"x", "y"}:
             raise ValueError(f"the parameter {min(taken)!r} has the name of the data")
-        values: dict[str, Any] = {
-            n: np.array([weights[e] for e in own]).reshape(parameters[n].shape)
-            if parameters[n].ndim
-            else weights[n]
-            for n, own in entries.items()
-        }
         with sympy.evaluate(False):
-            (prediction,) = _formulas(_Symbolic(model, values).run(x), ())
-        found = _Symbolic(_Partials(model), values).run(x)
-        partials = {
-            e: formula
-            for n, own in entries.items()
-            for e, formula in zip(own, _formulas(found[n], parameters[n].shape), strict=True)
-        }
+            (prediction,) = _formulas(_Symbolic(model, values).run(sample), ())
+        found = _Symbolic(_Partials(model), values).run(sample)
+        partials = [f for n, w in parameters.items() for f in _formulas(found[n], w.shape)]
     except Exception as error:  # whatever a user's code raises when x is no tensor
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{type(model).__name__} cannot run on symbols: {reason}") from error
-    columns = tuple(x.reshape(-1)) if arrays else (X,)
-    return Derivation(weights, _flat(prediction), partials, columns)
+    named = dict(zip(weights, partials, strict=True))
+    return Derivation(weights, _flat(prediction), named, tuple(np.ravel(x)))
+
+
+def _symbols(name: str, shape: Sequence[int]) -> Any:
+    """Return a symbol for each entry of an array, or one alone of shape ()."""
+    own = [sympy.Symbol(entry, real=True) for entry in entries(name, shape)]
+    return np.array(own).reshape(shape) if shape else own[0]
 
 
 def _formulas(found: Any, shape: Sequence[int]) -> list[Expr]:
