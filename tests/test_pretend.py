@@ -162,7 +162,7 @@ WAITS = [
     *((manual_gradient, "return loss", f"{wait}; return loss") for wait in IN_THE_GRADIENT),
     (Batches.order, ", non_blocking=True", ""),
     (ManualSGD._update, "alpha=float(", "alpha=g.item() + float("),
-    (Recorder.record, "row(loss,", "row(loss.cpu(),"),
+    (Recorder.record, "[loss,", "[loss.cpu(),"),
 ]
 
 

@@ -89,7 +89,8 @@ def partial_derivatives(
 
 
 def _in_shape(name: str, w: Tensor, partials: Mapping[str, Any], prediction: Tensor) -> Tensor:
-    partial, shape = partials.get(name), prediction.shape + w.shape
+    partial = partials.get(name)
+    shape = prediction.shape + w.shape if w.ndim else prediction.shape
     if isinstance(partial, Tensor) and partial.shape == shape:
         require_dense(f"partials(x)[{name!r}]", partial, prediction)
         return partial

@@ -16,7 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from torchgd.gradients import GradientSource
 from torchgd.models import Model, split
-from torchgd.trajectory import row
+from torchgd.trajectory import side_by_side
 
 # Samples of a step, up to which CUDA takes its time to start 20 to 40 kernels, 5 µs each. A CPU
 # takes 0.1 ms by hand up to 16,384, and for 65,536 five times as long (one core, torch 2.13).
@@ -133,7 +133,8 @@ def in_chunks(
             on_rows(part.stop - k)
             xs, ys = (column[part].to(w.device, w.dtype) for column in (x, y))
             loss = gradient(model, xs, ys)
-            sums += len(xs) * row(loss, *(p.grad for p in parameters))
+            terms = [loss, *(p.grad for p in parameters)]
+            sums += len(xs) * side_by_side(terms)  # type: ignore[arg-type]
         means = add_over_ranks(sums) / len(x)
         for p, mean in zip(parameters, split(model, means[1:]), strict=True):
             p.grad = mean

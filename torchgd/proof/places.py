@@ -4,13 +4,14 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from torchgd.gradients import partial_derivatives
-from torchgd.models import Model, names_of, set_weights, weights_of
+from torchgd.models import Model, names_of, weights_of
 from torchgd.proof.domain import Domain
 from torchgd.proof.findings import Point
 from torchgd.proof.rounding import rounding
@@ -89,8 +90,13 @@ class Place:
     @torch.no_grad()
     def predict(self, **weights: float) -> Tensor:
         """Return ŷ, (N,), where some weights may be others."""
-        values = {**self.weights, **weights}
-        set_weights(self.model, torch.tensor([*values.values()], dtype=torch.float64))
+        values = iter({**self.weights, **weights}.values())
+        for w in self.model.parameters():
+            own = [*islice(values, w.numel())]
+            if w.ndim == 0:
+                w.fill_(own[0])
+            else:
+                w.copy_(torch.tensor(own, dtype=torch.float64).view(w.shape))
         prediction: Tensor = self.model(self.x)
         return prediction.clone()  # it may be a view of a weight, which is filled again
 
@@ -116,7 +122,7 @@ class Place:
             v = torch.ones_like(prediction, requires_grad=True)
             try:
                 sums = torch.autograd.grad(prediction, weights, v, create_graph=True)
-                totals = torch.cat([total.flatten() for total in sums])
+                totals = [entry for t in sums for entry in (t.flatten() if t.ndim else [t])]
                 rows = [torch.autograd.grad(total, v, retain_graph=True)[0] for total in totals]
             except RuntimeError:  # a backward pass may have no derivative
                 rows = [*_row_by_row(prediction, weights, self.x[inside])]
@@ -161,7 +167,7 @@ class Place:
 
 def _entries(partial: Tensor) -> Sequence[Tensor]:
     """Return a derivative (N, *w.shape) as a column (N,) for each entry of w."""
-    return partial.reshape(len(partial), -1).unbind(dim=1)
+    return [partial] if partial.ndim == 1 else partial.reshape(len(partial), -1).unbind(dim=1)
 
 
 def _row_by_row(prediction: Tensor, weights: list[nn.Parameter], x: Tensor) -> Sequence[Tensor]:
