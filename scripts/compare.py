@@ -34,7 +34,7 @@ from torchgd.experiment.report import first_shows, headline, side_by_side
 from torchgd.experiment.resolve import resolve
 from torchgd.experiment.run import Run
 from torchgd.experiment.runs import new_runs
-from torchgd.experiment.sources import NAMES
+from torchgd.experiment.sources import NAMES, load
 from torchgd.models import DTYPES
 from torchgd.proof.backward import check_backward
 from torchgd.proof.compare import Comparison, compare, which_half_differs
@@ -79,6 +79,8 @@ def experiments(model: str | None, data: str | None, epochs: int) -> Iterator[Ex
     kinds = [("linear", False), ("linear", True), ("quadratic", False)]
     if model is not None:
         kinds = [kind for kind in kinds if kind[0] == model] or [(model, False)]
+    elif data is not None and load(data).features > 1:
+        kinds = kinds[:2]
     devices = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
     for (name, bias), dtype, device in itertools.product(kinds, DTYPES, devices):
         asked = Configuration(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import compare
+import numpy as np
 import plot
 import pytest
 import torch
@@ -82,6 +83,15 @@ def test_data_and_epochs_are_as_asked(shell: Shell) -> None:
         ("two.csv", "1", "6"),
         ("two.csv", "2", "3"),
     }
+
+
+def test_of_several_columns_the_models_are_the_linear_ones(shell: Shell) -> None:
+    np.save("plane.npy", np.random.default_rng(0).normal(size=(7, 4)))
+    assert shell("--data", "plane.npy", "--epochs", "3") == 0
+    assert shell.out.splitlines()[-1].startswith("108 of 108 pairs are identical, bit for bit; ")
+    assert {cells(row)[0] for row in shell.out.splitlines()[1:-1]} == {"linear", "linear with bias"}
+    assert shell("--model", "linear", "--data", "plane.npy", "--mistake", "sum") == 0
+    assert "It first shows at step 0, in ∂loss/∂w[0]: " in shell.out
 
 
 def test_diverging_together_is_said(shell: Shell) -> None:

@@ -130,6 +130,8 @@ SPOILT = {
     ("config.json", '"lr"', '"rate"'): f"{RUN}: config.json lacks 'lr'; run it again",
     ("config.json", '"data": "lesson"', '"data": "hubble"'): f"{RUN}: its first loss is 1, and "
         "model and data now give 28889.1: they have changed since; run it again",
+    ("config.json", '"bias": false', '"bias": true'): f"{RUN}: trajectory.csv is of w, and the "
+        "model has w, b; run it again",
     ("config.json", '"chunk_size": null', '"chunk_size": 2'): f"{RUN}: its data were read in "
         "chunks, and are too many to draw",
 }  # fmt: skip

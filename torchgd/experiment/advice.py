@@ -192,7 +192,8 @@ def faster(experiment: Experiment) -> str:
         return ""
     if experiment.linear and not why_not_compiled(batches):
         install = "" if numba_is_there() else " (pip install 'torchgd[fast]')"
-        return f"--update compiled{install} takes the same steps as machine code"
+        within = ", within rounding" * (experiment.data.features > 1)
+        return f"--update compiled{install} takes the same steps as machine code{within}"
     if experiment.linear:
         return "--update affine takes them all at once, within rounding"
     return "--compile fuses the gradient" if batches.batch_size >= 2**16 else ""

@@ -145,6 +145,11 @@ def _read(directory: Path, model: str | None) -> tuple[Experiment, Trajectory]:
         changes["update"] = "manual"
     asked, folder = from_config(config, model, **changes)
     (experiment,) = resolve([asked], folder)
+    if trajectory.names != (names := tuple(experiment.configuration.initial)):
+        raise ValueError(
+            f"{directory}: trajectory.csv is of {', '.join(trajectory.names)}, and the model has "
+            f"{', '.join(names)}; run it again"
+        )
     if asked.update not in MISTAKES:  # a mistake may be in the loss itself
         _refuse_changes(directory, experiment, trajectory)
     return experiment, replace(trajectory, stopped=Stopped(result["stopped"]))
