@@ -222,20 +222,20 @@ class Linear(Model):
         Raises:
             ValueError: a line without a bias cannot take up a mean other than 0.
         """
-        m, s = ([mean], [deviation]) if self.features == 1 else (mean, deviation)
-        w = [exact(w) / Fraction(s) for w, s in zip(self.w.view(-1).tolist(), s, strict=True)]
-        rows = [*map(rounded, w)]
-        mapped: dict[str, Any] = {"w": rows[0] if self.features == 1 else rows}
+        alone, columns = self.features == 1, (self.w.tolist(), mean, deviation)
+        ws, ms, ss = ([value] if alone else value for value in columns)
+        slopes = [exact(w) / Fraction(s) for w, s in zip(ws, ss, strict=True)]
+        each = [rounded(slope) for slope in slopes]
+        w = each[0] if alone else each
         if self.b is not None:
-            b = exact(self.b.item()) + Fraction(offset)
-            b -= sum(w * Fraction(m) for w, m in zip(w, m, strict=True))
-            return {**mapped, "b": rounded(b)}
-        if any(m):
+            shift = sum(slope * Fraction(m) for slope, m in zip(slopes, ms, strict=True))
+            return {"w": w, "b": rounded(exact(self.b.item()) + Fraction(offset) - shift)}
+        if any(ms):
             raise ValueError(
                 f"mean {mean}: without a bias the line maps back to one over x only at mean 0; "
                 "scale by the root mean square alone or add a bias"
             )
-        return mapped
+        return {"w": w}
 
 
 class Quadratic(Model):
