@@ -132,8 +132,8 @@ def test_a_chunk_takes_half_of_a_gpus_free_memory_at_most(
     free: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**40))
-    assert chunk_rows(torch.device("cuda")) == rows
-    assert chunk_rows(torch.device("cpu")) == 2**16
+    assert chunk_rows(torch.device("cuda"), 1) == rows
+    assert chunk_rows(torch.device("cpu"), 1) == 2**16
 
 
 def test_what_a_graph_computed_outlives_its_next_run() -> None:

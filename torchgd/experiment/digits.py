@@ -86,14 +86,18 @@ def standard_errors(experiment: Experiment, landscape: Landscape, minimum: float
     return (T @ _inverse(landscape.root)).norm(dim=1) * (minimum / free) ** 0.5
 
 
-# R² compares with the best constant ŷ or, where the model has no intercept, with ŷ = 0.
-def r_squared(experiment: Experiment, loss: Tensor) -> Tensor:
-    """R² = 1 − loss/(1/N) Σ (yₙ − ȳ)², of a loss over all data; without an intercept ȳ is 0."""
-    y = experiment.batches.y.double()
+# R² = 1 − loss/total compares with the best constant ŷ or, where the model has no intercept, with
+# ŷ = 0. The residual of least squares is orthogonal to Φw*, and with an intercept to its mean:
+#
+#   total = (1/N) Σ (yₙ − ȳ)² = loss(w*) + (1/N) Σ (ŷₙ − ȳ)² = loss(w*) + ‖Rw* − its part along 1‖²
+def total_variance(experiment: Experiment, landscape: Landscape) -> float:
+    """(1/N) Σ (yₙ − ȳ)², with which R² compares a loss; without an intercept ȳ is 0."""
+    fitted = landscape.root @ landscape.minimiser
     phi = jacobian(experiment.new_model(), experiment.few)
-    intercept = bool(((phi == phi[0]).all(dim=0) & (phi[0] != 0)).any())
-    total = (y - intercept * y.mean()).square().mean()
-    return (1 - loss / total.cpu()).to(loss.dtype)
+    for k in ((phi == phi[0]).all(dim=0) & (phi[0] != 0)).nonzero()[:1].flatten().tolist():
+        one = landscape.root[:, k]
+        fitted = fitted - one * (one @ fitted) / (one @ one)
+    return landscape.minimum + fitted.square().sum().item()
 
 
 def shared(a: float, b: float, most: int) -> int:

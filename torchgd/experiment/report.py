@@ -10,7 +10,7 @@ from torch import Tensor
 from torchgd.experiment.advice import what_would_help, why_unstable
 from torchgd.experiment.agreement import agree
 from torchgd.experiment.digits import MOST as DIGITS
-from torchgd.experiment.digits import answer, r_squared, shared, standard_errors, written
+from torchgd.experiment.digits import answer, shared, standard_errors, total_variance, written
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.folder import read_result
 from torchgd.experiment.run import Outcome, Run
@@ -19,6 +19,7 @@ from torchgd.proof.compare import Comparison, compare, difference, differs, ulps
 from torchgd.proof.findings import aligned
 from torchgd.trajectory import UNSTABLE, Stopped, Trajectory
 
+NAMED = 4  # columns of an x whose numbers are written
 MOST = 6  # steps at which two trajectories differ most
 WAYS = {"manual": "by hand"}  # what an update is called in a sentence
 
@@ -92,9 +93,7 @@ def _predicted(outcome: Outcome) -> str:
     at, data = experiment.predict_at, experiment.data
     if len(at) == 1:
         return f"{_number(at[0])} {data.x_word}".strip()
-    if at == tuple(data.x.double().mean(dim=0).tolist()):
-        return "the means"
-    return ", ".join(map(_number, at))
+    return ", ".join(f"{x:.6g}" for x in at[:NAMED]) + ", …" * (len(at) > NAMED)
 
 
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -126,7 +125,8 @@ def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
         columns.append(["distance", *(f"{d:.2g}" for d in distance)])
         losses = {outcome.update: outcome.loss for outcome in outcomes}
         losses["least squares"] = values[-2]
-        fits = {head: written(r_squared(experiment, loss)) for head, loss in losses.items()}
+        total = total_variance(experiment, landscape)
+        fits = {head: written((1 - loss / total).to(loss.dtype)) for head, loss in losses.items()}
         for column in columns:
             column.append({"": "R²", **fits}.get(column[0], ""))
     yield from aligned([*zip(*columns, strict=True)])

@@ -21,7 +21,7 @@ from torchgd.experiment.own_model import (
     standardization,
 )
 from torchgd.experiment.parallel import compiled, find_device, processes, refuse_no_compiler
-from torchgd.experiment.sources import LARGE, chunk_rows, load, sha256
+from torchgd.experiment.sources import BLOCK, LARGE, chunk_rows, load, sha256
 from torchgd.gradients import manual_gradient, require_linear
 from torchgd.models import DTYPES, names_of, parameters_of, weights_of
 from torchgd.theory.landscape import automatic_rate
@@ -67,7 +67,7 @@ def _prepared(asked: Configuration, folder: Path, predict: Sequence[float]) -> E
     size = samples if isinstance(asked.batch_size, str) else asked.batch_size
     device = find_device(asked.device, size)
     if rows is None and 8 * (data.features + 1) * samples > LARGE:
-        rows = chunk_rows(device)
+        rows = chunk_rows(device, data.features)
     for alone in ALONE:
         if rows is not None and getattr(asked, alone):
             raise ValueError(f"{alone} needs the data in memory, not in chunks; leave it out")
@@ -91,8 +91,11 @@ def _prepared(asked: Configuration, folder: Path, predict: Sequence[float]) -> E
 
 def _where(predict: Sequence[float], data: DataSet) -> tuple[float, ...]:
     """Return at which x, a number for each column, ŷ is to be predicted."""
+    if not predict and data.features == 1:
+        return (4.0,)
     if not predict:
-        return (4.0,) if data.features == 1 else tuple(data.x.double().mean(dim=0).tolist())
+        blocks = (part.double().sum(dim=0) for part in data.x.split(BLOCK))
+        return tuple((torch.stack([*blocks]).sum(dim=0) / len(data.x)).tolist())
     shown = ",".join(f"{x:g}" for x in predict)
     if len(predict) != data.features:
         raise ValueError(f"predict {shown}: x has columns: {data.features}; give a number of each")

@@ -43,12 +43,13 @@ def sha256(data: DataSet) -> str:
     return digest.hexdigest()
 
 
-def chunk_rows(device: torch.device) -> int:
+def chunk_rows(device: torch.device, features: int) -> int:
     """Return how many rows are a chunk: on CUDA they take at most half of the memory now free."""
     rows = CHUNK.get(device.type, CHUNK["cuda"])
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        rows = min(rows, 2 ** max(0, (free // (2 * ROW)).bit_length() - 1))
+        row = ROW + 16 * (features - 1)  # each column, and what is made of it
+        rows = min(rows, 2 ** max(0, (free // (2 * row)).bit_length() - 1))
     return rows
 
 
@@ -162,7 +163,7 @@ def _read_npy(path: Path) -> DataSet:
     except Exception as error:  # NumPy has Python's own parser read the header
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a .npy file of numbers ({reason})") from None
-    transposed = array.shape[:1] == (2,) and array.shape[1:] > (2,)
+    transposed = array.ndim == 2 and len(array) == 2 < array.shape[1]
     if array.ndim != 2 or array.shape[1] < 2 or transposed:
         raise ValueError(f"{path}: shape {array.shape}; give (N, 2), x and y in columns, or more x")
     if len(array) == 0:
