@@ -58,7 +58,7 @@ def make_parser() -> Parser:
     add("runs", nargs="*", type=Path, metavar="RUN", help="two runs, such as runs/NAME/manual; "
         "runs/NAME stands for its two updates")  # fmt: skip
     add("--model", metavar="M", help="linear, quadratic, or FILE.py:CLASS, your own; default: "
-        "the built-in ones, for a mistake quadratic")  # fmt: skip
+        "the built-in ones, for a mistake linear, for sequential quadratic")  # fmt: skip
     add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file; "
         "default: lesson, for quadratic parabola, for a mistake lesson")  # fmt: skip
     add("--epochs", type=integer(1), default=50, metavar="E", help="default: 50")
@@ -223,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
             return int(not print_table(labels, [(a, b, comparison, verdict)], arguments.max_ulp))
         if mistake:
             asked_for = Configuration(
-                model=arguments.model or "quadratic", data=arguments.data or "lesson",
+                model=arguments.model or MISTAKES[mistake].model, data=arguments.data or "lesson",
                 epochs=arguments.epochs, batch_size=MISTAKES[mistake].batch_size,
             )  # fmt: skip
             show_mistake(mistake, asked_for, arguments.log_dir)

@@ -203,17 +203,17 @@ def test_two_recorded_runs(shell: Shell) -> None:
 
 
 FIRST_SHOWS = {
-    "no-zero-grad": "It first shows at step 1, in ∂loss/∂w2: ",
-    "half": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 20.666666666666668",
-    "sum": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 124.0 wrong",
-    "sign": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, -41.33333333333",
+    "no-zero-grad": "It first shows at step 1, in ∂loss/∂w: -8.462222222222223 right, -17.7955555",
+    "half": "It first shows at step 0, in ∂loss/∂w: -9.333333333333332 right, -4.666666666666666",
+    "sum": "It first shows at step 0, in ∂loss/∂w: -9.333333333333332 right, -27.9999999999999",
+    "sign": "It first shows at step 0, in ∂loss/∂w: -9.333333333333332 right, 9.333333333333332",
     "sequential": "It first shows at step 0, in ∂loss/∂w1: 14.666666666666666 right, 4.74666666666",
-    "double-backward": "It first shows at step 3, in ∂loss/∂w2: -2.7856000000000005 right, 74.254",
-    "stale-grad": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 0.0 wrong",
-    "mean-of-a-scalar": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 124.0",
-    "broadcast": "It first shows at step 0, in ∂loss/∂w2: 41.333333333333336 right, 52.0 wrong",
-    "last-batch-loss": "It first shows at step 1, in the loss: 2.0 right, 4.0 wrong, 2 apart",
-    "two-roundings": "It first shows at step 1, in w1: 0.8533333333333334 right, 0.85333333333333",
+    "double-backward": "It first shows at step 1, in ∂loss/∂w: -7.84 right, -9.84 wrong, 2 apart",
+    "stale-grad": "It first shows at step 0, in ∂loss/∂w: -9.333333333333332 right, 0.0 wrong",
+    "mean-of-a-scalar": "It first shows at step 0, in ∂loss/∂w: -9.333333333333332 right, -27.9999",
+    "broadcast": "It first shows at step 0, in ∂loss/∂w: -9.333333333333332 right, -6.66666666666",
+    "last-batch-loss": "It first shows at step 1, in the loss: 2.4208 right, 3.841599999999999",
+    "two-roundings": "It first shows at step 16, in w: 1.7914729549662793 right, 1.79147295496627",
 }
 
 
@@ -224,11 +224,18 @@ def test_each_mistake_explains_itself(shell: Shell, name: str) -> None:
     size = "batch size 1, 50 epochs, 150" if MISTAKES[name].batch_size == 1 else (
         "batch size 3, 50 epochs, 50"
     )  # fmt: skip
-    assert head.startswith(f"quadratic-lesson: 3 samples, {size} steps, ")
-    assert re.split(r" {2,}", columns)[:3] == ["step", "w2 right", "w2 wrong"]
+    model, w = ("quadratic", "w2") if name == "sequential" else ("linear", "w")
+    assert head.startswith(f"{model}-lesson: 3 samples, {size} steps, ")
+    heads = re.split(r" {2,}", columns)
+    assert (heads[:3], heads[-1]) == (["step", f"{w} right", f"{w} wrong"], "shown as")
     steps = [int(line.split()[0]) for line in rows]
-    assert (steps[0], steps[-1]) == (0, 150 if "size 1," in size else 50)
-    assert 6 <= len(steps) <= 8
+    assert steps[:3] == [0, 1, 2]
+    assert steps[-1] == (150 if "size 1," in size else 50)
+    why = [re.split(r" {2,}", line)[-1] for line in rows]
+    assert why[:3] == ["one of the first"] * 3
+    assert set(why[3:-1]) <= {"one that differs most"}
+    assert why[-1] in ("the last", "one that differs most")
+    assert 6 <= len(steps) <= 10
     assert explanation == MISTAKES[name].explanation
     assert 1 <= explanation.count(". ") + 1 <= 2
     assert met == f"Met {MISTAKES[name].met}."
@@ -239,9 +246,9 @@ def test_each_mistake_explains_itself(shell: Shell, name: str) -> None:
 def test_the_steps_shown_are_those_that_differ_most(shell: Shell) -> None:
     """Wrong, w grows with a sign that changes at each step: powers of two would hide it."""
     assert shell("--mistake", "sum", "--model", "linear", "--data", "cars", "--epochs", "9") == 0
-    rows = [line.split() for line in shell.out.splitlines()[2:9]]
-    assert [int(row[0]) for row in rows] == [0, 4, 5, 6, 7, 8, 9]
-    signs = [float(row[2]) > 0 for row in rows[1:]]
+    rows = [line.split() for line in shell.out.splitlines()[2:11]]
+    assert [int(row[0]) for row in rows] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    signs = [float(row[2]) > 0 for row in rows[3:]]
     assert all(a != b for a, b in itertools.pairwise(signs))
 
 
@@ -249,14 +256,14 @@ def test_a_mistake_leaves_both_descents_as_runs(shell: Shell) -> None:
     assert shell("--mistake", "sum", "--log-dir", "runs", "--epochs", "5") == 0
     (run,) = Path("runs").iterdir()
     assert shell.err == f"written to {run}; tensorboard --logdir runs\n"
-    assert re.fullmatch(r"sum-quadratic-lesson-\d{8}-\d{6}", run.name)
+    assert re.fullmatch(r"sum-linear-lesson-\d{8}-\d{6}", run.name)
     (right, a), (wrong, b) = (read_run(run / which) for which in ("manual", "sum"))
     assert (right["update"], wrong["update"]) == ("manual", "sum")
     assert same_bits(3 * a.loss[:1], b.loss[:1])
     plot_shell = Shell(plot.main, shell.folder, shell.capsys)
     assert plot_shell(str(run)) == 0
     assert {path.name for path in run.glob("*.png")} == {
-        "contour.png", "fit.png", "curves.png", "rates.png",
+        "loss.png", "fit.png", "curves.png", "rates.png",
     }  # fmt: skip
     assert events(run / "sum")["loss"][0][1] == pytest.approx(3 * a.loss[0].item(), rel=1e-6)
 

@@ -20,6 +20,7 @@ from torchgd.proof.findings import aligned
 from torchgd.trajectory import UNSTABLE, Stopped, Trajectory
 
 NAMED = 4  # columns of an x whose numbers are written
+FIRST = 3  # steps at the start that are shown of two trajectories
 MOST = 6  # steps at which two trajectories differ most
 WAYS = {"manual": "by hand"}  # what an update is called in a sentence
 
@@ -211,9 +212,10 @@ def who_was_unstable(outcomes: Sequence[Outcome]) -> str:
 
 
 def side_by_side(right: Trajectory, wrong: Trajectory) -> Iterator[str]:
-    """Yield weights and loss of two trajectories, at the start, the end and where they differ most.
+    """Yield weights and loss of two trajectories, and why each step is shown.
 
-    Where the weights never differ, those are the steps at which the loss does.
+    They are the first steps, those at which the weights differ most, and the last. Where the
+    weights never differ, those are the steps at which the loss does.
     """
     count, weights = min(len(right.step), len(wrong.step)), 1 + len(right.names)
     apart = difference(right.table[:count, :weights], wrong.table[:count, :weights])
@@ -224,13 +226,15 @@ def side_by_side(right: Trajectory, wrong: Trajectory) -> Iterator[str]:
     alike = torch.equal(*(t.table[:count, :weights].float() for t in (right, wrong)))
     shown = ".17g" if alike else ".6g"  # where they part in the last digits, with these
     head = (f"{what} {which}" for what in (*right.names, "loss") for which in ("right", "wrong"))
-    rows = [["step", *head]]
-    for row in sorted({0, count - 1, *most}):
+    rows = [["step", *head, "shown as"]]
+    why = {**dict.fromkeys(most, "one that differs most"), count - 1: "the last"}
+    why |= dict.fromkeys(range(min(FIRST, count)), "one of the first")
+    for row in sorted(why):
         pairs = [(t.table[row, :weights].roll(-1).tolist()) for t in (right, wrong)]
         texts = [format(value, shown) for pair in zip(*pairs, strict=True) for value in pair]
         if row >= min(len(right.loss), len(wrong.loss)):
             texts[-2:] = "", ""
-        rows.append([str(int(right.step[row])), *texts])
+        rows.append([str(int(right.step[row])), *texts, why[row]])
     yield from aligned(rows)
 
 

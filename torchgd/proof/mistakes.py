@@ -107,7 +107,8 @@ class TwoRoundings(ManualSGD):
 class Mistake:
     """A mistake: what is wrong, where people `met` it, and the `update` that makes it.
 
-    It shows at `batch_size`, against the update called `right`: "manual" or another of `WAYS`.
+    It shows at `batch_size` in a built-in `model`, against the update called `right`: "manual" or
+    another of `WAYS`.
     """
 
     explanation: str
@@ -115,6 +116,7 @@ class Mistake:
     update: MakeUpdate
     batch_size: int | str = "full"
     right: str = "manual"
+    model: str = "linear"
 
 
 MISTAKES: dict[str, Mistake] = {
@@ -180,6 +182,7 @@ MISTAKES: dict[str, Mistake] = {
         "after another, each is taken where the updates before it lead: another descent.",
         "in programs with a line for each weight; courses ask for a simultaneous update",
         lambda lr, batches: (partial(sequential, lr=lr), ManualSGD),
+        model="quadratic",
     ),
     "two-roundings": Mistake(
         "w − α·g as it is written rounds the product and then the difference; torch's "
