@@ -1,8 +1,8 @@
 """The lesson on gradient descent, a cell a thought.
 
-Editors and Jupyter open this file as a notebook; `python scripts/lesson.py` runs it through, with
-`--step` a cell at a time, and with `--html FILE` writes it as a page. Its pictures are in
-runs/lesson/. After the lesson "Gradient Descent" of PyTorchZeroToAll.
+`python scripts/lesson.py` runs it through, with `--step` a cell at a time; `--html FILE` writes it
+as a page and `--notebook FILE.ipynb` as a notebook, as which editors open this file, too. Its
+pictures are in runs/lesson/. After the lesson "Gradient Descent" of PyTorchZeroToAll.
 """
 
 import sys
@@ -18,7 +18,7 @@ if __name__ == "__main__" and "ipykernel" not in sys.modules:
 
     show(__file__)  # a cell after the other
 
-# %% The whole lesson in ten lines
+# %% The whole lesson in ten lines tags=["open"]
 x_data, y_data = [1.0, 2.0, 3.0], [2.0, 4.0, 6.0]  # hours studied, points scored
 w = 1.0  # a guess
 
@@ -58,14 +58,16 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 
-def keep(figure, name):
-    """Keep a picture, and say where; a notebook shows it."""
+def keep(figure, name, seen):
+    """Keep a picture, and say where and what is seen on it; a notebook shows it."""
     file = Path("runs", "lesson", f"{name}.svg")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
-    print(f"picture: {file.as_posix()}")
+    print(f"picture: {file.as_posix()}: {seen}")
     if "ipykernel" in sys.modules:
-        display(figure)
+        from IPython.display import SVG
+
+        display(SVG(filename=file))
 
 
 w_all = np.linspace(0, 4, 41)
@@ -77,7 +79,7 @@ axes.plot(2, loss(2), "*", markersize=14, label="the lowest point, w = 2")
 axes.set(xlabel="w", ylabel="loss(w)")
 axes.legend()
 print("The loss of every w, drawn: a parabola. To learn is to find its lowest point.")
-keep(figure, "1-loss-graph")
+keep(figure, "1-loss-graph", "the loss over w, a parabola whose lowest point is at w = 2")
 
 # %% The slope, by hand and by a small step
 h = 1e-6
@@ -107,21 +109,36 @@ lines = list(transcript(manual))
 print("The step again and again, sample after sample, and each gradient, as the lesson lists them:")
 print(*(f"  {line}" for line in [*lines[:8], "\t ...", *lines[-5:]]), sep="\n")
 
-# %% The same with PyTorch: nn.Module, autograd and torch.optim.SGD
-from torchgd import Batches, Linear, train
-from torchgd.gradients import autograd_gradient
-from torchgd.proof.compare import compare, ulps
+# %% The same with PyTorch: nn.Module, autograd and torch.optim.SGD tags=["open"]
+from torchgd import Linear
 
 model = Linear(dtype=torch.float64)
 x, y = (torch.tensor(data, dtype=torch.float64) for data in (x_data, y_data))
 optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-autograd = train(model, Batches(x, y), optimizer, autograd_gradient)
-comparison = compare(manual.trajectory, autograd)
-apart = ulps(torch.tensor(path, dtype=torch.float64), autograd.weights["w"][:-1])
+for epoch in range(50):
+    for xn, yn in zip(x, y):
+        error = (model(xn) - yn) ** 2
+        optimizer.zero_grad()  # forget the gradients of the step before
+        error.backward()  # ∂loss/∂w, found by autograd, is in w.grad
+        optimizer.step()  # w ← w − α·w.grad
 print("PyTorch finds the derivative by itself (loss.backward()) and takes the step for you "
       "(optimizer.step()).")  # fmt: skip
+print(f"w ends at {model.w.item()}.")
+
+# %% That loop again, with each step recorded
+from torchgd import Batches, train
+from torchgd.gradients import autograd_gradient
+from torchgd.proof.compare import compare, ulps
+
+recorded = Linear(dtype=torch.float64)
+optimizer = torch.optim.SGD(recorded.parameters(), lr=lr)
+autograd = train(recorded, Batches(x, y), optimizer, autograd_gradient)
+comparison = compare(manual.trajectory, autograd)
+apart = ulps(torch.tensor(path, dtype=torch.float64), autograd.weights["w"][:-1])
+print(f"train() is that loop, and keeps each weight, gradient and loss. It ends at the same bits: "
+      f"{recorded.w.item() == model.w.item()}.")  # fmt: skip
 print(f"Of {len(autograd.loss)} steps by hand and by PyTorch, all are the same to the last bit: "
-      f"{comparison.identical}. w ends at {model.w.item()}.")  # fmt: skip
+      f"{comparison.identical}.")  # fmt: skip
 print(
     "The ten lines round α·g and then w − α·g, PyTorch but once: that may cost a unit in a "
     f"number's last place (a ULP), and does for {(apart > 0).sum()} of the {len(apart)} weights."
@@ -145,7 +162,7 @@ print(f"A step multiplies w − 2 by 1 − 2αx². For x = 3 that is 0 at α = 1
       "step lands on 2, as it does for x = 2 at 1/8 and for x = 1 at 1/2. Above 1/18 the step of "
       f"x = 3 overshoots; above 1/9 = {1 / 9:.4f} it ends farther off than it began. A whole epoch "
       f"is {known}, about 1/2.")  # fmt: skip
-keep(figure, "2-learning-rates")
+keep(figure, "2-learning-rates", "how far w is from 2 over the epochs: three lines fall, one rises")
 
 # %% One sample a step against the mean
 from torchgd.figures import draw
@@ -164,7 +181,8 @@ print("The lesson's formula is the mean over the samples, and its program takes 
       "two descents. The program's steps each go down a parabola of their own.")  # fmt: skip
 print(f"After 50 epochs: {manual.trajectory.weights['w'][-1]:.8f} in 150 steps of one sample, "
       f"{full[2].weights['w'][-1]:.8f} in {len(full[2].loss)} steps of the mean.")  # fmt: skip
-keep(figures["loss"], "3-batches")
+keep(figures["loss"], "3-batches", "two descents to w = 2: one on the parabola of the mean, one "
+     "that jumps between the parabolas of the samples")  # fmt: skip
 
 # %% Exercise 3.1, asked
 from torchgd import Quadratic, check_gradient
@@ -172,14 +190,14 @@ from torchgd.proof.steps import PLAIN, steps, typeset
 from torchgd.proof.symbols import derive
 
 derivation = derive(Quadratic())
-print("A parabola, whose ∂loss/∂w1 you are given. What is ∂loss/∂w2? And ∂loss/∂b?")
-print(typeset(steps(derivation, ["w1"], PLAIN), PLAIN))
+print("A parabola. What are ∂loss/∂w2 and ∂loss/∂w1? And ∂loss/∂b?")
+print(typeset(steps(derivation, [], PLAIN)[:2], PLAIN))
 print(
     'Take a pencil; then python scripts/derive.py quadratic --answer "w2=…" tells if it is right.'
 )
 
-# %% Exercise 3.1, answered and proven
-print(typeset(steps(derivation, ["w2", "b"], PLAIN), PLAIN))
+# %% Exercise 3.1, answered and proven tags=["answer"]
+print(typeset(steps(derivation, derivation.weights, PLAIN), PLAIN))
 check = check_gradient(Quadratic(dtype=torch.float64), x, y)
 print("Three oracles, none of which knows of the others, say whether they are right:")
 print(check)
@@ -191,8 +209,9 @@ figures = draw(lay_together([run, other]))
 found = ", ".join(f"{name} = {w[-1]:.4f}" for name, w in path.weights.items())
 print(f"The data are y = 3x² + 2x + 1 at {len(parabola.data.x)} points; 300 steps find {found}.")
 print(f"By hand and by autograd the same bits: {compare(path, other[2]).identical}.")
-keep(figures["contour"], "4-parabola")
-keep(figures["fit"], "5-parabola-fit")
+keep(figures["contour"], "4-parabola", "level lines of the loss over two weights, and the descent "
+     "across them to the lowest point")  # fmt: skip
+keep(figures["fit"], "5-parabola-fit", "the data, and curves that come closer to them step by step")
 
 # %% Real data
 cars = descend("cars", model="quadratic", data="cars", batch_size="full", standardize=True,
@@ -205,7 +224,7 @@ print(
 )
 print(f"After {len(cars[2].loss)} steps the loss is {cars[2].loss[-1]:.6f}; the least that any "
       f"parabola has is {laid[0].landscape.minimum:.6f}.")  # fmt: skip
-keep(draw(laid)["fit"], "6-cars")
+keep(draw(laid)["fit"], "6-cars", "stopping distance over speed, and the parabola through the dots")
 
 # %% What people get wrong
 from torchgd.proof.mistakes import MISTAKES

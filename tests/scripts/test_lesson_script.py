@@ -1,6 +1,7 @@
 """scripts/lesson.py: what it says is what was computed, and its path is that of `train`."""
 
 import io
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -88,9 +89,8 @@ NUMBERS: dict[str, list[float]] = {
     "The loss graph": [],
     "The slope, by hand and by a small step": [1, -28 / 3, 1, 1, 1, -28 / 3, 1e-6],
     "One step, with all its numbers": [2, 1, 1, 1, 2, -2, 1, 0.01, -2, 1.02, 2],
-    "The same with PyTorch: nn.Module, autograd and torch.optim.SGD": [
-        150, 2 - EPOCH**50, 0, 150
-    ],
+    "The same with PyTorch: nn.Module, autograd and torch.optim.SGD": [2 - EPOCH**50],
+    "That loop again, with each step recorded": [150, 0, 150],
     "The learning rate: too small, right, best, too large": [
         0.001, 2, math.prod(1 - 0.002 * x**2 for x in (1, 2, 3)), 50,
         -math.prod(1 - 0.002 * x**2 for x in (1, 2, 3)) ** 50,
@@ -126,11 +126,13 @@ def test_the_rest_says_what_the_scripts_say(lesson: tuple[dict[str, str], Any]) 
     }
     assert "  \t grad: 1 2 -2.0\n" in said["The loop"]
     assert said["The loop"].endswith("predict (after training) 4 hours 7.999998894782476\n")
-    assert "= 2x(x²·w2 + x·w1 + b − y)  the" in said["Exercise 3.1, asked"]
     answered = said["Exercise 3.1, answered and proven"]
-    assert "= 2x²(x²·w2 + x·w1 + b − y)  the" in answered
+    for factor in ("2x²", "2x", "2"):
+        assert f"= {factor}(x²·w2 + x·w1 + b − y) " in answered
+        assert f"= {factor}(" not in said["Exercise 3.1, asked"]
     assert answered.count("yes") == 9
     assert "are the same to the last bit: True" in "".join(said.values())
+    assert "It ends at the same bits: True" in "".join(said.values())
     assert "By hand and by autograd the same bits: True" in "".join(said.values())
 
 
@@ -148,7 +150,7 @@ def test_a_cell_at_a_time(shell: Shell, monkeypatch: pytest.MonkeyPatch, error: 
     monkeypatch.setattr("builtins.input", typed)
     assert shell("--step") == 2
     assert shell.err == (
-        "lesson.py: no more Enter to wait for: leave --step out, and all cells run\n"
+        "lesson.py: no more Enter to wait for: leave --step out, add --answers, and all cells run\n"
     )
     assert shown == [f"\n{k}. {title}  [Enter]" for k, title in enumerate(TITLES[:4], start=1)]
     assert Path("runs/lesson/1-loss-graph.svg").is_file()
@@ -160,7 +162,68 @@ def test_as_a_page(shell: Shell) -> None:
     assert text.count("<section>") == len(CELLS)
     assert text.count("<img ") == len(list(Path("runs/lesson").iterdir())) == 6
     assert "<pre>         symbolic" not in text
-    assert re.search(r"<pre>ŷ         = x²·w2 \+ x·w1 \+ b +the model\n", text)
+    answer = re.findall(r"<details><summary>The answer</summary>(.*?)</details>", text, re.DOTALL)
+    assert len(answer) == 1
+    assert re.search(r"<pre>ŷ         = x²·w2 \+ x·w1 \+ b +the model\n", answer[0])
+    assert "2x²(ŷ − y)" not in text.replace(answer[0], "")
+    seen = re.findall('<img alt="(.*?)"', text)
+    assert all(len(words.split()) > 5 for words in seen)
+    assert text.count("<div class=wide><img") == 3
+    assert "color-scheme: light dark" in text
+    shown = re.findall("<details open><summary>Python</summary><pre>(.*?)</pre>", text, re.DOTALL)
+    assert len(shown) == 2
+    four = "optimizer.zero_grad() .* error.backward() .* optimizer.step() "
+    assert re.search(re.escape(four).replace(r"\ \.\*\ ", ".*"), shown[1], re.DOTALL)
+
+
+@pytest.mark.parametrize("at_a_terminal", [False, True])
+def test_the_answer_comes_when_it_is_asked_for(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, at_a_terminal: bool
+) -> None:
+    asked: list[str] = []
+    source = '# %% One\nprint(1)\n# %% Two tags=["answer"]\nprint(2)\n# %% Three\nprint(3)\n'
+    Path("small.py").write_text(source, encoding="utf-8")
+    small = Shell(lambda argv: page.main("small.py", argv), shell.folder, shell.capsys)
+
+    def typed(prompt: str) -> str:
+        asked.append(prompt)
+        return ""
+
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: at_a_terminal, raising=False)
+    assert small() == 0
+    if at_a_terminal:
+        assert asked == ["\n2. Two  [Enter]"]
+        assert small.out == "\n1. One\n1\n2\n\n3. Three\n3\n"
+    else:
+        assert asked == []
+        assert small.out == "\n1. One\n1\n\n2. Two: --answers shows it\n\n3. Three\n3\n"
+    assert small("--answers") == 0
+    assert small.out == "\n1. One\n1\n\n2. Two\n2\n\n3. Three\n3\n"
+
+
+def test_as_a_notebook(shell: Shell) -> None:
+    assert shell("--notebook", "lesson.ipynb") == 0
+    found = json.loads(Path("lesson.ipynb").read_text(encoding="utf-8"))
+    code = [cell for cell in found["cells"] if cell["cell_type"] == "code"]
+    assert ["".join(cell["source"]) for cell in code] == [cell.code.strip() for cell in CELLS]
+    words = ["".join(c["source"]) for c in found["cells"] if c["cell_type"] == "markdown"]
+    assert words[1:] == [f"## {title}" for title in TITLES]
+    tagged = [cell["metadata"] for cell in code if cell["metadata"]["tags"]]
+    hidden = {"tags": ["answer"], "jupyter": {"source_hidden": True}}
+    assert tagged == [{"tags": ["open"]}, {"tags": ["open"]}, hidden]
+
+
+def test_the_notebook_runs(shell: Shell) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    assert shell("--notebook", "lesson.ipynb") == 0
+    found = nbformat.read("lesson.ipynb", as_version=4)
+    nbformat.validate(found)
+    done = nbclient.NotebookClient(found, timeout=120, kernel_name="python3").execute()
+    outputs = [output for cell in done.cells for output in cell.get("outputs", [])]
+    said = "".join(output.get("text", "") for output in outputs)
+    assert "are the same to the last bit: True" in said
+    assert sum("image/svg+xml" in output.get("data", {}) for output in outputs) == 6
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -170,6 +233,8 @@ def test_as_a_page(shell: Shell) -> None:
     ("--html=", "--html .: give a file's name, in a directory that is there"),
     ("--htm page.html", "unrecognized arguments: --htm page.html"),
     ("--step --html page.html", "argument --html: not allowed with argument --step"),
+    ("--notebook none/n.ipynb", "--notebook none/n.ipynb: give a file's name, in a directory that "
+     "is there"),
 ])  # fmt: skip
 def test_bad_requests_end_in_one_line(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, words: str, message: str
