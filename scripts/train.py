@@ -61,7 +61,7 @@ def make_parser() -> Parser:
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")
     add("--log-dir", type=Path, default=argparse.SUPPRESS, metavar="DIR", help="default: runs")
     add("--name", metavar="NAME", default=argparse.SUPPRESS, help="of the run's directory; "
-        "default: MODEL-DATA-TIME")  # fmt: skip
+        "default: MODEL-DATA-lrα-batchB, and the time where that is taken")  # fmt: skip
     add("--resume", type=Path, metavar="DIR", help="go on with every run below this directory, "
         "from its last checkpoint, to the same bits; --epochs may be more")  # fmt: skip
     add("--rank-timeout", type=number(1), metavar="S", help="of the processes that torchrun starts "

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import carry_out, events, read_csv, same_bits
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from torchgd import Trajectory
 from torchgd.experiment.configuration import Configuration
@@ -96,6 +97,14 @@ def test_config_and_hyperparameters_are_in_the_run_itself(tmp_path: Path) -> Non
     (text,) = [v.tensor.string_val[0].decode() for v in values if v.tag == "config/text_summary"]
     assert json.loads(text.removeprefix("```json\n").removesuffix("\n```")) == config
     assert plugins["custom_scalars__config__"] == "custom_scalars"
+    (plugin,) = [v.metadata.plugin_data for v in values if v.tag == "_hparams_/experiment"]
+    told = HParamsPluginData.FromString(plugin.content).experiment.hparam_infos
+    assert {info.name for info in told if info.differs} == {
+        "lr",
+        "update",
+        "batch_size",
+        "momentum",
+    }
     (events_file,) = {path.name for path in run.iterdir()} - {
         ".lock", "config.json", "result.json", "run.pt", "trajectory.csv"
     }  # fmt: skip
@@ -197,9 +206,9 @@ FILES = {"manual/config.json": {"lr": 0.01}}
 def test_a_directory_is_never_used_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "strftime", lambda _: "20300101-000000")
     parent = tmp_path / "some" / "runs"
-    names = [new_directory(parent, None, "linear-lesson", FILES).name for _ in range(3)]
+    names = [new_directory(parent, None, "linear-lesson", FILES).name for _ in range(4)]
     stem = "linear-lesson-20300101-000000"
-    assert names == [stem, f"{stem}-2", f"{stem}-3"]
+    assert names == ["linear-lesson", stem, f"{stem}-2", f"{stem}-3"]
     assert new_directory(parent, "mine", "linear-lesson", FILES) == parent / "mine"
     with pytest.raises(ValueError, match="mine exists, and no run is overwritten; name another$"):
         new_directory(parent, "mine", "linear-lesson", FILES)

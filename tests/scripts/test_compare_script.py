@@ -256,7 +256,7 @@ def test_a_mistake_leaves_both_descents_as_runs(shell: Shell) -> None:
     assert shell("--mistake", "sum", "--log-dir", "runs", "--epochs", "5") == 0
     (run,) = Path("runs").iterdir()
     assert shell.err == f"written to {run}; tensorboard --logdir runs\n"
-    assert re.fullmatch(r"sum-linear-lesson-\d{8}-\d{6}", run.name)
+    assert run.name == "sum-linear-lesson"
     (right, a), (wrong, b) = (read_run(run / which) for which in ("manual", "sum"))
     assert (right["update"], wrong["update"]) == ("manual", "sum")
     assert same_bits(3 * a.loss[:1], b.loss[:1])

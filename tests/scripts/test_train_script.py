@@ -167,8 +167,23 @@ def test_no_flag_at_all_runs_the_lesson_both_ways(shell: Shell) -> None:
     """Its table is proven with the README, its numbers with runs/reference."""
     assert shell() == 0
     assert shell.err == f"written to runs/{shell.run.name}; tensorboard --logdir runs\n"
-    assert re.fullmatch(r"linear-lesson-\d{8}-\d{6}", shell.run.name)
+    assert shell.run.name == "linear-lesson-lr0.01-batch1"
     assert sorted(p.name for p in shell.run.iterdir()) == ["autograd", "comparison.json", "manual"]
+
+
+@pytest.mark.parametrize(("flags", "name"), [
+    ("--lr auto --batch-size full --epochs 3", "linear-lesson-lr0.107143-batch3"),
+    ("--model quadratic --momentum 0.5 --epochs 2", "quadratic-parabola-lr0.01-batch1-momentum0.5"),
+    ("--lr 0.01 0.02 --epochs 2 --batch-size 2", "linear-lesson-batch2"),
+])  # fmt: skip
+def test_a_run_is_named_by_what_is_run(shell: Shell, flags: str, name: str) -> None:
+    """And by the time, too, where that name is taken."""
+    assert shell(*flags.split(), "--update", "manual") == 0
+    assert shell.run.name == name
+    assert shell(*flags.split(), "--update", "manual") == 0
+    first, second = sorted(path.name for path in Path("runs").iterdir())
+    assert first == name
+    assert re.fullmatch(re.escape(name) + r"-\d{8}-\d{6}", second)
 
 
 def relative_errors(shell: Shell, name: str) -> dict[str, float]:

@@ -28,6 +28,7 @@ HPARAMS = (
     "lr", "batch_size", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "epochs",
     "update", "dtype", "device", "data", "model", "shuffle", "standardize", "bias", "compile",
 )  # fmt: skip
+COMPARED = ("lr", "update", "batch_size", "momentum")
 EVENTS = re.compile(r"events\.out\.tfevents\.(\d{1,12})\.")
 SINGLE = float(np.finfo(np.float32).max)
 
@@ -66,14 +67,14 @@ class Events:
         curves = [tag for tag in tags if not tag.startswith("gradient/")]
         charts = {tag: ["Multiline", [f"^{re.escape(tag)}$"]] for tag in curves}
         # add_hparams would open a run directory of its own; its summaries fit into this one.
-        scalars = {name: config[name] for name in HPARAMS if name == "lr" or config.get(name)}
+        scalars = {n: config[n] for n in HPARAMS if n in COMPARED or config.get(n)}
         finals = {f"result/{tag.removeprefix('weight/')}": 0.0 for tag in curves}
         experiment, start, self.session_end = hparams(scalars, finals)
         # HParams shows five, of which those come first that are said to differ, then by name.
         plugin = experiment.value[0].metadata.plugin_data
         described = HParamsPluginData.FromString(plugin.content)
         for info in described.experiment.hparam_infos:
-            info.differs = info.name == "lr"
+            info.differs = info.name in COMPARED
         plugin.content = described.SerializeToString()
         if not again:
             shown = f"```json\n{json.dumps(config, indent=1)}\n```"

@@ -1,6 +1,6 @@
 """From what is asked for to what can run: model, data and options by name, checked beforehand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -214,6 +214,15 @@ class Experiment:
 def identity(experiment: Experiment) -> dict[str, Any]:
     """Return all that decides the bits of a run's steps."""
     return {name: value for name, value in experiment.identity.items() if name not in MAY_CHANGE}
+
+
+def what_is_run(experiments: Sequence[Experiment]) -> str:
+    """Return model, data, learning rate, batch size and momentum as a name, of what is alike."""
+    c = experiments[0].configuration
+    alone = len({experiment.configuration.lr for experiment in experiments}) == 1
+    words = [experiments[0].name, f"lr{c.lr:g}" * alone, f"batch{c.batch_size}"]
+    words.append(f"momentum{c.momentum:g}" * (c.momentum != 0))
+    return "-".join(filter(None, words))
 
 
 def converted(values: Tensor, c: Configuration) -> Tensor:

@@ -147,11 +147,11 @@ def locked(directory: Path) -> Iterator[None]:
 def new_directory(
     parent: Path, name: str | None, default: str, files: Mapping[str, dict[str, Any]]
 ) -> Path:
-    """Create and return parent/name, or parent/default-TIME: never one that holds anything.
+    """Create and return parent/name, or parent/default: never one that holds anything.
 
     These JSON files are in it from the first moment on: it is made under another name and then
-    renamed, so that a process that is killed leaves nothing by its name. Where two runs take the
-    same time, the second becomes default-TIME-2, and so on.
+    renamed, so that a process that is killed leaves nothing by its name. Where `default` is taken
+    it becomes default-TIME, and where two runs take the same time default-TIME-2, and so on.
 
     Raises:
         ValueError: `name` exists, or is no directory's name, or the path is not UTF-8.
@@ -167,7 +167,8 @@ def new_directory(
     if name is not None:
         _refuse_no_name(name)
     parent.mkdir(parents=True, exist_ok=True)
-    stem = name or f"{UNPORTABLE.sub('_', default)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = name or UNPORTABLE.sub("_", default)
+    timed = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     beside = parent / f".{stem}.{os.getpid()}"
     try:
         for inside, content in files.items():
@@ -178,7 +179,7 @@ def new_directory(
                 _synchronize(Path(folder))
         if name is not None and not _renamed(beside, parent / name):
             raise ValueError(f"{parent / name} exists, and no run is overwritten; name another")
-        candidates = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
+        candidates = itertools.chain([stem, timed], (f"{timed}-{n}" for n in itertools.count(2)))
         return parent / (name or next(c for c in candidates if _renamed(beside, parent / c)))
     finally:
         shutil.rmtree(beside, ignore_errors=True)

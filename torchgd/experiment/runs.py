@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.experiment import MAY_CHANGE, Experiment, identity
+from torchgd.experiment.experiment import MAY_CHANGE, Experiment, identity, what_is_run
 from torchgd.experiment.files import locked, new_directory
 from torchgd.experiment.folder import config_json, read_config, where_it_began
 from torchgd.experiment.own_model import MODELS
@@ -49,7 +49,7 @@ def new_runs(
     with ExitStack() as locks:
         if is_first():
             files = {f"{at}/config.json": one for at, one in zip(places, configs, strict=True)}
-            directory = new_directory(parent, name, default or experiments[0].name, files)
+            directory = new_directory(parent, name, default or what_is_run(experiments), files)
             for at in places:
                 locks.enter_context(locked(directory / at))
         made = zip(experiments, places, configs, strict=True)
@@ -81,7 +81,7 @@ def resumed_runs(
             locks.enter_context(locked(path))
         configs = {path: read_config(path) for path in found}
         found.sort(key=lambda path: (path.parent, _order(configs[path])))
-        runs = _resumed(configs, found, asked, predict)
+        runs = _resumed({path: configs[path] for path in found}, asked, predict)
         _refuse_unlike_ranks(runs)
         for folder in {folder for path in found for folder in _written_to(path)}:
             for left in folder.glob(".*.tmp.*") if is_first() else ():
@@ -123,13 +123,10 @@ def _order(config: Mapping[str, Any]) -> int:
 
 
 def _resumed(
-    configs: Mapping[Path, dict[str, Any]],
-    found: Sequence[Path],
-    asked: Mapping[str, Any],
-    predict: Sequence[float],
+    configs: Mapping[Path, dict[str, Any]], asked: Mapping[str, Any], predict: Sequence[float]
 ) -> list[Run]:
     """Return the runs in these directories, ready to go on."""
-    were, now, folders = [], [], set()
+    found, were, now, folders = list(configs), [], [], set()
     for path in found:
         try:
             were.append(Configuration.from_config(configs[path]))
