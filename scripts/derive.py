@@ -10,6 +10,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from textwrap import indent
 
 import torch
@@ -22,6 +23,7 @@ from torchgd.proof.answers import judge, parse
 from torchgd.proof.findings import BACKWARD, GradientCheck
 from torchgd.proof.notations import assignment
 from torchgd.proof.oracles import check_gradient
+from torchgd.proof.program import check_program
 from torchgd.proof.steps import LATEX, PLAIN, by_column, exercise, steps, typeset
 from torchgd.proof.symbols import Derivation, derive
 
@@ -30,7 +32,7 @@ def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(prog="derive.py", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("model", metavar="MODEL", help="linear, quadratic, or FILE.py:CLASS, your own")
+    add("model", metavar="MODEL", nargs="?", help="linear, quadratic, or FILE.py:CLASS, your own")
     add("--bias", action="store_true", help="give the linear model a bias")
     add("--latex", action="store_true", help="print the formulas as LaTeX")
     either = parser.add_mutually_exclusive_group()
@@ -38,6 +40,9 @@ def make_parser() -> Parser:
                         "answers on a page of their own")  # fmt: skip
     either.add_argument("--answer", action="append", default=[], metavar="W=FORMULA", help="your "
                         "own ∂loss/∂W, such as w=2x(wx-y), also in LaTeX; repeatable")  # fmt: skip
+    either.add_argument("--program", type=Path, metavar="FILE.py", help="a program of your own, "
+                        "with a loop over w or over w2, w1 and b, or a function gradient(x, y): is "
+                        "each of its steps right?")  # fmt: skip
     add("--data", default="lesson", metavar="D", help="where to check, beside random and extreme "
         f"points: {', '.join(NAMES)}, or a file; default: lesson")  # fmt: skip
     add("--columns", metavar="X,Y", help="of a .csv file with more than two, as of train.py")
@@ -83,7 +88,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     to, comment = (LATEX, "% ") if arguments.latex else (PLAIN, "")
+    if (arguments.model is None) == (arguments.program is None):
+        parser.error("give a MODEL, or --program FILE.py without one")
     with refusing(parser, ValueError, TypeError, OSError):
+        if arguments.program:
+            found = check_program(arguments.program)
+            say(found.said)
+            return int(not found)
         data = load(arguments.data, columns=arguments.columns)
         device = find_device(arguments.device, len(data.x))
         make = find_model(arguments.model, arguments.bias, data.features)

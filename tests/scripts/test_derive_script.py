@@ -339,7 +339,7 @@ REFUSED = {
     ("linear", "--answer", "w=v"): "answer 'w=v': 'v' is not understood: use numbers, x, y, w,",
     ("linear", "--answer", "w=" + "(" * 10_240): "answer 'w=((((",
     ("linear", "--anwser", "w=x"): "unrecognized arguments: --anwser",
-    (): "the following arguments are required: MODEL",
+    (): "give a MODEL, or --program FILE.py without one",
 }
 
 
@@ -413,3 +413,22 @@ class Own(nn.Module):
     assert "∂loss/∂w[1] = ∂loss/∂ŷ·∂ŷ/∂w[1]" in shell.out
     assert "2x[1]²(x[0]·w[0] + x[1]²·w[1] − y)" in shell.out
     assert shell.out.endswith("All 6 say yes.\n")
+
+
+def test_a_students_own_program(shell: Shell) -> None:
+    loop = (
+        "w = 1.0\nfor x, y in [(1.0, 2.0), (2.0, 4.0)]:\n    w = w - 0.01 * 2 * x * (w * x - y)\n"
+    )
+    Path("mine2.py").write_text(loop, encoding="utf-8")
+    assert shell("--program", "mine2.py") == 0
+    assert shell.out == "Right: all 2 steps are the lesson's; w ends at 1.0984.\n"
+    Path("mine2.py").write_text(loop.replace("2 * x *", "x *"), encoding="utf-8")
+    assert shell("--program", "mine2.py") == 1
+    assert shell.out.startswith("The first step that differs is 0, in w: yours -1, right -2; ")
+    for words, message in (
+        (["--program", "none.py"], "program 'none.py': no such file; give a .py file"),
+        (["linear", "--program", "mine2.py"], "give a MODEL, or --program FILE.py without one"),
+        ([], "give a MODEL, or --program FILE.py without one"),
+    ):
+        assert shell(*words) == 2
+        assert shell.err == f"derive.py: {message}\n"
