@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchgd.proof.answers import judge, parse
+from torchgd.proof.notations import assignment
 from torchgd.proof.symbols import Derivation, derive
 
 x, w = sympy.symbols("x w", real=True)
@@ -52,28 +53,55 @@ WRONG = {
         "3x(wx-y)": "a factor 3/2 is too many",
         "2(wx-y)": "the chain rule's factor x is missing: this is ∂loss/∂ŷ, without the inner",
         "2x²(wx-y)": "a factor x is too many",
-        "2w(wx-y)": "a factor x is missing; a factor w is too many",
+        "2w(wx-y)": "this is the derivative by x, which is given; what changes is w",
+        "2x": "the factor (ŷ − y) is missing: the outer derivative is 2(ŷ − y)",
+        "2x(wx-y)^2": "the square is kept: of (ŷ − y)² the outer derivative is 2(ŷ − y)",
+        "2x*wx-y": "a bracket is lost: 2x multiplies all of ŷ − y",
         "wx-y": "the chain rule's factor x is missing; a factor 2 is missing",
         "x": "this is ∂ŷ/∂w, without the outer derivative 2(ŷ − y)",
         "(wx-y)^2": "this is the loss itself",
         "wx": "this is ŷ, the prediction",
         "0": "0 would say that the loss does not depend on w",
         "(x+1)^2-x^2-2x-1": "0 would say that the loss does not depend on w",
-        "2x(wx+y)": "at x = 2, y = 3, w = 5 it is 52, and the right one 28",
+        "2x(wx+y)": "the residual is ŷ − y, and not ŷ + y",
+        "x(wx+y)": "the residual is ŷ − y, and not ŷ + y",
+        "x(wx-y)^2": "the square is kept",
         "2x(wx-y)+1/1000": "at x = 2, y = 3, w = 5 it is 28001/1000, and the right one 28",
         "1/(x-2)": "at x = 3, y = 2, w = 5 it is 1, and the right one 78",
     },
-    ("bias", "w"): {"2x(wx-y)": "at x = 2, y = 3, w = 5, b = 7 it is 28, and the right one 56"},
+    ("bias", "w"): {
+        "2x(wx-y)": "b is missing in ŷ = w·x + b",
+        "2x(b-y)": "w·x is missing in ŷ = w·x + b",
+        "2wx+b-y": "a bracket is lost: 2x multiplies all of ŷ − y",
+        "2x*w*x+b-y": "a bracket is lost",
+        "2x(wx+b)": "at x = 2, y = 3, w = 5, b = 7 it is 68, and the right one 56",
+    },
     ("bias", "b"): {"2x(wx+b-y)": "a factor x is too many: this is ∂loss/∂w"},
     ("parabola", "w2"): {
         "2x(x²w2+xw1+b-y)": "a factor x is missing: this is ∂loss/∂w1",
         "2(x²w2+xw1+b-y)": "the chain rule's factor x² is missing: this is ∂loss/∂b",
-        "2x²": "at x = 2, y = 3, w2 = 5, w1 = 7, b = 11 it is 8, and the right one ",
+        "2x²": "the factor (ŷ − y) is missing",
+        "2x²w2+xw1+b-y": "a bracket is lost: 2x² multiplies all of ŷ − y",
+        "2x²x²w2+xw1+b-y": "a bracket is lost: 2x² multiplies all of ŷ − y",
+        "2x²(x²w2+xw1-y)": "b is missing in ŷ = x²·w2 + x·w1 + b",
+        "2x²(xw1-y)": "b and w2·x² are missing in ŷ",
+        "2x²(xw1+b-y)": "w2·x² is missing in ŷ",
+        "2x²(x²w2+xw1+b-y)²": "the square is kept",
+        "4x(x²w2+xw1+b-y)": "x² was differentiated by x, to 2x: for w2 it is a constant factor",
+        "2(2xw2+w1)(x²w2+xw1+b-y)": "this is the derivative by x, which is given",
+        "2x²(x²w2+xw1+b+y)": "the residual is ŷ − y, and not ŷ + y",
+        "x²(ŷ-y)": "a factor 2 is missing",
+        "w2": "at x = 2, ",
     },
     ("parabola", "w1"): {
         "2w1(x²w2+xw1+b-y)": "a factor x is missing; a factor w1 is too many",
+        "2x(w1x-y)": "b and w2·x² are missing in ŷ",
+        "2x": "the factor (ŷ − y) is missing",
+        "2x(ŷ-y)²": "the square is kept",
     },
     ("parabola", "b"): {
+        "2": "the factor (ŷ − y) is missing",
+        "2(x²w2+xw1-y)": "b is missing in ŷ",
         "2x²(x²w2+xw1+b-y)": "a factor x² is too many: this is ∂loss/∂w2",
         "x²w2+xw1+b-y": "a factor 2 is missing: this is ŷ − y, the residual",
     },
@@ -278,3 +306,42 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except ValueError:
         return
     judge(derivation, "w", answer)
+
+
+# Names that learners write, and what programs call x, y and ŷ.
+NAMES = [
+    "2*x*(y_pred-y)", "2x(y_hat-y)", "2*x_val*(forward(x_val)-y_val)",
+    "2*x_data*(w*x_data-y_data)", "2X(w*X-y)", "2x_i(w x_i-y_i)", "2*x_n*(x_n*w-y_n)",
+    r"2x_{i}\left(\hat{y}_i-y_i\right)", r"2 x_n (\hat{y}-y_n)", "2*x*(forward(x) - y),",
+    "2x(wx−y).",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", NAMES)
+def test_names_that_learners_use(answer: str) -> None:
+    derivation = DERIVATIONS["line"]
+    assert judge(derivation, "w", parse(answer, derivation)) == ""
+
+
+@pytest.mark.parametrize("answer", [
+    "1/N Σ 2x(wx-y)", r"\frac{1}{N} \sum 2x(wx-y)", "(2x(wx-y)).mean()", "∑ 2x(wx-y)",
+])  # fmt: skip
+def test_a_sum_over_samples_is_not_asked_for(answer: str) -> None:
+    with pytest.raises(ValueError, match="^give it for one sample, without a sum and without 1/N"):
+        parse(answer, DERIVATIONS["line"])
+
+
+@pytest.mark.parametrize("head", [
+    "w = ", "∂loss/∂w = ", r"\frac{\partial \mathcal{L}}{\partial w} = ", "∇_w = ", "dL/dw = ",
+])  # fmt: skip
+def test_what_an_answer_begins_with(head: str) -> None:
+    derivation = DERIVATIONS["line"]
+    name, formula = assignment(f"{head}2x(ŷ-y)", derivation.weights)
+    assert name == "w"
+    assert judge(derivation, name, parse(formula, derivation)) == ""
+
+
+def test_a_parameter_called_as_a_learner_calls_x_is_that_parameter() -> None:
+    X, x = sympy.symbols("X x", real=True)
+    derivation = Derivation({"X": X}, X * x, {"X": x})
+    assert judge(derivation, "X", parse("2x(X*x-y)", derivation)) == ""

@@ -3,24 +3,20 @@
 import ast
 import itertools
 import operator
-import random
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
-import mpmath
 import sympy
 from sympy import Expr
 
-from torchgd.proof.notations import plain, spellings, unbracketed
+from torchgd.proof.notations import as_learners_write, plain, spellings, unbracketed
+from torchgd.proof.slips import constant, slip
 from torchgd.proof.symbols import Derivation, notation
 
 LONGEST = 300  # characters
 HIGHEST = 100  # degree, to which each digit adds 1: this bounds the size of all results
-LARGEST = 4000  # bits before or after the point
-EQUAL = sympy.Float("1e-40")  # relative
-
-PREDICTION = ("ŷ", "y_hat", "yhat")
+PREDICTION = ("ŷ", "y_hat", "yhat", "y_pred")
 # The tokens of an answer, beside names.
 KINDS = {
     "exponential": r"e\s*\*\*",
@@ -80,7 +76,8 @@ class _Reader:
 
     def tokens(self, text: str) -> Iterator[tuple[str, str]]:
         """Yield each token of a formula after its kind."""
-        text = plain(unbracketed(text, self.symbols)).replace("^", "**")
+        text = unbracketed(as_learners_write(text, self.symbols), self.symbols)
+        text = plain(text).replace("^", "**")
         for found in self.token.finditer(text):
             kind, token = str(found.lastgroup), found.group()
             if kind == "exponential" and "exp" in self.functions:
@@ -161,20 +158,20 @@ def judge(derivation: Derivation, name: str, answer: Expr) -> str:
     to 40 digits. Different formulas of this size agree at hardly any point.
     """
     right = derivation.loss_derivative(derivation.true_partials[name])
-    if _constant(answer / right) == 1:
+    if constant(answer / right) == 1:
         return ""
     hints = "; ".join(_hints(derivation, name, answer, right))
-    said = filter(None, (hints, _known(derivation, name, answer)))
-    return ": ".join(said) or _counterexample(derivation, answer, right)
+    said = ": ".join(filter(None, (hints, _known(derivation, name, answer))))
+    return slip(derivation, name, answer) or said or _counterexample(derivation, answer, right)
 
 
 def _hints(derivation: Derivation, name: str, answer: Expr, right: Expr) -> Iterator[str]:
     """Yield hints if answer/right is a number, a monomial, or a factor of the chain rule."""
-    if _constant(answer) == 0:
+    if constant(answer) == 0:
         yield f"0 would say that the loss does not depend on {name}"
         return
     ratio, partial = answer / right, derivation.true_partials[name]
-    if _constant(ratio) is None and _constant(ratio * partial) is not None:
+    if constant(ratio) is None and constant(ratio * partial) is not None:
         yield f"the chain rule's factor {notation(partial)} is missing"
         ratio *= partial
     number, many, missing = _monomial(ratio)
@@ -200,32 +197,8 @@ def _known(derivation: Derivation, name: str, answer: Expr) -> str:
         "ŷ − y, the residual": r,
         "ŷ, the prediction": derivation.prediction,
     }
-    same = (what for what, e in known.items() if _constant(answer / e) == 1)
+    same = (what for what, e in known.items() if constant(answer / e) == 1)
     return next((f"this is {what}" for what in same), "")
-
-
-def _constant(formula: Expr) -> Expr | None:
-    """Return a formula's value at random points if it is the same at all of them, else None.
-
-    The values are exact if it is rational, and else have 50 digits. Points at which it has no
-    value, or one beyond LARGEST, are outside its domain and do not count.
-    """
-    generator, values = random.Random(0), []
-    symbols = sorted(formula.free_symbols, key=str)
-    for _ in range(16):
-        point = {
-            symbol: sympy.Rational(generator.choice((-1, 1)) * generator.randint(50, 300), 97)
-            for symbol in symbols
-        }
-        value = formula.xreplace(point)
-        value = value if value.is_Rational else value.evalf(50)
-        # Two numbers as far apart as 1 and exp(9⁹⁹) cannot be subtracted.
-        if value.is_Rational or (value.is_Float and abs(mpmath.mag(value)) < LARGEST):
-            values.append(value)
-    if len(values) < 4 or any(abs(v - values[0]) > abs(values[0]) * EQUAL for v in values):
-        return None
-    near = sympy.Rational(values[0]).limit_denominator(1000)
-    return near if abs(near - values[0]) <= abs(near) * EQUAL else values[0]
 
 
 def _monomial(ratio: Expr) -> tuple[Expr, Expr, Expr]:
@@ -235,12 +208,12 @@ def _monomial(ratio: Expr) -> tuple[Expr, Expr, Expr]:
     """
     one = many = missing = sympy.Integer(1)
     for symbol in ratio.free_symbols:
-        doubled = _constant(ratio.xreplace({symbol: 2 * symbol}) / ratio)
+        doubled = constant(ratio.xreplace({symbol: 2 * symbol}) / ratio)
         power = sympy.log(doubled, 2) if doubled is not None and doubled > 0 else None
         if power is None or not power.is_Integer:
             return one, one, one
         many, missing = many * symbol ** max(power, 0), missing * symbol ** max(-power, 0)
-    return _constant(ratio * missing / many) or one, many, missing
+    return constant(ratio * missing / many) or one, many, missing
 
 
 def _counterexample(derivation: Derivation, answer: Expr, right: Expr) -> str:

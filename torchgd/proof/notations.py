@@ -14,10 +14,36 @@ LATEX = {
     r"\\(?:text|mathrm|mathit|operatorname)\s*\{([^{}]*)\}": r"\1",
     r"\\hat\s*(?:\{y\}|y)": "ŷ",
     r"_\s*\{\s*(\w+)\s*\}": r"_\1",
+    r"\\mathcal\s*\{?\s*L\s*\}?": "L",
     r"\\cdot\b|\\times\b": "*",
     r"\\partial\b": "∂",
     r"\\([A-Za-z]+)": r"\1 ",
 }
+
+
+# What programs and blackboards call x, y and ŷ of one sample.
+LEARNERS = {
+    r"(?<![A-Za-z_])forward\(\s*\w+\s*\)": "ŷ",
+    r"(?<![A-Za-z_])X(?![A-Za-z0-9_])": "x",
+    r"((?<![A-Za-z_])[xy]|ŷ|\\hat\s*\{?y\}?)_(?:val|data|train|n|i|\{[ni]\})(?![A-Za-z0-9])": r"\1",
+    r"(?<![A-Za-z])\\?ln(?![A-Za-z])": "log",
+    r"[\s,;.]+$": "",
+}
+
+
+def as_learners_write(text: str, names: Iterable[str]) -> str:
+    """Write x_val, X, x_i and forward(x) as x and ŷ, where no parameter is called so.
+
+    Raises:
+        ValueError: it is a sum or a mean over samples.
+    """
+    if re.search(r"Σ|∑|\\sum|\b1\s*/\s*[Nn]\b|\bmean\b|\\frac\s*\{?1\}?\s*\{?[Nn]\b", text):
+        raise ValueError("give it for one sample, without a sum and without 1/N")
+    for written, meant in LEARNERS.items():
+        found = re.search(written, text)
+        if found and found.group().strip() not in names:
+            text = re.sub(written, meant, text)
+    return text
 
 
 def plain(text: str) -> str:
@@ -110,7 +136,7 @@ def assignment(text: str, names: Iterable[str]) -> tuple[str, str]:
             if text.strip().startswith(head) and after.startswith("="):
                 return known[name], after[1:]
     said = re.sub(r"[()\s]", "", plain(left))
-    name = re.sub(r"^[∂d](?:loss|L|ℓ|E|J)/[∂d]", "", said)
+    name = re.sub(r"^(?:[∂d](?:loss|L|ℓ|E|J)/[∂d]|∇_?(?:loss|L|ℓ|E|J)?_?)", "", said)
     if name not in known:
         raise ValueError(f"{name[:60]!r} is none of the parameters, {', '.join(names)}")
     return known[name], formula
