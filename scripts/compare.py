@@ -61,6 +61,7 @@ def make_parser() -> Parser:
         "the built-in ones, for a mistake linear, for sequential quadratic")  # fmt: skip
     add("--data", metavar="D", help=f"{', '.join(NAMES)}, or a .csv or .npy file; "
         "default: lesson, for quadratic parabola, for a mistake lesson")  # fmt: skip
+    add("--columns", metavar="X,Y", help="of a .csv file with more than two, as of train.py")
     add("--epochs", type=integer(1), default=50, metavar="E", help="default: 50")
     add("--max-ulp", type=integer(0), default=0, metavar="N", help="how many units in the last "
         "place the weights may be apart; default: 0, nothing may differ")  # fmt: skip
@@ -74,18 +75,21 @@ def make_parser() -> Parser:
     return parser
 
 
-def experiments(model: str | None, data: str | None, epochs: int) -> Iterator[Experiment]:
+def experiments(
+    model: str | None, data: str | None, columns: str | None, epochs: int
+) -> Iterator[Experiment]:
     """Yield what is trained: each model, dtype, device and batch size."""
     kinds = [("linear", False), ("linear", True), ("quadratic", False)]
     if model is not None:
         kinds = [kind for kind in kinds if kind[0] == model] or [(model, False)]
-    elif data is not None and load(data).features > 1:
+    elif data is not None and load(data, columns=columns).features > 1:
         kinds = kinds[:2]
     devices = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
     for (name, bias), dtype, device in itertools.product(kinds, DTYPES, devices):
         asked = Configuration(
-            model=name, data=data, device=device, dtype=dtype, epochs=epochs, bias=bias
-        )
+            model=name, data=data, columns=columns, device=device, dtype=dtype, epochs=epochs,
+            bias=bias,
+        )  # fmt: skip
         samples = len(resolve([asked])[0].data.x)
         yield from resolve([
             replace(asked, batch_size=size) for size in sorted({1, min(2, samples), samples})
@@ -190,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     runs, mistake = [r for path in arguments.runs for r in runs_in(path)], arguments.mistake
-    asked = arguments.model, arguments.data, mistake
+    asked = arguments.model, arguments.data, arguments.columns, mistake
     own = arguments.optimizer or arguments.backward
     for path in arguments.runs:
         if not path.is_dir():
@@ -224,11 +228,12 @@ def main(argv: list[str] | None = None) -> int:
         if mistake:
             asked_for = Configuration(
                 model=arguments.model or MISTAKES[mistake].model, data=arguments.data or "lesson",
+                columns=arguments.columns,
                 epochs=arguments.epochs, batch_size=MISTAKES[mistake].batch_size,
             )  # fmt: skip
             show_mistake(mistake, asked_for, arguments.log_dir)
             return 0
-        trained = experiments(arguments.model, arguments.data, arguments.epochs)
+        trained = experiments(*asked[:3], arguments.epochs)
         made = list(itertools.product(trained, OPTION_SETS))
     labels = [label(asdict(experiment.configuration), options) for experiment, options in made]
     return int(not print_table(labels, pairs(made), arguments.max_ulp))

@@ -54,8 +54,14 @@ def make_parser() -> Parser:
     parser = Parser(prog="train.py", description=__doc__, allow_abbrev=False)
     add_flags(parser)
     add = parser.add_argument
-    add("--predict", type=numbers, default=[], metavar="X", help="predict ŷ there; default: 4; of "
-        "several columns X,X,…, by default their means")  # fmt: skip
+    add(
+        "--predict",
+        type=numbers,
+        default=[],
+        metavar="X",
+        help="predict ŷ there; default: 4; of "
+        "several columns X,X,…, their means; where the first is below 0, --predict=-1,2",
+    )
     add("--show-steps", action="store_true", help="print every recorded step, as the lesson's "
         "printed listing does")  # fmt: skip
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")

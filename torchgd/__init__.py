@@ -1,9 +1,9 @@
 """Gradient descent by hand, proven against PyTorch.
 
 What stands here is the lesson, in files each of which imports only those before it: version,
-models, loss, gradients, optim, data, trajectory, training, machine_code, compiled. Each folder is a
-layer built on it and on the folders before: proof (is it right?), theory (what follows from ŷ being
-linear in w), experiment (from a command line to a folder of results) and figures.
+models, entries, loss, gradients, optim, data, trajectory, training, machine_code, compiled. Each
+folder is a layer built on it and on the folders before: proof (is it right?), theory (what follows
+from ŷ being linear in w), experiment (from a command line to a folder of results) and figures.
 """
 
 from torchgd.compiled import compiled_trajectory

@@ -16,17 +16,10 @@ from torch.nn.utils import parameters_to_vector
 from torch.optim.optimizer import Optimizer
 
 from torchgd.data import Batches
+from torchgd.entries import at_zero, names_of, parameters_of, set_weights, split, weights_of
 from torchgd.gradients import few, jacobian, require_linear, same_dtype
 from torchgd.machine_code import MOST, WAYS, Array, add_up, machine_code
-from torchgd.models import (
-    Model,
-    at_zero,
-    names_of,
-    parameters_of,
-    set_weights,
-    split,
-    weights_of,
-)
+from torchgd.models import Model
 from torchgd.optim import ManualSGD
 from torchgd.training import count_steps
 from torchgd.trajectory import Stopped, Trajectory, record_interval, recorded_steps

@@ -173,10 +173,11 @@ class Standardization:
 
     def __post_init__(self) -> None:
         mean, deviation = self._tensors
-        if not (mean.isfinite() & (deviation > 0) & deviation.isfinite()).all():
+        alike = mean.shape == deviation.shape
+        if not (alike and (mean.isfinite() & (deviation > 0) & deviation.isfinite()).all()):
             raise ValueError(
                 f"mean {self.mean} and deviation {self.deviation}: give finite numbers, the second "
-                "above 0"
+                "above 0, and as many of each"
             )
 
     @property
@@ -205,7 +206,9 @@ class Standardization:
         rounding = 4 * torch.finfo(x.dtype).eps * x.abs().amax(dim=0)
         good = (rounding < deviation) & deviation.isfinite()
         if not good.all():
-            what = "x" if x.ndim == 1 else f"x's column {int(good.int().argmin())}"
+            what = (
+                "x" if x.ndim == 1 else f"column {int(good.int().argmin())} of x, counted from 0,"
+            )
             raise ValueError(
                 f"the deviation of {what} is {deviation[~good][0]:g}: standardising divides by it; "
                 "train without"

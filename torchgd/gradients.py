@@ -125,6 +125,11 @@ def jacobian(
     The caller may have the prediction at hand.
     """
     prediction = model(x) if prediction is None else prediction
+    if prediction.shape != x.shape[:1]:
+        raise ValueError(
+            f"forward(x) has shape {tuple(prediction.shape)} with x of {tuple(x.shape)}: it is to "
+            "have one number for each sample; does the model take so many columns?"
+        )
     partials = partial_derivatives(model, x, prediction).values()
     return torch.cat([partial.reshape(len(x), -1) for partial in partials], dim=1, out=out)
 

@@ -10,7 +10,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from torchgd.models import names_of, parameters_of
+from torchgd.entries import names_of, parameters_of, side_by_side
 
 
 class Stopped(str, Enum):
@@ -140,11 +140,6 @@ def recorded_steps(first: int, end: int, every: int, steps: int) -> Tensor:
     row = torch.arange(min(first + -first % every, end), end, every)
     missing = end == steps > first and (steps - 1) % every != 0
     return torch.cat([row, torch.tensor([steps - 1])]) if missing else row
-
-
-def side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """Return numbers and parameters as one row of a table: their entries side by side."""
-    return torch.cat([part.flatten() for part in parts])
 
 
 class Recorder:

@@ -198,7 +198,7 @@ def test_the_contour_plot(
         v = (ends[1] - ends[0]) / (ends[1] - ends[0]).norm()
         curvature = torch.dot(v, H @ v).item()
         assert_close(H @ v, curvature * v, rtol=1e-12, atol=1e-12)
-        assert label == f"principal axis of the Hessian:\ncurvature λ = {curvature:.3g}"
+        assert label == f"principal axis of the level lines:\ncurvature λ = {curvature:.3g}"
         directions.append(v)
     assert abs(torch.dot(*directions).item()) < 1e-12
 

@@ -22,8 +22,8 @@ from torchgd import (
 )
 from torchgd.compiled import numba_is_there
 from torchgd.data import Standardization
+from torchgd.entries import entries, names_of, set_weights, weights_of
 from torchgd.experiment.parallel import in_chunks
-from torchgd.models import entries, names_of, set_weights, weights_of
 from torchgd.theory.landscape import Landscape
 from torchgd.training import Update
 from torchgd.trajectory import by_parameter
@@ -221,7 +221,9 @@ def test_what_is_no_table_is_refused_by_its_place() -> None:
     x[1, 1] = math.nan
     with pytest.raises(ValueError, match=r"^x\[1\]\[1\] is nan: remove the sample"):
         Batches(x, y)
-    with pytest.raises(ValueError, match="^the deviation of x's column 0 is 0: standardising"):
+    with pytest.raises(
+        ValueError, match="^the deviation of column 0 of x, counted from 0, is 0: stand"
+    ):
         Standardization.of(torch.tensor([[1.0, 2.0], [1.0, 3.0]]))
     for shape in ((3, 2, 1), (2, 3), (3, 0)):
         with pytest.raises(ValueError, match="give x as "):

@@ -8,8 +8,8 @@ from helpers import MODELS, Exponential
 
 from torchgd.proof.answers import judge, parse
 from torchgd.proof.latex import latex
-from torchgd.proof.notations import assignment, plain
-from torchgd.proof.symbols import Derivation, derive, notation
+from torchgd.proof.notations import assignment, notation, plain
+from torchgd.proof.symbols import Derivation, derive
 
 LINE, PARABOLA = derive(MODELS["linear"]()), derive(MODELS["quadratic"]())
 BIAS, EXPONENTIAL = derive(MODELS["linear with bias"]()), derive(Exponential())

@@ -12,7 +12,9 @@ from torch.nn import functional
 
 from torchgd import Model, Quadratic
 from torchgd.proof.functions import FUNCTIONS
-from torchgd.proof.symbols import Precise, X, derive, is_identity
+from torchgd.proof.notations import notation
+from torchgd.proof.oracles import is_identity
+from torchgd.proof.symbols import Precise, X, derive
 
 
 def test_exercise_3_1() -> None:
@@ -160,3 +162,33 @@ def test_an_identity_or_not() -> None:
     assert is_identity(((x + 1) ** 2 - x**2 - 1) / 2 - x)
     assert not is_identity(x - x**2 / x + sympy.Rational(1, 10**9))
     assert not is_identity(sympy.sin(x) ** 2 + sympy.cos(x) ** 2 - 1)  # it is, and not said to be
+
+
+class Layer(Model):
+    """ŷ = x·Wᵀ of one output, as a layer writes it."""
+
+    def __init__(self, how: Any) -> None:
+        super().__init__()
+        self.W, self.how = torch.nn.Parameter(torch.ones(1, 3, dtype=torch.float64)), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        prediction: Tensor = (x @ self.how(self.W)).squeeze(-1)
+        return prediction
+
+    def partials(self, x: Tensor) -> dict[str, Tensor | float]:
+        return {"W": x.unsqueeze(1)}
+
+
+@pytest.mark.parametrize("how", [
+    lambda W: W.T, lambda W: W.mT, lambda W: W.t(), lambda W: W.transpose(0, 1),
+])  # fmt: skip
+def test_a_layers_transpose(how: Any) -> None:
+    derivation = derive(Layer(how), 3)
+    assert notation(derivation.prediction) == "x[0]·W[0][0] + x[1]·W[0][1] + x[2]·W[0][2]"
+    assert derivation.partials == derivation.true_partials
+    assert list(derivation.partials) == ["W[0][0]", "W[0][1]", "W[0][2]"]
+
+
+def test_an_attribute_without_a_counterpart_is_named() -> None:
+    with pytest.raises(ValueError, match="cannot run on symbols: real has no symbolic counterpart"):
+        derive(Layer(lambda W: W.real.T), 3)

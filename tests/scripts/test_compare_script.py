@@ -90,6 +90,9 @@ def test_of_several_columns_the_models_are_the_linear_ones(shell: Shell) -> None
     assert shell("--data", "plane.npy", "--epochs", "3") == 0
     assert shell.out.splitlines()[-1].startswith("108 of 108 pairs are identical, bit for bit; ")
     assert {cells(row)[0] for row in shell.out.splitlines()[1:-1]} == {"linear", "linear with bias"}
+    np.savetxt("plane.csv", np.load("plane.npy"), delimiter=",", fmt="%.17g")
+    assert shell("--data", "plane.csv", "--columns", "1,3,4", "--epochs", "1") == 0
+    assert shell.out.splitlines()[-1].startswith("108 of 108 pairs are identical, bit for bit; ")
     assert shell("--model", "linear", "--data", "plane.npy", "--mistake", "sum") == 0
     assert "It first shows at step 0, in ∂loss/∂w[0]: " in shell.out
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from torchgd.compiled import numba_is_there, why_not_compiled
 from torchgd.data import Batches
+from torchgd.entries import weights_of
 from torchgd.experiment.experiment import Experiment
 from torchgd.experiment.own_model import standardization
 from torchgd.experiment.parallel import processes
-from torchgd.models import weights_of
 from torchgd.theory.affine import affine_trajectory
 from torchgd.theory.landscape import Landscape, automatic_rate
 from torchgd.trajectory import Stopped, Trajectory

@@ -14,6 +14,7 @@ from torchgd.proof.findings import BACKWARD, ORACLES, GradientCheck
 from torchgd.proof.oracles import check_gradient
 from torchgd.trajectory import Trajectory
 
+NAMED = 4  # entries that are named one by one
 GROWN = 2**20  # ULPs: more than formulas make by themselves
 
 
@@ -100,7 +101,10 @@ def check_where_they_part(
 
 def named(parameters: Iterable[str]) -> str:
     """Name the derivatives in these parameters."""
-    return " and ".join(f"∂ŷ/∂{name}" for name in parameters)
+    names = list(parameters)
+    if len(names) > NAMED:  # entries of what is no scalar
+        names = list(dict.fromkeys(name.partition("[")[0] for name in names))
+    return " and ".join(f"∂ŷ/∂{name}" for name in names)
 
 
 def is_wrong(parameters: Sequence[str]) -> str:

@@ -100,8 +100,8 @@ class Configuration:
     update: str = flag(
         "manual",
         "how the steps are taken: manual, autograd (default: both), affine (all at once, within "
-        "rounding), compiled (by hand as machine code, the same bits), or a mistake of compare.py; "
-        "several make a run each",
+        "rounding), compiled (by hand as machine code, of one column the same bits), or a mistake "
+        "of compare.py; several make a run each",
         "U",
         choices=UPDATES,
         type=str,

@@ -109,6 +109,8 @@ def _picked(where: str, row: list[str], header: list[str], columns: str | None) 
     for word in (word.strip() for word in columns.split(",")):
         names = [cell.strip() for cell in header]
         bare = [named(cell)[0] for cell in header]  # without the unit
+        if max(names.count(word), bare.count(word)) > 1 and names.count(word) != 1:
+            raise ValueError(f"{where}: --columns {columns}: several are {word!r}; give its number")
         if names.count(word) == 1:
             found.append(names.index(word))
         elif bare.count(word) == 1:
@@ -117,6 +119,8 @@ def _picked(where: str, row: list[str], header: list[str], columns: str | None) 
             found.append(int(word) - 1)
         else:
             raise ValueError(f"{where}: --columns {columns}: {word!r} is none of {known}")
+    if len(set(found)) < len(found):
+        raise ValueError(f"--columns {columns}: a column is named twice; give each once, y last")
     if len(found) < 2:
         raise ValueError(f"--columns {columns}: give x, one or several, and y, separated by commas")
     return found

@@ -1,5 +1,6 @@
 """Least squares in the data's own units, their standard errors, and how many digits are known."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torchgd.gradients import jacobian
 from torchgd.models import DTYPES, rounded
 from torchgd.theory.exact import exact_minimum, is_exact
 from torchgd.theory.landscape import Landscape
+from torchgd.theory.linear import BLOCK
 from torchgd.trajectory import Stopped
 
 MOST = {torch.float32: 9, torch.float64: 17}  # digits that tell any two numbers of the type apart
+ONE = 1e-9  # of the length of 1, to which it is in a span
 SOME_EPS = 4 * torch.finfo(torch.float64).eps  # by which φ·w is rounded, and x and y before it
 
 
@@ -87,17 +90,27 @@ def standard_errors(experiment: Experiment, landscape: Landscape, minimum: float
 
 
 # R² = 1 − loss/total compares with the best constant ŷ or, where the model has no intercept, with
-# ŷ = 0. The residual of least squares is orthogonal to Φw*, and with an intercept to its mean:
-#
-#   total = (1/N) Σ (yₙ − ȳ)² = loss(w*) + (1/N) Σ (ŷₙ − ȳ)² = loss(w*) + ‖Rw* − its part along 1‖²
-def total_variance(experiment: Experiment, landscape: Landscape) -> float:
-    """(1/N) Σ (yₙ − ȳ)², with which R² compares a loss; without an intercept ȳ is 0."""
-    fitted = landscape.root @ landscape.minimiser
-    phi = jacobian(experiment.new_model(), experiment.few)
-    for k in ((phi == phi[0]).all(dim=0) & (phi[0] != 0)).nonzero()[:1].flatten().tolist():
-        one = landscape.root[:, k]
-        fitted = fitted - one * (one @ fitted) / (one @ one)
-    return landscape.minimum + fitted.square().sum().item()
+# ŷ = 0. It has one if some weights make ŷ = 1 at all samples: then 1 is in the span of Φ, and its
+# projection Φ(ΦᵀΦ)⁻¹Φᵀ1, of the length ‖R⁻ᵀm‖√N with the means m of Φ's columns, is as long as 1.
+@torch.no_grad()
+def total_variance(landscape: Landscape) -> float:
+    """(1/N) Σ (yₙ − ȳ)², without an intercept with ȳ = 0; 0 where that is rounding alone."""
+
+    def mean(t: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+        sums = [of(part.double()).sum(dim=0) for part in t.split(BLOCK["cpu"])]
+        return torch.stack(sums).sum(dim=0) / len(t)
+
+    def phi(x: Tensor) -> Tensor:
+        return jacobian(landscape.model, x)
+
+    first = phi(landscape.x[:1].double())
+    means, alike = mean(landscape.x, phi), mean(landscape.x, lambda x: (phi(x) == first).double())
+    intercept = bool(((alike == 1) & (first != 0)).any())  # most have a column of their own for it
+    intercept |= bool((_inverse(landscape.root).T @ means).square().sum() > 1 - ONE)
+    constant = mean(landscape.y, lambda y: y) * intercept
+    square = mean(landscape.y, lambda y: y**2)
+    total = mean(landscape.y, lambda y: (y - constant) ** 2)
+    return total.item() if total > SOME_EPS**2 * square else 0.0
 
 
 def shared(a: float, b: float, most: int) -> int:

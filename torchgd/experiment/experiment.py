@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from torchgd.data import Batches, DataSet, Standardization
+from torchgd.entries import names_of, set_weights, weights_of
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.own_model import (
     MODELS,
@@ -30,7 +31,7 @@ from torchgd.gradients import (
     manual_gradient,
 )
 from torchgd.loss import mean_squared_error
-from torchgd.models import DTYPES, Model, names_of, set_weights, weights_of
+from torchgd.models import DTYPES, Model
 from torchgd.optim import ManualSGD
 from torchgd.proof.mistakes import WAYS
 from torchgd.theory.landscape import Landscape

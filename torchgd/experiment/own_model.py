@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from torchgd.data import Standardization, offset_of
+from torchgd.entries import parameters_of
 from torchgd.gradients import partial_derivatives, require_dense
-from torchgd.models import Linear, Model, Quadratic, parameters_of
+from torchgd.models import Linear, Model, Quadratic
 
 MODELS: dict[str, type[Model]] = {"linear": Linear, "quadratic": Quadratic}
 OWN_FILES: dict[str, str] = {}  # that were run: as the user named each, by its full path
@@ -230,7 +231,11 @@ def in_original_units(name: str, model: Model, z: Standardization) -> Tensor:
     convert = getattr(type(model), "in_original_units", Model.in_original_units)
     offset = {"offset": z.offset} if z.offset else {}  # which a user's model does not know
     mapped = dict(convert(model, z.mean, z.deviation, **offset))
-    values = {n: torch.as_tensor(v, dtype=torch.float64) for n, v in mapped.items()}
+    try:
+        values = {n: torch.as_tensor(v, dtype=torch.float64) for n, v in mapped.items()}
+    except (TypeError, ValueError, RuntimeError) as error:
+        said = f"model {name!r}: in_original_units returns what is no number or list of numbers"
+        raise ValueError(f"{said} ({error}); give a number for each entry") from None
     shapes, given = (
         {n: tuple(w.shape) for n, w in own.items()}
         for own in (dict(model.named_parameters()), values)

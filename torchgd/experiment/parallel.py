@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from torchgd.entries import side_by_side, split
 from torchgd.gradients import GradientSource
-from torchgd.models import Model, split
-from torchgd.trajectory import side_by_side
+from torchgd.models import Model
 
 # Samples of a step, up to which CUDA takes its time to start 20 to 40 kernels, 5 µs each. A CPU
 # takes 0.1 ms by hand up to 16,384, and for 65,536 five times as long (one core, torch 2.13).

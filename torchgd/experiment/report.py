@@ -120,16 +120,18 @@ def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
         values = best.mean(dim=0)
         columns.append(["least squares", *map(written, values, counts)])
         errors = standard_errors(experiment, landscape, values[-2].item())
+        shown = ".6g" if values.dtype == torch.float64 else ".3g"
         if errors is not None:
-            columns.append(["std. error", *(f"{error:.6g}" for error in errors.tolist()), "", ""])
+            columns.append(["std. error", *(format(e, shown) for e in errors.tolist()), "", ""])
         distance = difference(first.column, values).tolist()
         columns.append(["distance", *(f"{d:.2g}" for d in distance)])
         losses = {outcome.update: outcome.loss for outcome in outcomes}
         losses["least squares"] = values[-2]
-        total = total_variance(experiment, landscape)
-        fits = {head: written((1 - loss / total).to(loss.dtype)) for head, loss in losses.items()}
-        for column in columns:
-            column.append({"": "R²", **fits}.get(column[0], ""))
+        total = total_variance(landscape)
+        if total > 0:
+            fits = {n: written((1 - loss / total).to(loss.dtype)) for n, loss in losses.items()}
+            for column in columns:
+                column.append({"": "R²", **fits}.get(column[0], ""))
     yield from aligned([*zip(*columns, strict=True)])
 
 

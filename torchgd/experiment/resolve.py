@@ -10,6 +10,7 @@ import torch
 
 from torchgd.compiled import require_compiled
 from torchgd.data import Batches, DataSet
+from torchgd.entries import names_of, parameters_of, weights_of
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.experiment import Experiment, converted
 from torchgd.experiment.own_model import (
@@ -23,7 +24,7 @@ from torchgd.experiment.own_model import (
 from torchgd.experiment.parallel import compiled, find_device, processes, refuse_no_compiler
 from torchgd.experiment.sources import BLOCK, LARGE, chunk_rows, load, sha256
 from torchgd.gradients import manual_gradient, require_linear
-from torchgd.models import DTYPES, names_of, parameters_of, weights_of
+from torchgd.models import DTYPES
 from torchgd.theory.landscape import automatic_rate
 from torchgd.training import count_steps
 from torchgd.trajectory import record_interval

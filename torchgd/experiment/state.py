@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from torchgd.entries import names_of
 from torchgd.experiment.files import read_file, replacing
-from torchgd.models import names_of
 from torchgd.trajectory import Stopped, Trajectory
 
 STATE, FORMAT, DIGEST = "run.pt", 3, hashlib.sha256().digest_size

@@ -221,6 +221,7 @@ def _reach(runs: Runs) -> tuple[Tensor, Tensor]:
 def _principal_axes(axes: Axes, landscape: Landscape, ij: list[int], length: float) -> None:
     """Draw the Hessian's eigenvectors in the plane through the minimiser, as lines."""
     hessian = landscape.hessian[ij][:, ij]
+    whose = "the Hessian" if len(landscape.names) == 2 else "the level lines"
     if landscape.linear:
         root = _root_over(landscape, ij)
         hessian = 2 * root.T @ root
@@ -228,5 +229,5 @@ def _principal_axes(axes: Axes, landscape: Landscape, ij: list[int], length: flo
     for curvature, vector, dashes in zip(curvatures, vectors.T, ((1, 2), (5, 3)), strict=True):
         ends = landscape.minimiser[ij] + length * vector * torch.tensor([[-1.0], [1.0]])
         line: Style = {"color": GREEN, "linewidth": 1.4, "dashes": dashes, "gid": "axis"}
-        label = f"principal axis of the Hessian:\ncurvature λ = {curvature:.3g}"
+        label = f"principal axis of {whose}:\ncurvature λ = {curvature:.3g}"
         axes.plot(*ends.T, scalex=False, scaley=False, label=label, **line)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import sympy
 from sympy import Expr
 
-from torchgd.proof.notations import as_learners_write, plain, spellings, unbracketed
+from torchgd.proof.notations import as_learners_write, notation, plain, spellings, unbracketed
 from torchgd.proof.slips import constant, slip
-from torchgd.proof.symbols import Derivation, notation
+from torchgd.proof.symbols import Derivation
 
 LONGEST = 300  # characters
 HIGHEST = 100  # degree, to which each digit adds 1: this bounds the size of all results

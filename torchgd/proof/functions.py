@@ -143,7 +143,10 @@ ARRAYS: dict[str, Callable[..., Any]] = {
     "matmul": np.dot,
     "mv": np.dot,
     "stack": lambda parts, dim=0: np.stack(parts, axis=dim),
+    "squeeze": lambda u, dim: np.squeeze(u, axis=dim),
     "sum": lambda u, dim: u.sum(axis=dim),
+    "t": lambda u: u.T,
+    "transpose": lambda u, dim0, dim1: np.swapaxes(u, dim0, dim1),
     "unsqueeze": lambda u, dim: np.expand_dims(u, dim),
 }
 # What makes one condition of others.

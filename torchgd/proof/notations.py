@@ -1,8 +1,11 @@
-"""From the notations that people use to the plain one that `proof.answers` reads."""
+"""From the notations that people use to the plain one that `proof.answers` reads, and back."""
 
 import re
 import unicodedata
 from collections.abc import Iterable
+
+import sympy
+from sympy import Expr
 
 SIGNS = str.maketrans("·×⋅∙−–⁄", "****--/")
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
@@ -140,3 +143,14 @@ def assignment(text: str, names: Iterable[str]) -> tuple[str, str]:
     if name not in known:
         raise ValueError(f"{name[:60]!r} is none of the parameters, {', '.join(names)}")
     return known[name], formula
+
+
+def notation(expression: Expr) -> str:
+    """Write an expression as the lesson does: 2x²(x²·w2 + x·w1 + b − y)."""
+    text = sympy.StrPrinter({"order": "none"}).doprint(expression)
+    superscripts = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+    text = re.sub(r"\*\*(\d+)\b", lambda power: power.group(1).translate(superscripts), text)
+    text = re.sub(r"(?<![\w.])(\d+)\*(?=[xŷ])", r"\1", text)
+    text = re.sub(r"(?<![^\W\d])x\*(?=ŷ)", "x", text)
+    text = text.replace("*(", "(").replace("-", "−")
+    return re.sub(r"(?<!\*)\*(?!\*)", "·", text)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from torchgd.entries import names_of, weights_of
 from torchgd.gradients import partial_derivatives
-from torchgd.models import Model, names_of, weights_of
+from torchgd.models import Model
 from torchgd.proof.domain import Domain
 from torchgd.proof.findings import Point
 from torchgd.proof.rounding import rounding

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from torchgd.data import lesson
+from torchgd.entries import set_weights
 from torchgd.gradients import manual_gradient
-from torchgd.models import Linear, Model, Quadratic, set_weights
+from torchgd.models import Linear, Model, Quadratic
 from torchgd.proof import student
 from torchgd.proof.student import RATE
 

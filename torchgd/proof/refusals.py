@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from torchgd.data import require_finite
+from torchgd.entries import parameters_of
 from torchgd.gradients import autograd_gradient, manual_gradient
-from torchgd.models import Model, parameters_of
+from torchgd.models import Model
 
 
 def ready(model: Model, x: Tensor, y: Tensor) -> tuple[Model, Tensor]:
@@ -50,10 +51,10 @@ def _real_numbers(name: str, t: Any) -> Tensor:
     if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool:
         kind = t.dtype if isinstance(t, Tensor) else type(t).__name__
         raise TypeError(f"{name} is {kind}: give a tensor of real numbers")
-    numbers = t.detach().flatten().double()
-    if len(numbers):
+    numbers = t.detach().double()
+    if numbers.numel() and numbers.ndim:
         require_finite(name, numbers)
-    return numbers
+    return numbers.flatten()
 
 
 def _run(name: str, method: Callable[[Tensor], object], x: Tensor) -> None:
@@ -63,7 +64,7 @@ def _run(name: str, method: Callable[[Tensor], object], x: Tensor) -> None:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
             f"{name}(x) fails with x of shape {tuple(x.shape)} ({reason}): it must take any number "
-            "of samples, each one number, and hold nothing of another length"
+            "of samples such as these, and hold nothing of another length"
         ) from error
 
 

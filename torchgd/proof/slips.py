@@ -8,7 +8,8 @@ import mpmath
 import sympy
 from sympy import Expr
 
-from torchgd.proof.symbols import Derivation, notation
+from torchgd.proof.notations import notation
+from torchgd.proof.symbols import Derivation
 
 LARGEST = 4000  # bits before or after the point
 EQUAL = sympy.Float("1e-40")  # relative

@@ -7,7 +7,8 @@ import sympy
 from sympy import Expr
 
 from torchgd.proof.latex import latex
-from torchgd.proof.symbols import YHAT, Derivation, Y, notation
+from torchgd.proof.notations import notation
+from torchgd.proof.symbols import YHAT, Derivation, Y
 
 Line = tuple[str, str, str]  # the left side, the formula, and the reason
 

@@ -6,7 +6,6 @@ of symbols, x[0], x[1], … of one sample, (1, F).
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ import sympy
 from sympy import Expr
 from torch import Tensor, fx, nn
 
-from torchgd.models import Model, entries
+from torchgd.entries import entries
+from torchgd.models import Model
 from torchgd.proof.functions import ALIASES, ARRAYS, BOTH, COSTLY, FUNCTIONS, bounded, exact, where
 
 X, Y = sympy.symbols("x y", real=True)  # the data
@@ -159,9 +159,13 @@ def _symbols(name: str, shape: Sequence[int]) -> Any:
 
 def _formulas(found: Any, shape: Sequence[int]) -> list[Expr]:
     """Return the formulas of one sample's result (1, *shape), or of a constant, one by one."""
-    if not isinstance(found, np.ndarray):
-        return [sympy.sympify(exact(found))] * math.prod(shape)
-    return [sympy.sympify(exact(f)) for f in np.broadcast_to(found, (1, *shape)).reshape(-1)]
+    several = [found] * math.prod(shape)
+    if isinstance(found, np.ndarray):
+        several = list(np.broadcast_to(found, (1, *shape)).reshape(-1))
+    formulas = [sympy.sympify(exact(one)) for one in several]
+    if not all(isinstance(one, Expr) for one in formulas):
+        raise ValueError(f"{formulas[0]} is no formula")
+    return formulas
 
 
 class _Partials(nn.Module):
@@ -205,13 +209,21 @@ class _Symbolic(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = target.__name__
-        if target is getattr:  # x.dtype or x.device
-            return None
+        if target is getattr:
+            return self.attribute(*args)
         if name in BOTH:
             return BOTH[name](*args)
         if target.__module__ == "_operator" and ALIASES.get(name, name) not in FUNCTIONS:
             return target(*map(exact, args))
         return self.call_method(name, args, kwargs)
+
+    def attribute(self, value: Any, name: str) -> Any:
+        """Return an attribute of what stands for a tensor."""
+        if name in ("T", "mT") and isinstance(value, np.ndarray):
+            return np.swapaxes(value, -1, -2) if value.ndim > 1 else value
+        if name not in ("dtype", "device"):
+            raise ValueError(f"{name} has no symbolic counterpart here")
+        return None
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         name = target.removeprefix("special_")  # of torch.special
@@ -241,24 +253,3 @@ def _flat(expression: Expr) -> Expr:
     if kind in (sympy.Add, sympy.Mul):
         args = [inner for arg in args for inner in (arg.args if arg.func == kind else [arg])]
     return kind(*args, evaluate=False)
-
-
-def is_identity(difference: Expr) -> bool:
-    """Whether a difference of rational functions is 0 whatever x and the parameters are.
-
-    For others False unless it is written as 0: sympy may take minutes to simplify them.
-    """
-    if difference == 0:
-        return True
-    return bool(difference.is_rational_function() and sympy.cancel(difference) == 0)
-
-
-def notation(expression: Expr) -> str:
-    """Write an expression as the lesson does: 2x²(x²·w2 + x·w1 + b − y)."""
-    text = sympy.StrPrinter({"order": "none"}).doprint(expression)
-    superscripts = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-    text = re.sub(r"\*\*(\d+)\b", lambda power: power.group(1).translate(superscripts), text)
-    text = re.sub(r"(?<![\w.])(\d+)\*(?=[xŷ])", r"\1", text)
-    text = re.sub(r"(?<![^\W\d])x\*(?=ŷ)", "x", text)
-    text = text.replace("*(", "(").replace("-", "−")
-    return re.sub(r"(?<!\*)\*(?!\*)", "·", text)

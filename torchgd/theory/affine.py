@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from torchgd.data import Batches
-from torchgd.models import Model, names_of, weights_of
+from torchgd.entries import names_of, weights_of
+from torchgd.models import Model
 from torchgd.optim import ManualSGD
 from torchgd.theory.linear import batch_rows, gradient_maps
 from torchgd.training import BatchesLike, count_steps

@@ -14,10 +14,11 @@ from operator import mul
 
 from torch import Tensor
 
-from torchgd.models import Linear, Model, Quadratic, names_of
+from torchgd.entries import names_of
+from torchgd.models import Linear, Model, Quadratic
 
 POWERS = {"w2": 2, "w1": 1, "w": 1, "b": 0}  # of x, with which a parameter is multiplied
-MOST = 2**17  # numbers in Φ: they take about half a second
+MOST, WIDEST = 600_000, 16  # products NP² and columns P: with more it takes over a second
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Minimum:
 
 def is_exact(model: Model, x: Tensor) -> bool:
     """Whether the model's minimum on data x (N,) or (N, F) can be had as fractions."""
-    return type(model) in (Linear, Quadratic) and len(x) * len(names_of(model)) <= MOST
+    columns = len(names_of(model))
+    known = type(model) in (Linear, Quadratic)
+    return known and columns <= WIDEST and len(x) * columns**2 <= MOST
 
 
 def _feature(name: str) -> tuple[int, int]:

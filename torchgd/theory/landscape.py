@@ -21,9 +21,10 @@ from torch.func import functional_call
 from torch.nn.functional import pad
 
 from torchgd.data import Batches
+from torchgd.entries import at_zero, names_of, set_weights, weights_of
 from torchgd.gradients import few, is_linear_in_parameters
 from torchgd.loss import residual
-from torchgd.models import Model, at_zero, names_of, set_weights, weights_of
+from torchgd.models import Model
 from torchgd.theory.affine import compose, powers, start_state, step_maps
 from torchgd.theory.linear import BLOCK, epoch_rows, gradient_maps, samples
 from torchgd.theory.rates import TIE, Rates, contraction, find_rates

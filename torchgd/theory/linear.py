@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from torchgd.data import Batches, require_floats
+from torchgd.entries import at_zero, names_of, parameters_of
 from torchgd.gradients import few, jacobian, require_linear, same_dtype
-from torchgd.models import Model, at_zero, names_of, parameters_of
+from torchgd.models import Model
 from torchgd.training import BatchesLike
 
 # How many samples are reduced at a time: memory against the time that each block takes to start.
