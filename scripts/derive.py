@@ -24,7 +24,7 @@ from torchgd.proof.findings import BACKWARD, GradientCheck
 from torchgd.proof.notations import assignment
 from torchgd.proof.oracles import check_gradient
 from torchgd.proof.program import check_program
-from torchgd.proof.steps import LATEX, PLAIN, by_column, exercise, steps, typeset
+from torchgd.proof.steps import LATEX, PLAIN, by_column, exercise, in_first_column, steps, typeset
 from torchgd.proof.symbols import Derivation, derive
 
 
@@ -77,7 +77,8 @@ def progress() -> Iterator[Callable[[float], None]]:
 def judged(derivation: Derivation, answer: str) -> tuple[str, str]:
     """Return an answer's parameter and what is wrong with it, "" if it is right."""
     try:
-        name, formula = assignment(answer, derivation.weights)
+        written = in_first_column(answer, derivation)
+        name, formula = assignment(written, derivation.weights)
         return name, judge(derivation, name, parse(formula, derivation))
     except ValueError as error:
         raise ValueError(f"answer {answer[:60]!r}: {error}") from None

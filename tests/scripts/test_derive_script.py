@@ -390,6 +390,10 @@ def test_several_columns_are_derived_for_a_column_j(shell: Shell) -> None:
     assert "∂loss/∂wⱼ = ....." in shell.out
     right = "--answer", "w[0]=2x[0](x[0]w[0]+x[1]w[1]+b-y)", "--answer", "w_1=2x_1*(ŷ-y)"
     assert shell(*words, *right) == 0
+    for answer in ("wⱼ = 2xⱼ(w·x + b − y)", "∂loss/∂wⱼ=2xⱼ(ŷ−y)"):
+        assert shell(*words, "--answer", answer) == 0
+        assert shell.out.endswith("∂loss/∂w[0]: right\n")
+    assert shell(*words, "--answer", "wⱼ=xⱼ(ŷ−y)") == 1
     assert shell(*words, "--answer", "w[1]=2x[0](ŷ-y)") == 1
     assert "a factor x[1] is missing; a factor x[0] is too many" in shell.out
     assert shell(*words, "--answer", "w[1]=2x(ŷ-y)") == 2

@@ -17,6 +17,8 @@ from torchgd.figures.runs import DrawnRun, Runs, title_of
 from torchgd.figures.style import BLACK, GREY, RED, STEPS, Style, line_of, scale_of
 from torchgd.trajectory import UNSTABLE
 
+MARKERS = "osDv^PX<>"  # that tell runs of one colour apart
+
 
 def fit(figure: FigureBase, runs: Runs, upto: int | None = None) -> None:
     """The data, ŷ at several steps and at the end, and least squares' ŷ; in original units."""
@@ -38,7 +40,8 @@ def _predicted_against_measured(axes: Axes, runs: Runs, upto: int | None) -> Non
 
     def draw(w: Tensor, label: str, **style: Any) -> None:
         prediction = first.landscape.predict(w, z) + first.experiment.offset
-        axes.plot(y, prediction, "o", label=label, **{"markersize": 4, **style})
+        kind: Style = {"marker": "o", "markersize": 4, "linestyle": ""}
+        axes.plot(y, prediction, label=label, **{**kind, **style})
 
     low, high = y.aminmax()
     axes.plot([low, high], [low, high], color=BLACK, linewidth=1, label="ŷ = y", gid="equal")
@@ -48,6 +51,7 @@ def _predicted_against_measured(axes: Axes, runs: Runs, upto: int | None) -> Non
         end = _fitted(run, upto) - 1
         # What lies on top is smaller, so that what is under it is seen.
         style: Style = {"color": line_of(runs, number)["color"], "markersize": 4 + 5 / (1 + number)}
+        style["marker"] = MARKERS[number % len(MARKERS)]
         draw(run.path[end], _label(run, end, len(runs) > 1, upto), gid="end", **style)
     draw(first.landscape.minimiser, "least squares", color=RED, markersize=2, zorder=5, gid="best")
     unit = f"  [{data.y_unit}]" * bool(data.y_unit)

@@ -1,5 +1,6 @@
 """The derivation of ∂loss/∂w, a line a step, in the lesson's notation or as LaTeX."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -94,6 +95,14 @@ def by_column(derivation: Derivation, to: Notation) -> tuple[list[str], Notation
 
     names = [name for name in weights if name not in own[1:]]
     return names, replace(to, write=lambda e: to.write(shown(e)))
+
+
+def in_first_column(answer: str, derivation: Derivation) -> str:
+    """Write an answer for the column j, such as wⱼ = 2xⱼ(w·x − y), for the first of several."""
+    if len(derivation.x) == 1:
+        return answer
+    whole = " + ".join(f"w[{k}]*x[{k}]" for k in range(len(derivation.x)))
+    return re.sub(r"\bw\s*·\s*x(?![ⱼ\[\w])", f"({whole})", answer).replace("ⱼ", "[0]")
 
 
 def in_terms_of_prediction(partial: Expr, derivation: Derivation) -> Expr:
