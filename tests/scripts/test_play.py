@@ -141,7 +141,7 @@ def test_a_product_and_a_sum_are_rounded_once(page: Chrome) -> None:
 def test_step_back_run_and_reset(page: Chrome) -> None:
     assert said(page) == "Press Step."
     assert not of(page, "back").is_enabled()
-    click(page, "step", "step")
+    click(page, "step", "step", "formulas")
     assert said(page).splitlines() == [
         "∂loss/∂w = 2x(w·x − y) = 2·2·(1.02·2 − 4) = −7.84",
         "w ← w − α·∂loss/∂w = 1.02 − 0.01·(−7.84) = 1.0984",
@@ -229,6 +229,8 @@ def test_rates_are_named(page: Chrome) -> None:
     Select(of(page, "batch")).select_by_visible_text("all 3")
     assert state(page, known) == pytest.approx([3 / 14, 3 / 28])
     click(page, "step")
+    assert said(page).startswith("∂loss/∂w = −9.333333333333332\n")
+    click(page, "formulas")
     assert said(page).startswith("∂loss/∂w = (2/3) Σ x(w·x − y) = −9.333333333333332")
     type_in(page, "momentum", "0.5" + Keys.TAB)
     assert state(page, "state.known.stable[0][1]") == pytest.approx(1.5 * 3 / 14, rel=1e-6)
@@ -272,6 +274,21 @@ def test_ones_own_derivative(page: Chrome) -> None:
     assert said(page).splitlines()[0] == "∂loss/∂w = 2(w·x − y) = −2   (yours)"
 
 
+def test_the_answer_is_hidden_until_it_is_found_or_asked_for(page: Chrome) -> None:
+    click(page, "step")
+    hidden, shown = "∂loss/∂w = −2\n", "∂loss/∂w = 2x(w·x − y) = 2·1·(1·1 − 2) = −2\n"
+    assert said(page).startswith(hidden)
+    click(page, "formulas")
+    assert said(page).startswith(shown)
+    click(page, "formulas")
+    assert said(page).startswith(hidden)
+    type_in(page, "own", "x(wx − y)")
+    assert said(page).startswith(hidden)
+    type_in(page, "own", "w = 2x(ŷ − y)")
+    assert said(page, "own-said") == "✓ right at 20 random points"
+    assert said(page).startswith(shown)
+
+
 def test_what_is_written_is_of_the_step_that_was_taken(page: Chrome) -> None:
     """Whatever is changed after it."""
     click(page, "step")
@@ -289,6 +306,9 @@ def test_what_is_written_is_of_the_step_that_was_taken(page: Chrome) -> None:
 @pytest.mark.parametrize(("text", "right"), [
     ("x^-1*x^2*2*(w*x-y)", True), ("-2x(y - w x)", True), ("6/-2*x*(y-w*x)*2/-3*-1", True),
     ("2x(y - w·x)", False), ("0/0", False), ("(" * 201, None),
+    ("w = 2x(ŷ − y)", True), ("∂loss/∂w = 2*x*(y_pred - y)", True), ("2*x**1*(w*x-y),", True),
+    ("2*x_val*(forward(x_val) - y_val)", True), ("2x(y_hat−y)", True), ("2x_i(ŷ - y_i)", True),
+    ("x(ŷ − y)", False),
 ])  # fmt: skip
 def test_how_a_derivative_is_read(page: Chrome, text: str, right: bool | None) -> None:
     of(page, "own").send_keys(text)
