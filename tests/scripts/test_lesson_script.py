@@ -176,6 +176,21 @@ def test_as_a_page(shell: Shell) -> None:
     assert re.search(re.escape(four).replace(r"\ \.\*\ ", ".*"), shown[1], re.DOTALL)
 
 
+def test_the_two_pages_link_to_each_other(shell: Shell) -> None:
+    """Where the README has them: runs/lesson.html and runs/reference/lesson.html."""
+    Path("small.py").write_text('"""Small."""\n# %% One\nprint(1)\n', encoding="utf-8")
+    small = Shell(lambda argv: page.main("small.py", argv), shell.folder, shell.capsys)
+    Path("runs/reference").mkdir(parents=True)
+    for there in (False, True):
+        if there:
+            Path("runs/reference/lesson.html").write_text("", encoding="utf-8")
+        assert small("--html", "runs/lesson.html") == 0
+        text = Path("runs/lesson.html").read_text(encoding="utf-8")
+        assert ('<a href="reference/lesson.html">' in text) == there
+    played = (ROOT / "runs" / "reference" / "lesson.html").read_text(encoding="utf-8")
+    assert '<a href="../lesson.html">' in played
+
+
 @pytest.mark.parametrize("at_a_terminal", [False, True])
 def test_the_answer_comes_when_it_is_asked_for(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, at_a_terminal: bool

@@ -34,6 +34,7 @@ img { width: 100%; background: #fff; }
 summary { color: GrayText; }
 code { overflow-wrap: anywhere; }
 """
+PLAY = "reference/lesson.html"  # seen from runs/, the page that figures/play.html makes
 WIDE = 600  # points: a wider picture has a row of its own, and scrolls where the page is narrow
 
 
@@ -74,8 +75,8 @@ def heading(source: str) -> tuple[str, str]:
     return title, about.strip()
 
 
-def page(path: str) -> str:
-    """Run the program and return its page."""
+def page(path: str, play: str = "") -> str:
+    """Run the program and return its page, with a link to the one to play with, if there is one."""
     source, namespace = Path(path).read_text(encoding="utf-8"), {"__name__": "page"}
     title, about = heading(source)
     parts = [
@@ -83,6 +84,9 @@ def page(path: str) -> str:
         f'<meta name=viewport content="width=device-width"><style>{STYLE}</style>'
         f"<h1>{escape(title)}</h1><p>{with_code(about)}</p>"
     ]
+    parts += [f'<p>To play with it: <a href="{play}">the descent, step by step</a>.</p>'] * bool(
+        play
+    )
     for cell in cells(source):
         said = io.StringIO()
         with redirect_stdout(said):
@@ -187,7 +191,8 @@ def main(path: str, argv: list[str] | None = None) -> int:
         if not file.parent.is_dir() or file.is_dir():
             parser.error(f"--{name} {file}: give a file's name, in a directory that is there")
         with refusing(parser, OSError), replacing(file) as temporary:
-            temporary.write_text(make(path), encoding="utf-8")
+            there = name == "html" and (file.parent / PLAY).is_file()
+            temporary.write_text(page(path, PLAY) if there else make(path), encoding="utf-8")
         print(file)
         return 0
     with refusing(parser, OSError):
