@@ -58,6 +58,26 @@ def test_the_lessons_page(browser: Chrome, tmp_path: Path) -> None:
     assert "Exercise 3.1, answered and proven" in browser.page_source
 
 
+SMOOTHING = """
+const all = (node) => [node, ...[...(node.shadowRoot ? node.shadowRoot.children : []),
+                                 ...node.children].flatMap(all)];
+return all(document.body).map((node) => node._smoothingWeight).filter((w) => w !== undefined);
+"""
+
+
+def test_by_the_readmes_address_nothing_is_smoothed(
+    browser: Chrome, server: tuple[str, Path]
+) -> None:
+    address = "?smoothing=0#scalars&_smoothingWeight=0"
+    assert f"http://localhost:6006/{address}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    wait_for(browser, server[0], "scalars&_smoothingWeight=0", *RUNS, "loss")
+    weights = browser.execute_script(SMOOTHING)  # type: ignore[no-untyped-call]
+    assert weights
+    assert set(weights) == {0}
+    wait_for(browser, server[0], "scalars", *RUNS, "loss")  # TensorBoard's own is 0.6
+    assert set(browser.execute_script(SMOOTHING)) == {0.6}  # type: ignore[no-untyped-call]
+
+
 def test_scalars(browser: Chrome, server: tuple[str, Path]) -> None:
     wait_for(browser, server[0], "scalars", *RUNS, "gradient/w", "loss", "weight", "result")
 
