@@ -51,7 +51,7 @@ class Bilinear(Model):
         return {"W": self.products(x), "c": 1}
 
 
-def draw(seed: int, most: int = 300) -> tuple[Batches, dict[str, Any], dict[str, Any]]:
+def draw(seed: int, most: int = 120) -> tuple[Batches, dict[str, Any], dict[str, Any]]:
     """Batches of 1 to 9 columns, laid out in memory in some way, a model's and SGD's options."""
     g = torch.Generator().manual_seed(seed)
 

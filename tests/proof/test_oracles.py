@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from torchgd import Linear, Model, Quadratic, check_gradient, manual_gradient
+from torchgd.proof.domain import Domain
 from torchgd.proof.findings import ORACLES, Finding, GradientCheck
+from torchgd.proof.oracles import _Findings
 from torchgd.proof.places import Place
 
 X = torch.tensor([1.0, 2.0, 3.0])
@@ -340,6 +342,13 @@ SPOILED: dict[str, Any] = {
     ),
     "samples mixed": (lambda x: x - x.mean(dim=0), ["w[0]", "w[1]", "w[2]", "w[3]"]),
 }  # fmt: skip
+
+
+def test_each_column_takes_numbers_of_all_sizes_beside_others() -> None:
+    x = _Findings(Linear(features=4).double(), COLUMNS, Domain())._everywhere(COLUMNS)[12:]
+    assert all(torch.equal(column.sort().values, x[:, 0].sort().values) for column in x.T)
+    for a, b in itertools.combinations(x.T, 2):
+        assert (a == b).double().mean() < 0.1
 
 
 @pytest.mark.parametrize("bias", [False, True])
