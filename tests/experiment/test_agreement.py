@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,6 +29,30 @@ def test_affine_maps_may_part_by_their_bound_and_no_more() -> None:
         )
         said.append(agree(outcomes, apart))
     text = f"That is rounding: affine maps round elsewhere, by at most {bound:.2g} here."
+    assert said == [(True, text), (False, "")]
+
+
+def test_of_several_columns_the_compiled_loop_may_part_by_its_bound(tmp_path: Path) -> None:
+    """(P + B + 3)·k·ε·(|w| + 2α|φ|(Σ|φw| + |y|)), of 9 steps on samples of 3 columns and a bias."""
+    pytest.importorskip("numba")
+    table = np.random.default_rng(0).normal(size=(9, 4))
+    np.save(tmp_path / "t.npy", table)
+    outcomes = [
+        outcome_of(Configuration(data=str(tmp_path / "t.npy"), bias=True, update=update, epochs=3,
+                                 batch_size=3, device="cpu"))
+        for update in ("manual", "compiled")
+    ]  # fmt: skip
+    w = outcomes[0].trajectory.weights_at(slice(None)).abs().max().item()
+    phi = np.abs(np.c_[table[:, :3], np.ones(9)])
+    y = np.abs(table[:, 3]).max() + w * phi.sum(axis=1).max()
+    bound = (4 + 3 + 3) * 9 * 2.0**-52 * (w + 0.02 * phi.max() * y)
+    said = []
+    for part in (0.99, 1.01):
+        apart = Comparison(
+            identical=False, max_abs=part * bound, max_ulp=9, first_difference=(1, "w[0]")
+        )
+        said.append(agree(outcomes, apart))
+    text = f"That is rounding: the compiled loop rounds elsewhere, by at most {bound:.2g} here."
     assert said == [(True, text), (False, "")]
 
 

@@ -241,3 +241,41 @@ def test_the_landscape_of_a_plane() -> None:
     torch.testing.assert_close(found.hessian, 2 / 20 * phi.T @ phi)
     assert found.names == ("w[0]", "w[1]", "b")
     torch.testing.assert_close(found.predict(found.minimiser, x), x @ found.minimiser[:2] + 3)
+
+
+class Fixed(Model):
+    """ŷ = w₀ + 2w₁, whatever x is: ∂ŷ/∂w is one row for all samples."""
+
+    def __init__(self, row: Any) -> None:
+        super().__init__()
+        self.w, self.row = nn.Parameter(torch.ones(2, dtype=F64)), row
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.w[0] + 2 * self.w[1]).expand(len(x))
+
+    def partials(self, x: Tensor) -> dict[str, Tensor | float]:
+        row = torch.tensor([1.0, 2.0], dtype=F64)
+        return {"w": row if self.row else row.repeat(len(x), 1)}
+
+
+def test_a_constant_may_have_the_parameters_shape() -> None:
+    x, y = torch.arange(5, dtype=F64), torch.randn(5, dtype=F64)
+    found = []
+    for gradient, row in (
+        (manual_gradient, True),
+        (manual_gradient, False),
+        (autograd_gradient, False),
+    ):
+        model = Fixed(row)
+        gradient(model, x, y)
+        assert model.w.grad is not None
+        found.append(model.w.grad)
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
+
+
+def test_a_small_column_beside_a_large_one_is_standardised() -> None:
+    x = torch.randn(20, 2, dtype=F64) * torch.tensor([1e9, 1e-9])
+    torch.testing.assert_close(
+        Standardization.of(x)(x).square().mean(dim=0), torch.ones(2).double()
+    )

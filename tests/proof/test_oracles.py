@@ -17,7 +17,7 @@ from torchgd import Linear, Model, Quadratic, check_gradient, manual_gradient
 from torchgd.proof.domain import Domain
 from torchgd.proof.findings import ORACLES, Finding, GradientCheck
 from torchgd.proof.oracles import _Findings
-from torchgd.proof.places import Place
+from torchgd.proof.places import Place, weights_to_look_at
 
 X = torch.tensor([1.0, 2.0, 3.0])
 Y = 2 * X
@@ -384,3 +384,22 @@ def test_a_domain_is_of_all_columns_and_entries() -> None:
     check = check_gradient(Powers(features=4), x, x[:, 0], domain=domain)
     assert check, check.failures
     assert str(check).endswith("x in (0, 100), w in (0, 5)") or "x in (0, 100)" in str(check)
+
+
+def test_a_sample_is_inside_a_domain_if_all_of_its_columns_are() -> None:
+    domain = Domain({"x": (0.0, 1.0), "w": (0.0, 2.0)})
+    assert domain.holds("x", torch.tensor([[0.5, 2.0], [0.5, 0.5]])).tolist() == [False, True]
+    assert not domain.holds_all({"w[0]": 1.0, "w[1]": 3.0})
+    assert domain.moved("w[1]", torch.tensor(3.0)).item() != 3.0
+
+
+@pytest.mark.parametrize("features", [2, 9])
+def test_each_of_many_weights_is_looked_at_in_many_sizes(features: int) -> None:
+    """By itself: together all sizes are taken, and of many weights each takes its share."""
+    model = Linear(features=features)
+    rows, names = weights_to_look_at(model, Domain()), [f"w[{k}]" for k in range(features)]
+    share = -(-features // 4)
+    for name in names:
+        alone = {row[name] for row in rows if all(row[n] == 1 for n in names if n != name)}
+        assert len(alone) >= 50 // share
+    assert len(rows) < 400

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import derive
@@ -10,7 +11,10 @@ import pytest
 import train
 from helpers import EXPONENTIAL, ROOT, Shell, ended, script, shell_of
 
+from torchgd import Linear
 from torchgd.experiment.command_line import Progress
+from torchgd.proof import steps
+from torchgd.proof.symbols import derive as derived
 
 shell = shell_of(derive.main, files={"mine.py": EXPONENTIAL})
 
@@ -436,3 +440,14 @@ def test_a_students_own_program(shell: Shell) -> None:
     ):
         assert shell(*words) == 2
         assert shell.err == f"derive.py: {message}\n"
+
+
+def test_columns_are_written_as_one_only_if_each_derivative_is_right() -> None:
+    right = derived(Linear(features=3), 3)
+    assert steps.by_column(right, steps.PLAIN)[0] == ["w[0]"]
+    spoiled = {**right.partials, "w[2]": 2 * right.partials["w[2]"]}
+    assert steps.by_column(replace(right, partials=spoiled), steps.PLAIN)[0] == [
+        "w[0]",
+        "w[1]",
+        "w[2]",
+    ]
