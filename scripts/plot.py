@@ -23,12 +23,9 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="a run's directory: runs/NAME for both "
         "updates, or runs/NAME/manual")  # fmt: skip
-    add(
-        "--plane",
-        type=lambda text: [w.strip() for w in text.split(",")],
-        metavar="W,W",
-        help="the parameters of the contour plot, such as w2,w1; default: the two that matter most",
-    )
+    add("--plane", type=lambda text: [w.strip() for w in text.split(",")], metavar="W,W",
+        help="the parameters of the contour plot, such as w2,w1; default: the two that matter "
+        "most")  # fmt: skip
     add("--format", choices=["png", "svg", "pdf", "html"], default="png", help="default: png; "
         "html is a page to play with, lesson.html")  # fmt: skip
     add("--animate", action="store_true", help="write descent.gif, too")

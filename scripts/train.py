@@ -54,14 +54,8 @@ def make_parser() -> Parser:
     parser = Parser(prog="train.py", description=__doc__, allow_abbrev=False)
     add_flags(parser)
     add = parser.add_argument
-    add(
-        "--predict",
-        type=numbers,
-        default=[],
-        metavar="X",
-        help="predict ŷ there; default: 4; of "
-        "several columns X,X,…, their means; where the first is below 0, --predict=-1,2",
-    )
+    add("--predict", type=numbers, default=[], metavar="X", help="predict ŷ there; default: 4; of "
+        "several columns X,X,…, their means; a first one below 0 as --predict=-1,2")  # fmt: skip
     add("--show-steps", action="store_true", help="print every recorded step, as the lesson's "
         "printed listing does")  # fmt: skip
     add("--no-figures", action="store_true", help="leave TensorBoard's Images empty")

@@ -13,8 +13,23 @@ from torch import Tensor
 from torchgd import Model
 from torchgd.experiment.agreement import agree, check_where_they_part
 from torchgd.experiment.configuration import Configuration
-from torchgd.experiment.run import outcome_of
+from torchgd.experiment.run import Outcome, outcome_of
 from torchgd.proof.compare import Comparison
+
+
+def said_around(bound: float, outcomes: list[Outcome]) -> list[tuple[bool, str]]:
+    """What is said of weights that are apart by a little less than a bound, and a little more."""
+    name = outcomes[0].trajectory.names[0]
+    return [
+        agree(outcomes, Comparison(identical=False, max_abs=part * bound, max_ulp=9,
+                                   first_difference=(1, name)))
+        for part in (0.99, 1.01)
+    ]  # fmt: skip
+
+
+def accepted(who: str, bound: float) -> list[tuple[bool, str]]:
+    said = f"That is rounding: {who} elsewhere, by at most {bound:.2g} here."
+    return [(True, said), (False, "")]
 
 
 def test_affine_maps_may_part_by_their_bound_and_no_more() -> None:
@@ -22,14 +37,7 @@ def test_affine_maps_may_part_by_their_bound_and_no_more() -> None:
     outcomes = [outcome_of(Configuration(update=update)) for update in ("manual", "affine")]
     w = outcomes[0].trajectory.weights["w"].max().item()
     bound = 8 * 4 * 150 * 2.0**-52 * (w + 0.36)
-    said = []
-    for part in (0.99, 1.01):
-        apart = Comparison(
-            identical=False, max_abs=part * bound, max_ulp=9, first_difference=(1, "w")
-        )
-        said.append(agree(outcomes, apart))
-    text = f"That is rounding: affine maps round elsewhere, by at most {bound:.2g} here."
-    assert said == [(True, text), (False, "")]
+    assert said_around(bound, outcomes) == accepted("affine maps round", bound)
 
 
 def test_of_several_columns_the_compiled_loop_may_part_by_its_bound(tmp_path: Path) -> None:
@@ -46,14 +54,7 @@ def test_of_several_columns_the_compiled_loop_may_part_by_its_bound(tmp_path: Pa
     phi = np.abs(np.c_[table[:, :3], np.ones(9)])
     y = np.abs(table[:, 3]).max() + w * phi.sum(axis=1).max()
     bound = (4 + 3 + 3) * 9 * 2.0**-52 * (w + 0.02 * phi.max() * y)
-    said = []
-    for part in (0.99, 1.01):
-        apart = Comparison(
-            identical=False, max_abs=part * bound, max_ulp=9, first_difference=(1, "w[0]")
-        )
-        said.append(agree(outcomes, apart))
-    text = f"That is rounding: the compiled loop rounds elsewhere, by at most {bound:.2g} here."
-    assert said == [(True, text), (False, "")]
+    assert said_around(bound, outcomes) == accepted("the compiled loop rounds", bound)
 
 
 def test_the_oracles_are_asked_where_they_part_or_at_the_last_weights_that_are_numbers(

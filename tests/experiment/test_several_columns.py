@@ -15,7 +15,7 @@ from torch import Tensor
 from torchgd.experiment.configuration import Configuration
 from torchgd.experiment.digits import answer, shared, standard_errors, total_variance
 from torchgd.experiment.experiment import Experiment
-from torchgd.experiment.report import table
+from torchgd.experiment.report import headline, table
 from torchgd.experiment.resolve import resolve
 from torchgd.experiment.run import Run
 from torchgd.experiment.runs import new_runs, resumed_runs
@@ -170,6 +170,12 @@ def test_the_prediction_is_at_the_means_or_where_it_is_asked_for(tmp_path: Path)
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
             houses(tmp_path, predict)
+
+
+def test_the_headline_names_the_columns_in_the_order_of_w(tmp_path: Path) -> None:
+    assert headline(houses(tmp_path)).startswith(
+        "linear-houses: 5 samples of 2 columns (size, rooms), batch size 1, "
+    )
 
 
 def test_starting_values_are_those_of_entries(tmp_path: Path) -> None:

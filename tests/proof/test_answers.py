@@ -342,6 +342,7 @@ def test_what_an_answer_begins_with(head: str) -> None:
 
 
 def test_a_parameter_called_as_a_learner_calls_x_is_that_parameter() -> None:
-    X, x = sympy.symbols("X x", real=True)
-    derivation = Derivation({"X": X}, X * x, {"X": x})
-    assert judge(derivation, "X", parse("2x(X*x-y)", derivation)) == ""
+    for name in ("X", "mean"):
+        w, x = sympy.symbols(f"{name} x", real=True)
+        derivation = Derivation({name: w}, w * x, {name: x})
+        assert judge(derivation, name, parse(f"2x({name}*x-y)", derivation)) == ""

@@ -139,6 +139,11 @@ WRONG = {
                      "        grad = gradient(x_val, y_val) / (1 + (epoch > 0))\n"),
         "is 3, in w: yours -0.739312, right -1.47862; a factor 2 is missing.",
     ),
+    "a rate that is not named": (
+        LOOP.replace("0.01", "0.05"),
+        "is 0, in w: yours -10, right -2; it is 5 times as large in each step: α is taken to be "
+        "0.01; if yours is 0.05, call it lr.",
+    ),
     "some other thing": (
         LOOP.replace("(x * w - y)", "(x * w - y + 0.3)"), "is 0, in w: yours -1.4, right -2."
     ),
@@ -190,6 +195,22 @@ def test_a_program_that_never_ends(tmp_path: Path) -> None:
         check_program(path, seconds=1)
     endless = LOOP.replace("range(10)", "iter(int, 1)")
     assert check_program(written(tmp_path, endless)).said.startswith("Right: all 5999 steps are")
+
+
+def test_a_program_that_fails_after_its_steps_is_not_right(tmp_path: Path) -> None:
+    check = check_program(written(tmp_path, f"{LOOP}print(nothing)\n"))
+    assert not check
+    assert check.said.startswith(
+        "Right: all 30 steps are the lesson's; w ends at 1.95122. Then it "
+    )
+    assert check.said.endswith("fails, line 22: NameError: name 'nothing' is not defined.")
+
+
+def test_a_right_program_that_diverges_is_right_as_long_as_w_is_a_number(tmp_path: Path) -> None:
+    steep = f"lr = 1e3\n{LOOP.replace('0.01', 'lr').replace('range(10)', 'range(99)')}"
+    check = check_program(written(tmp_path, steep))
+    assert check
+    assert "steps are the lesson's; w ends at " in check.said
 
 
 def test_a_program_is_left_as_it_is(tmp_path: Path) -> None:

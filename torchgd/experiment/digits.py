@@ -100,12 +100,16 @@ def total_variance(landscape: Landscape) -> float:
         sums = [of(part.double()).sum(dim=0) for part in t.split(BLOCK["cpu"])]
         return torch.stack(sums).sum(dim=0) / len(t)
 
-    def phi(x: Tensor) -> Tensor:
-        return jacobian(landscape.model, x)
+    first = jacobian(landscape.model, landscape.x[:1].double())
 
-    first = phi(landscape.x[:1].double())
-    means, alike = mean(landscape.x, phi), mean(landscape.x, lambda x: (phi(x) == first).double())
-    intercept = bool(((alike == 1) & (first != 0)).any())  # most have a column of their own for it
+    def columns(x: Tensor) -> Tensor:
+        phi = jacobian(landscape.model, x)
+        return torch.cat([phi, (phi == first).double()], dim=1)
+
+    means, alike = mean(landscape.x, columns).chunk(2)
+    intercept = bool(
+        ((alike == 1) & (first[0] != 0)).any()
+    )  # most have a column of their own for it
     intercept |= bool((_inverse(landscape.root).T @ means).square().sum() > 1 - ONE)
     constant = mean(landscape.y, lambda y: y) * intercept
     square = mean(landscape.y, lambda y: y**2)

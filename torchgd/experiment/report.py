@@ -40,7 +40,9 @@ def headline(experiment: Experiment) -> str:
     counts = {"sample": len(experiment.data.x), "epoch": c.epochs, "step": experiment.steps}
     samples, epochs, steps = (f"{n} {noun}{'s' * (n != 1)}" for noun, n in counts.items())
     columns = experiment.data.features
-    samples += f" of {columns} columns" * (columns > 1)
+    if columns > 1:
+        known = f" ({experiment.data.x_name})" * (experiment.data.x_name != "x")
+        samples += f" of {columns} columns{known}"
     return (
         f"{experiment.name}: {samples}, batch size {c.batch_size}, {epochs}, {steps}, "
         f"learning rate {c.lr:g}, {c.dtype} on {c.device}"

@@ -149,7 +149,7 @@ def load(
         return _read_npy(path)
     x, y, names = read_csv(path, columns)
     *xs, (y_name, y_unit) = map(named, names or ("x", "y"))
-    x_name, x_unit = xs[0] if len(xs) == 1 else (", ".join(name for name, _ in xs), "")
+    x_name, x_unit = xs[0] if len(xs) == 1 else (", ".join(name or "x" for name, _ in xs), "")
     return DataSet(printable(path.stem), x, y, x_unit, y_unit, x_name or "x", y_name or "y")
 
 

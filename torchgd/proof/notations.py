@@ -24,6 +24,7 @@ LATEX = {
 }
 
 
+SEVERAL = r"Σ|∑|\\sum|\b1\s*/\s*[Nn]\b|\bmean\b|\\frac\s*\{?1\}?\s*\{?[Nn]\b"
 # What programs and blackboards call x, y and ŷ of one sample.
 LEARNERS = {
     r"(?<![A-Za-z_])forward\(\s*\w+\s*\)": "ŷ",
@@ -40,7 +41,8 @@ def as_learners_write(text: str, names: Iterable[str]) -> str:
     Raises:
         ValueError: it is a sum or a mean over samples.
     """
-    if re.search(r"Σ|∑|\\sum|\b1\s*/\s*[Nn]\b|\bmean\b|\\frac\s*\{?1\}?\s*\{?[Nn]\b", text):
+    several = re.search(SEVERAL, text)
+    if several and several.group() not in names:
         raise ValueError("give it for one sample, without a sum and without 1/N")
     for written, meant in LEARNERS.items():
         found = re.search(written, text)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from torchgd.entries import names_of, weights_of
-from torchgd.gradients import partial_derivatives
+from torchgd.gradients import jacobian
 from torchgd.models import Model
 from torchgd.proof.domain import Domain
 from torchgd.proof.findings import Point
@@ -106,9 +106,8 @@ class Place:
         """Each ∂ŷ/∂w, (N,), by hand."""
         prediction = self.predict()
         with torch.no_grad():
-            partials = partial_derivatives(self.model, self.x, prediction).values()
-            columns = [c.clone() for p in partials for c in _entries(p)]
-        return dict(zip(self.weights, columns, strict=True))
+            columns = jacobian(self.model, self.x, prediction)
+        return dict(zip(self.weights, columns.unbind(dim=1), strict=True))
 
     # Reverse mode gives Jᵀv for any v of shape (N,), and Jᵀv is linear in v: its own derivative is
     # J, which has each sample's slope by itself. That takes two passes, where J by rows takes N.
@@ -166,11 +165,6 @@ class Place:
         return replace(self, weights={**self.weights, name: self.weights[name] + step})
 
 
-def _entries(partial: Tensor) -> Sequence[Tensor]:
-    """Return a derivative (N, *w.shape) as a column (N,) for each entry of w."""
-    return [partial] if partial.ndim == 1 else partial.reshape(len(partial), -1).unbind(dim=1)
-
-
 def _row_by_row(prediction: Tensor, weights: list[nn.Parameter], x: Tensor) -> Sequence[Tensor]:
     """Return ∂ŷ/∂w of each weight, (N,), of one ŷ after the other; NaN at all x but some.
 
@@ -181,7 +175,7 @@ def _row_by_row(prediction: Tensor, weights: list[nn.Parameter], x: Tensor) -> S
         slopes = torch.autograd.grad(
             prediction, weights, one, is_grads_batched=True, retain_graph=True
         )
-        return [column for slope in slopes for column in _entries(slope)]
+        return [c for slope in slopes for c in slope.reshape(len(x), -1).unbind(dim=1)]
     except RuntimeError:
         found = prediction.new_full((sum(w.numel() for w in weights), len(x)), torch.nan)
         samples = [*map(tuple, x.reshape(len(x), -1).tolist())]

@@ -69,7 +69,11 @@ def check_program(path: Path, seconds: float = SECONDS) -> ProgramCheck:
         )
     data = lesson()
     x, y = told["x"] or data.x.tolist(), told["y"] or data.y.tolist()
-    return _Judge(MODELS[names](dtype=torch.float64), steps, x, y, told["lr"] or RATE).check()
+    model = MODELS[names](dtype=torch.float64)
+    found = _Judge(model, steps, x, y, told["lr"] or RATE).check()
+    if told["error"]:
+        return ProgramCheck(False, f"{found.said} Then it fails, {told['error']}.")
+    return found
 
 
 def _run(path: Path, seconds: float) -> dict[str, Any]:
@@ -91,7 +95,10 @@ def _run(path: Path, seconds: float) -> dict[str, Any]:
 
 
 def _steps(records: list[tuple[str, float, bool]]) -> Iterator[Step]:
-    """Yield the weights before and after each step; what is assigned before a loop is the start."""
+    """Yield the weights before and after each step, as long as they are numbers.
+
+    What is assigned before a loop is the start.
+    """
     loops = any(repeated for _, _, repeated in records)
     start: dict[str, float] = {}
     taken: dict[str, list[float]] = {}
@@ -103,6 +110,8 @@ def _steps(records: list[tuple[str, float, bool]]) -> Iterator[Step]:
     now = {name: start[name] for name in taken if name in start}
     for values in zip(*(taken[name] for name in now), strict=False):
         after = dict(zip(now, values, strict=True))
+        if not all(map(math.isfinite, values)):
+            return
         yield now, after
         now = after
 
@@ -192,4 +201,8 @@ class _Judge:
             mixed = {n: after[n] if n in updated else before[n] for n in before}
             if name not in updated and self._near(k, name, self.right(k, mixed)[name]):
                 return f"; {' and '.join(updated)} was updated before it was computed"
+        times = self.yours(k)[name] / rights[k] if rights[k] else 0.0
+        if times > 0 and all(self._near(n, name, times * rights[n]) for n in some):
+            rate = f"α is taken to be {self.lr:g}; if yours is {times * self.lr:.6g}, call it lr"
+            return f"; it is {times:.6g} times as large in each step: {rate}"
         return ""
