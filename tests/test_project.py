@@ -15,6 +15,7 @@ from helpers import CERTIFIED, ENVIRONMENT, ROOT, Shell, ended, script, shell_of
 
 import torchgd
 from torchgd.experiment.sources import FILES, load
+from torchgd.figures.play import SCRIPTS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -109,6 +110,16 @@ def test_nothing_else_stands_at_the_top() -> None:
     assert there - {"torchgd.egg-info"} == {
         "README.md", "pyproject.toml", "runs", "scripts", "tests", "torchgd",
     }  # fmt: skip
+
+
+def test_the_pages_script_is_whole_and_can_be_read() -> None:
+    """Each of its files is in it, none is above 260 lines, and no line above 100 characters."""
+    folder = PACKAGE / "figures" / "javascript"
+    assert {f"{name}.js" for name in SCRIPTS} == {path.name for path in folder.iterdir()}
+    for path in [*folder.iterdir(), PACKAGE / "figures" / "play.html"]:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert len(lines) <= 260, path
+        assert max(map(len, lines)) <= 100, path
 
 
 def test_the_readme_is_short() -> None:

@@ -4,43 +4,17 @@ import time
 from typing import Any
 
 import pytest
-from helpers import MODELS, Exponential
+from answers import DERIVATIONS, NOTATIONS
 
 from torchgd.proof.answers import judge, parse
 from torchgd.proof.latex import latex
 from torchgd.proof.notations import assignment, notation, plain
-from torchgd.proof.symbols import Derivation, derive
+from torchgd.proof.symbols import Derivation
 
-LINE, PARABOLA = derive(MODELS["linear"]()), derive(MODELS["quadratic"]())
-BIAS, EXPONENTIAL = derive(MODELS["linear with bias"]()), derive(Exponential())
-
-RIGHT = {
-    "the prediction": (LINE, "2x(ŷ − y) | 2x(y_hat-y) | 2*x*(yhat - y) | 2x(y\u0302-y)"),
-    "a number behind": (LINE, "(wx − y)2x | (wx-y)2*x | x(wx-y)2 | (x)(wx-y)2"),
-    "fractions": (LINE, "½·4x(wx-y) | 4x(wx-y)·½ | 1½x(wx-y)·⅘/⅗ | 1⁄2·4x(wx-y) | ⅓(6x)(wx-y)"),
-    "signs": (LINE, "2⋅x⋅(w⋅x−y) | 2∙x∙(w∙x−y) | 2×x×(w×x − y) | −2x(y − w·x) | 2x(wx – y)"),
-    "brackets": (LINE, "2x[wx-y] | 2x{wx-y} | 2{x[(w)x-y]} | [2x](wx-y)"),
-    "left sides": (LINE, "w=2x(wx-y) | ∂loss/∂w = 2x(wx-y) | dL/dw=2x(wx-y) | dloss/dw =2x(wx-y) |"
-                   "∂ℓ/∂w=2x(wx-y) | (∂loss)/(∂w) = 2x(wx-y)"),
-    "LaTeX": (LINE, r"2x\left(w x - y\right) | 2\cdot x\cdot(w\cdot x-y) | $2x(wx-y)$ | "
-              r"\(2x(wx-y)\) | \frac{1}{2}\cdot 4x(wx-y) | \frac12 4x(wx-y) | "
-              r"\dfrac{4x(wx-y)}{2} | \frac{\partial\,\text{loss}}{\partial w} = 2x(\hat{y}-y) | "
-              r"$$\frac{dL}{dw} = 2 x \left( \hat y - y \right)$$ | \tfrac{2}{x^{-1}}(wx-y) | "
-              r"\frac{\frac{4x}{2}}{1}\,(wx - y) | 2x\left[wx-y\right] | 2x\{wx-y\}"),
-    "names with a digit": (
-        PARABOLA, "w₂=2x²(w₂x²+w₁x+b−y) | w_2=2x^2(w_2x^2+w_1x+b-y) | w2=2x^2(w_{2}x^2+w_{1}x+b-y)|"
-        r"\frac{\partial loss}{\partial w_{2}}=2x^{2}(w_{2}x^{2}+w_{1}x+b-y) | ∂loss/∂w₁=2x(ŷ−y) | "
-        r"dL/dw_1=2x(x²w2+x·w_1+b-y) | \frac{d L}{d b} = 2 (\hat{y}-y) | b=(w₂x²+w₁x+b−y)2",
-    ),
-    "exponentials": (
-        EXPONENTIAL, r"a=2e^{kx}(a e^{kx} - y) | k=2a x e^(kx)(a e^(kx)-y) | k=2axe^(k x)(ŷ-y) | "
-        r"\frac{dL}{da}=2\exp(kx)\left(\hat{y}-y\right) | a=2e**(kx)(ŷ-y) | "
-        r"k = 2ax\exp\left(kx\right)(\hat y-y)",
-    ),
-}  # fmt: skip
+LINE, EXPONENTIAL = DERIVATIONS["line"], DERIVATIONS["exponential"]
 EACH = [
-    pytest.param(derivation, text.strip(), id=f"{kind}: {text.strip()}")
-    for kind, (derivation, texts) in RIGHT.items()
+    pytest.param(DERIVATIONS[model], text.strip(), id=f"{kind}: {text.strip()}")
+    for kind, (model, texts) in NOTATIONS.items()
     for text in texts.split("|")
 ]
 
@@ -58,7 +32,7 @@ def test_a_right_answer_is_right_and_its_double_is_not(derivation: Derivation, t
     assert judge(derivation, name, 2 * answer) == "a factor 2 is too many"
 
 
-@pytest.mark.parametrize("derivation", [LINE, BIAS, PARABOLA, EXPONENTIAL])
+@pytest.mark.parametrize("derivation", [d for name, d in DERIVATIONS.items() if name != "root"])
 @pytest.mark.parametrize(("write", "head"), [
     (notation, "∂loss/∂%s"), (latex, r"\frac{\partial\,\text{loss}}{\partial %s}"),
 ])  # fmt: skip
@@ -126,7 +100,7 @@ def test_hostile_ones_are_refused_at_once(text: str, reason: str) -> None:
 
 
 def test_a_factor_of_1_and_a_30th_digit_is_wrong() -> None:
-    derivation = derive(MODELS["linear"]())
+    derivation = LINE
     for digits, right in (("2." + "0" * 30, True), ("2." + "0" * 29 + "1", False)):
         assert (judge(derivation, "w", parse(f"{digits}x(wx-y)", derivation)) == "") is right
 

@@ -11,8 +11,16 @@ from torchgd.figures.descent import plane_of
 from torchgd.figures.runs import DrawnRun, Runs
 from torchgd.machine_code import MOST as TERMS
 from torchgd.models import Linear, Quadratic
+from torchgd.proof import answers, notations
+from torchgd.proof.mistakes import MISTAKES
+from torchgd.proof.slips import slips
+from torchgd.proof.symbols import Derivation, derive
 
 MOST = 1000  # samples, of which each is drawn
+# The page's script, in reading order: the descent as torch computes it, what is known of it, a
+# reader of formulas, and then what is seen and said.
+SCRIPTS = ("arithmetic", "descent", "rates", "notations", "formulas", "answers", "charts",
+           "pictures", "words", "page")  # fmt: skip
 
 
 def playable(runs: Runs, plane: list[str] | None = None) -> str:
@@ -30,7 +38,13 @@ def playable(runs: Runs, plane: list[str] | None = None) -> str:
     # No text of the user's ends the script that holds it.
     content = json.dumps(described(run, plane), allow_nan=False).replace("<", "\\u003c")
     page = (files("torchgd.figures") / "play.html").read_text(encoding="utf-8")
-    return page.replace("{{run}}", content)
+    return page.replace("{{script}}", script()).replace("{{run}}", content)
+
+
+def script() -> str:
+    """Return the page's JavaScript."""
+    folder = files("torchgd.figures") / "javascript"
+    return "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
 
 
 def refuse_what_it_does_not_know(experiment: Experiment) -> None:
@@ -53,7 +67,7 @@ def described(run: DrawnRun, plane: list[str] | None) -> dict[str, object]:
     data, names = experiment.data, run.landscape.names
     i, *rest = plane_of([run], plane) if len(names) > 1 else [0]
     batches, offset = experiment.batches, experiment.offset
-    formula = {"w2": "x²·w2", "w1": "x·w1", "w": "w·x", "b": "b"}
+    derivation = derive(experiment.new_model())
     unlike = [
         "the run was in float32" * (c.dtype == "float32"),
         "its batches were shuffled, and here they come in order" * c.shuffle,
@@ -63,11 +77,13 @@ def described(run: DrawnRun, plane: list[str] | None) -> dict[str, object]:
     return {
         "title": experiment.name,
         "names": names,
-        "formula": " + ".join(formula[name] for name in names),
+        "formula": notations.notation(derivation.prediction),
         "x": batches.x.double().tolist(),
         "y": batches.y.double().tolist(),
-        "x_label": label(data.x_name, data.x_unit, experiment.standardization is not None),
-        "y_label": label(data.y_name, data.y_unit, False) + ", less its mean" * (offset != 0),
+        "axes": {
+            "x": axis(data.x_name, data.x_unit, ", standardized", experiment.standardization),
+            "y": axis(data.y_name, data.y_unit, ", less its mean", offset),
+        },
         "start": [c.initial[name] for name in names],
         "plane": [i, rest[0] if rest else None],
         "lr": c.lr,
@@ -76,9 +92,43 @@ def described(run: DrawnRun, plane: list[str] | None) -> dict[str, object]:
         "lanes": lanes(torch.float64),
         "terms": TERMS,
         "unlike": [*filter(None, unlike)],
+        "mistakes": {name: mistake.explanation for name, mistake in MISTAKES.items()},
+        "reading": reading(derivation),
+        "answers": {name: answers_of(derivation, name) for name in names},
     }
 
 
-def label(name: str, unit: str, standardized: bool) -> str:
-    """Name an axis."""
-    return f"{name}, standardized" if standardized else f"{name} [{unit}]" if unit else name
+def axis(name: str, unit: str, changed: str, how: object) -> tuple[str, str]:
+    """Return an axis's name and unit; of values that were standardized or centred, none."""
+    return (f"{name}{changed}", "") if how else (name, unit)
+
+
+# The page reads an answer by these tables, and knows slips by these formulas.
+def reading(derivation: Derivation) -> dict[str, object]:
+    """Return how `proof.answers` reads formulas in this model's names."""
+    names = dict.fromkeys(answers.PREDICTION, "ŷ") | {name: name for name in derivation.symbols}
+    spelled = notations.spellings(names)
+    return {
+        "latex": [*notations.LATEX.items()],
+        "learners": [*notations.LEARNERS.items()],
+        "several": notations.SEVERAL,
+        "derivative": notations.DERIVATIVE,
+        "signs": [(chr(sign), chr(meant)) for sign, meant in notations.SIGNS.items()],
+        "kinds": answers.KINDS,
+        "names": {spelling: names[name] for spelling, name in spelled.items()},
+        "weights": notations.spellings(derivation.weights),
+        "longest": answers.LONGEST,
+        "highest": answers.HIGHEST,
+        "prediction": answers.leaves(derivation.prediction),
+    }
+
+
+def answers_of(derivation: Derivation, name: str) -> dict[str, object]:
+    """Return ∂loss/∂`name`, and what wrong answers are, each formula as the page reads it."""
+    partial = derivation.true_partials[name]
+    return {
+        "right": str(derivation.loss_derivative(partial)),
+        "partial": (str(partial), notations.notation(partial)),
+        "slips": [(str(formula), said) for formula, said in slips(derivation, name)],
+        "known": [(str(f), said) for said, f in answers.known(derivation, name).items()],
+    }

@@ -51,8 +51,8 @@ def parse(text: str, derivation: Derivation) -> Expr:
     reader = _Reader(derivation)
     try:
         tree = ast.parse(reader.in_python(text), mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(f"it is no formula ({error.msg}): check its signs") from None
+    except SyntaxError:
+        raise ValueError("it is no formula: check its signs") from None
     if (degree := reader.degree(tree)) > HIGHEST:
         raise ValueError(f"a degree of {degree}: the highest is {HIGHEST}")
     found = reader.formula(tree)
@@ -127,24 +127,30 @@ class _Reader:
         match node:
             case ast.BinOp(base, ast.Pow(), power):
                 if not re.fullmatch("-?[0-9]+", _plain(power)):
-                    raise ValueError(f"the power {_plain(power)[:20]!r} is no integer: write x^2")
+                    raise ValueError("a power is an integer, such as the 2 of x^2")
                 return max(1, self.degree(base) * abs(int(_plain(power))))
             case ast.BinOp(left, ast.Mult() | ast.Div(), right):
                 return self.degree(left) + self.degree(right)
             case ast.Constant(str(word)) if word in PREDICTION:
-                return sum(not part.args for part in sympy.preorder_traversal(self.names[word]))
+                return leaves(self.names[word])
             case ast.Constant(str(word)) if word not in self.names:
                 return len(word)
         return max(map(self.degree, ast.iter_child_nodes(node)), default=1)
 
     def _not_understood(self, rest: str) -> str:
-        found = re.match(r"[A-Za-z0-9_]+", rest)
+        found = re.match(r"[A-Za-z0-9_ŷ]+", rest)
         word = found.group() if found else rest[0]
-        name = "" if word.isascii() else f" ({unicodedata.name(word, 'no character')})"
+        known = word.isascii() or "ŷ" in word
+        name = "" if known else f" ({unicodedata.name(word, 'no character')})"
         if re.fullmatch(rf"(?:{'|'.join(map(re.escape, self.names))})[0-9]+", word):
             return f"{word[:20]!r} is ambiguous: write x^2 for a power and 2*x for a product"
-        known = ", ".join([*self.symbols, *PREDICTION[:1], *self.functions])
-        return f"{word[:20]!r}{name} is not understood: use numbers, {known}, + - * / ^ ( )"
+        names = ", ".join([*self.symbols, *PREDICTION[:1], *self.functions])
+        return f"{word[:20]!r}{name} is not understood: use numbers, {names}, + - * / ^ ( )"
+
+
+def leaves(formula: Expr) -> int:
+    """Return how many symbols and numbers a formula has."""
+    return sum(not part.args for part in sympy.preorder_traversal(formula))
 
 
 def _plain(node: ast.AST) -> str:
@@ -161,7 +167,9 @@ def judge(derivation: Derivation, name: str, answer: Expr) -> str:
     if constant(answer / right) == 1:
         return ""
     hints = "; ".join(_hints(derivation, name, answer, right))
-    said = ": ".join(filter(None, (hints, _known(derivation, name, answer))))
+    others = known(derivation, name).items()
+    same = next((f"this is {what}" for what, e in others if constant(answer / e) == 1), "")
+    said = ": ".join(filter(None, (hints, same)))
     return slip(derivation, name, answer) or said or _counterexample(derivation, answer, right)
 
 
@@ -186,10 +194,10 @@ def _hints(derivation: Derivation, name: str, answer: Expr, right: Expr) -> Iter
         yield f"a factor {_decimal(abs(number))} is too many"
 
 
-def _known(derivation: Derivation, name: str, answer: Expr) -> str:
-    """Return the name of another quantity that a wrong answer equals, "" if there is none."""
+def known(derivation: Derivation, name: str) -> dict[str, Expr]:
+    """Return other quantities, by what they are, that an answer for ∂loss/∂`name` may be."""
     partials, r = derivation.true_partials, derivation.residual
-    known = {
+    return {
         **{f"∂loss/∂{n}": derivation.loss_derivative(partial) for n, partial in partials.items()},
         "∂loss/∂ŷ, without the inner derivative": 2 * r,
         f"∂ŷ/∂{name}, without the outer derivative 2(ŷ − y)": partials[name],
@@ -197,8 +205,6 @@ def _known(derivation: Derivation, name: str, answer: Expr) -> str:
         "ŷ − y, the residual": r,
         "ŷ, the prediction": derivation.prediction,
     }
-    same = (what for what, e in known.items() if constant(answer / e) == 1)
-    return next((f"this is {what}" for what in same), "")
 
 
 def _monomial(ratio: Expr) -> tuple[Expr, Expr, Expr]:

@@ -13,18 +13,20 @@ SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 # LaTeX commands and their meaning; of every other command the name is kept, as in \exp.
 LATEX = {
-    r"\$|\\[()\[\],;:! ]|\\(?=[{}])|\\left\b|\\right\b|\\displaystyle\b": " ",
+    r"\$|\\[()\[\],;:! ]|\\(?=[{}])|\\(?:left|right|displaystyle)(?![A-Za-z])": " ",
     r"\\(?:text|mathrm|mathit|operatorname)\s*\{([^{}]*)\}": r"\1",
     r"\\hat\s*(?:\{y\}|y)": "ŷ",
     r"_\s*\{\s*(\w+)\s*\}": r"_\1",
     r"\\mathcal\s*\{?\s*L\s*\}?": "L",
-    r"\\cdot\b|\\times\b": "*",
-    r"\\partial\b": "∂",
+    r"\\(?:cdot|times)(?![A-Za-z])": "*",
+    r"\\partial(?![A-Za-z])": "∂",
     r"\\([A-Za-z]+)": r"\1 ",
 }
 
 
 SEVERAL = r"Σ|∑|\\sum|\b1\s*/\s*[Nn]\b|\bmean\b|\\frac\s*\{?1\}?\s*\{?[Nn]\b"
+# What stands before the name of a parameter on the left of an answer's =, as ∂loss/∂ does.
+DERIVATIVE = r"^(?:[∂d](?:loss|L|ℓ|E|J)/[∂d]|∇_?(?:loss|L|ℓ|E|J)?_?)"
 # What programs and blackboards call x, y and ŷ of one sample.
 LEARNERS = {
     r"(?<![A-Za-z_])forward\(\s*\w+\s*\)": "ŷ",
@@ -141,7 +143,7 @@ def assignment(text: str, names: Iterable[str]) -> tuple[str, str]:
             if text.strip().startswith(head) and after.startswith("="):
                 return known[name], after[1:]
     said = re.sub(r"[()\s]", "", plain(left))
-    name = re.sub(r"^(?:[∂d](?:loss|L|ℓ|E|J)/[∂d]|∇_?(?:loss|L|ℓ|E|J)?_?)", "", said)
+    name = re.sub(DERIVATIVE, "", said)
     if name not in known:
         raise ValueError(f"{name[:60]!r} is none of the parameters, {', '.join(names)}")
     return known[name], formula

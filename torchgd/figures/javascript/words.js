@@ -1,0 +1,121 @@
+// What is said of the step, of the rates and of the numbers' bits.
+
+function residualOf(w, x, y) { // 1·2² + 3·2 + 1 − 4
+  const factors = [() => "", (v) => bracket(v), (v) => `${bracket(v)}²`];
+  const term = (value, q) => [bracket(value), factors[powers[q]](x)].filter(Boolean).join("·");
+  return `${w.map(term).join(" + ")} − ${bracket(y)}`;
+}
+// ∂loss/∂w by its formula, once it is found or asked for, with the numbers of a single sample. Of
+// several weights the residual, which all have, is written once.
+function derivativeSaid(p, last) {
+  const head = `∂loss/∂${run.names[p]}`, value = full(last.gradient[p]), n = last.samples.length;
+  if (!knows(p)) return `${head} = ${value}`;
+  const alone = powers.length === 1, residual = alone ? `(${run.formula} − y)` : "(ŷ − y)";
+  const factor = ["", "x", "x²"][powers[p]], [i] = last.samples, x = run.x[i];
+  if (n > 1) return `${head} = (2/${n}) Σ ${factor}${residual} = ${value}`;
+  const number = ["", `${bracket(x)}·`, `${bracket(x)}²·`][powers[p]];
+  const r = alone ? `(${residualOf(last.w, x, run.y[i])})` : bracket(predict(last.w, x) - run.y[i]);
+  return `${head} = 2${factor}${residual} = 2·${number}${r} = ${value}`;
+}
+function updateSaid(p, last) {
+  const name = run.names[p], g = `∂loss/∂${name}`;
+  const taken = last.momentum === 0 ? last.gradient[p] : now().v[p];
+  const sign = last.momentum === 0 ? g : `v, v = μ·v + ${g}`;
+  const numbers = `${full(last.w[p])} − ${full(last.rate)}·${bracket(taken)}`;
+  return `${name} ← ${name} − α·${sign} = ${numbers} = ${full(now().w[p])}`;
+}
+function stepSaid() {
+  const last = now().before;
+  if (!last) return "Press Step.";
+  const n = last.samples.length, [i] = last.samples, x = run.x[i], y = run.y[i];
+  const residual = `ŷ − y = ${residualOf(last.w, x, y)} = ${full(predict(last.w, x) - y)}`;
+  return [
+    ...(n === 1 && powers.length > 1 ? [residual] : []),
+    ...run.names.flatMap((_, p) => [derivativeSaid(p, last), updateSaid(p, last)]),
+    `the loss of ${n === 1 ? `sample ${i + 1}` : `these ${n} samples`} was ${full(last.loss)}`,
+    ...(state.other ? otherSaid() : []),
+  ].join("\n");
+}
+// Of the other descent: its gradient, its weight, and how far that is from the right one.
+function otherSaid() {
+  const { w, before } = otherNow(), { title, own } = state.other;
+  return run.names.map((name, p) => {
+    const ulps = ulpsApart(w[p], now().w[p]), far = `${short(w[p] - now().w[p])} apart`;
+    const few = ulps === 0 ? "the same bits" : `${ulps} ULP${ulps === 1 ? "" : "s"} apart`;
+    const formula = own && own.p === p ? `${own.text} = ` : "";
+    const g = `∂loss/∂${name} = ${formula}${full(before.gradient[p])}`;
+    return `${title}: ${g}, ${name} = ${full(w[p])}, ${ulps < 1e6 ? few : far}`;
+  });
+}
+const finite = () => [...now().w, now().before ? now().before.loss : 0].every(Number.isFinite);
+// That it diverged, or grows: a descent is to lower the loss.
+function warning() {
+  if (!finite()) return "The descent has diverged: press Back, or Reset.";
+  const factor = now().mean / state.history[0].mean;
+  return factor > 10 ? `The loss grows: it is ${digits(factor, 2)} times that of the start.` : "";
+}
+// For a screen reader, when a step was taken by hand.
+const statusSaid = () =>
+  [`Step ${now().k}.`, ...run.names.map((name, p) => `${name} = ${short(now().w[p])}.`),
+    `The mean loss is ${short(now().mean)}.`, warning()].join(" ").trim();
+
+function growth(factor) {
+  return factor > 1 + TIE ? "it grows" : factor < 1 - TIE ? "it shrinks" : "it does not grow";
+}
+function rateSaid() {
+  const { rho, best } = state.known, factor = rho(state.rate);
+  const unknown = view.unique ? "" :
+    " The data do not determine the weights: there is no one minimum.";
+  const by = Number.isFinite(factor) ? short(factor) : "more than float64 holds";
+  const here = state.rate === 0 ? "It stands still." :
+    `In the end an epoch multiplies w's distance from where it leads by ρ = ${by}: ` +
+    `${growth(factor)}.`;
+  const where = best ? inDigits(best) : "", before = where.startsWith("from") ? "" : "at ";
+  const fastest = best ? `; it shrinks fastest ${before}${where}` : "";
+  at("rate-said").textContent =
+    `α = ${full(state.rate)}. ${here} Rates are ${stableSaid(state.known)}${fastest}.${unknown}`;
+  const aloud = `α = ${short(state.rate)}, ρ = ${by}: ${growth(factor)}`;
+  at("rate").setAttribute("aria-valuetext", aloud);
+}
+function stableSaid({ stable, end }) {
+  if (!stable.length) return "not stable";
+  const [[low, high], ...others] = stable, last = stable[stable.length - 1][1];
+  const between = ([a, b]) => `from ${short(a)} to ${short(b)}`;
+  if (high === Infinity) return "all stable";
+  const named = others.slice(0, 2).map(between).join(" and "), left = others.length - 2;
+  const more = left > 0 ? `, and in ${left} more intervals, the last up to ${short(last)}` : "";
+  const unseen = end < Infinity ? ` (above ${short(end)} none is looked for)` : "";
+  const begins = low === 0 ? `up to ${short(high)}` : between([low, high]);
+  return `stable ${begins}${named && `, and again ${named}`}${more}${unseen}`;
+}
+function inDigits([low, high]) {
+  for (const count of [6, 5, 4, 3])
+    if (low.toPrecision(count) === high.toPrecision(count)) return digits(low, count);
+  return `from ${digits(low, 4)} to ${digits(high, 4)}`;
+}
+
+// What runs here, and why the numbers may not be the run's, or PyTorch's, to the last bit.
+function aboutSaid() {
+  const size = state.batch, batch = size === run.x.length ? "full batch" : `batch size ${size}`;
+  const other = size > run.terms ? `more than ${run.terms} terms torch adds in another order, ` +
+    "n of them by at most n·ε·Σ|terms| apart"
+    : run.lanes === 0 ? "in which order torch adds several terms there is not known" : "";
+  const sums = size === 1 ? "" : other, unlike = run.unlike.join("; ");
+  const machine = "PyTorch's on the machine that wrote this page";
+  at("about").textContent = `${run.title}, ${batch}: ŷ = ${run.formula}, loss = (1/N) Σ (ŷ − y)².`;
+  at("bits").textContent = [
+    unlike && `Its numbers are not the run's: ${unlike}.`,
+    sums ? `Not every bit is ${machine}: ${sums}.`
+      : unlike ? "" : `Every number here has the same bits as ${machine}.`,
+  ].filter(Boolean).join(" ");
+}
+
+// A mistake in words, with what would make it seen where it changes nothing.
+function mistakeSaid(name) {
+  if (!name) return "";
+  const scales = ["sum", "mean-of-a-scalar", "broadcast"].includes(name), all = run.x.length;
+  const unseen = scales && state.batch === 1 && all > 1 ? "one sample a step: choose a larger batch"
+    : name === "sequential" && powers.length === 1 ? "one weight: the parabola's page shows it"
+    : name === "last-batch-loss" && state.batch === all ? "one batch: choose a smaller one" : "";
+  return `${run.mistakes[name]}${unseen && ` It changes nothing with ${unseen}.`}`;
+}
