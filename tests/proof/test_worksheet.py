@@ -32,11 +32,11 @@ class Hinge(Own):
     names = ["w", "b"]
 
     def forward(self, x):
-        return torch.relu(self.w * x + self.b)
+        return torch.nn.functional.leaky_relu(self.w * x + self.b, 0.5)
 
     def partials(self, x):
-        on = (self.w * x + self.b > 0).to(x.dtype)
-        return {"w": x * on, "b": on}
+        slope = torch.where(self.w * x + self.b > 0, 1.0, 0.5)
+        return {"w": x * slope, "b": slope}
 
 class Log(Own):
     names = ["w", "b"]
@@ -173,13 +173,17 @@ def test_each_number_of_the_key_is_pytorchs(shell: Shell, words: str) -> None:
     assert all(("rounded" in sheet) is rounded for sheet in sheets)
 
 
-def test_the_numbers_are_small(shell: Shell) -> None:
+def test_the_numbers_are_small_and_not_too_small(shell: Shell) -> None:
     sheets, _ = printed(shell, "quadratic --variants 100")
     for sample, rate in map(given, sheets):
         assert abs(sample["x"]) <= 3
         assert max(abs(sample[name]) for name in ("w2", "w1", "b")) <= 5
         assert abs(sample["y"]) <= 100
         assert rate in (0.1, 0.05, 0.01, 0.005, 0.001)
+    assert {given(sheet)[1] for sheet in printed(shell, "linear --variants 100")[0]} == {0.1, 0.05}
+    _, key = printed(shell, "mine.py:Exponential --variants 100")
+    for row in tables(key):
+        assert all(0.01 <= abs(row[f"∂loss/∂{name}"]) <= 1000 for name in ("a", "k"))
 
 
 def test_a_step_brings_the_prediction_closer(shell: Shell) -> None:
@@ -192,7 +196,7 @@ def test_a_step_brings_the_prediction_closer(shell: Shell) -> None:
 def test_a_kink_and_what_is_outside_of_the_domain_are_left_out(shell: Shell) -> None:
     sheets, _ = printed(shell, "own.py:Hinge --variants 50")
     for sample, _ in map(given, sheets):
-        assert sample["w"] * sample["x"] + sample["b"] > 0
+        assert sample["w"] * sample["x"] + sample["b"] != 0
     sheets, _ = printed(shell, "own.py:Root --variants 50")
     for sample, _ in map(given, sheets):
         assert 0 < sample["w"] < 4
