@@ -8,6 +8,7 @@ if __name__ == "__main__":
     import interrupt  # noqa: F401
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,12 +21,16 @@ from torchgd.experiment.own_model import find_model, refuse_model
 from torchgd.experiment.parallel import find_device
 from torchgd.experiment.sources import NAMES, load
 from torchgd.proof.answers import judge, parse
+from torchgd.proof.domain import Domain
 from torchgd.proof.findings import BACKWARD, GradientCheck
 from torchgd.proof.notations import assignment
 from torchgd.proof.oracles import check_gradient
+from torchgd.proof.paper import TEX, TEXT
 from torchgd.proof.program import check_program
-from torchgd.proof.steps import LATEX, PLAIN, by_column, exercise, in_first_column, steps, typeset
+from torchgd.proof.samples import MOST
+from torchgd.proof.steps import LATEX, PLAIN, by_column, in_first_column, steps, typeset
 from torchgd.proof.symbols import Derivation, derive
+from torchgd.proof.worksheet import worksheet
 
 
 def make_parser() -> Parser:
@@ -37,17 +42,26 @@ def make_parser() -> Parser:
     add("--latex", action="store_true", help="print the formulas as LaTeX")
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--worksheet", action="store_true", help="print the exercise, and the "
-                        "answers on a page of their own")  # fmt: skip
+                        "answers on pages of their own; with --latex a whole document")  # fmt: skip
     either.add_argument("--answer", action="append", default=[], metavar="W=FORMULA", help="your "
                         "own ∂loss/∂W, such as w=2x(wx-y), also in LaTeX; repeatable")  # fmt: skip
     either.add_argument("--program", type=Path, metavar="FILE.py", help="a program of your own, "
                         "with a loop over w or over w2, w1 and b, or a function gradient(x, y): is "
                         "each of its steps right?")  # fmt: skip
+    add("--variants", type=count_of_sheets, metavar="N", help="of --worksheet: N sheets, each with "
+        "other numbers, and one key")  # fmt: skip
     add("--data", default="lesson", metavar="D", help="where to check, beside random and extreme "
         f"points: {', '.join(NAMES)}, or a file; default: lesson")  # fmt: skip
     add("--columns", metavar="X,Y", help="of a .csv file with more than two, as of train.py")
     add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:N")
     return parser
+
+
+def count_of_sheets(text: str) -> int:
+    """Parse how many sheets to print."""
+    if text in map(str, range(1, MOST + 1)):
+        return int(text)
+    raise ArgumentTypeError(f"{text[:20]!r} is not an integer from 1 to {MOST}; 30 are for a class")
 
 
 def summary(check: GradientCheck) -> str:
@@ -91,6 +105,8 @@ def main(argv: list[str] | None = None) -> int:
     to, comment = (LATEX, "% ") if arguments.latex else (PLAIN, "")
     if (arguments.model is None) == (arguments.program is None):
         parser.error("give a MODEL, or --program FILE.py without one")
+    if arguments.variants and not arguments.worksheet:
+        parser.error("argument --variants: it is of --worksheet; give that, too")
     with refusing(parser, ValueError, TypeError, OSError):
         if arguments.program:
             found = check_program(arguments.program)
@@ -111,14 +127,15 @@ def main(argv: list[str] | None = None) -> int:
         refuse_model(arguments.model, model, x)
         with progress() as on_progress:
             check = check_gradient(model, x, y, on_progress=on_progress)
+        if arguments.worksheet and check:
+            domain = Domain(getattr(model, "domain", None) or {})
+            paper, count = TEX if arguments.latex else TEXT, arguments.variants or 1
+            say(str(worksheet(derive(model, data.features), domain, paper, count)))
+            return 0
     try:
         derivation = derive(model, data.features)
         names, to = by_column(derivation, to)
         derived = typeset(steps(derivation, names, to), to)
-        if arguments.worksheet and check:
-            page = r"\newpage" if arguments.latex else "\f"
-            say(typeset(exercise(derivation, names, to), to), page, derived)
-            return 0
         say(derived, "")
     except ValueError as error:
         say(f"{comment}∂loss/∂w = 2(ŷ − y)·∂ŷ/∂w, and no formula: {error}\n")
