@@ -76,7 +76,7 @@ TEXT = Paper(
     document="PAGES",
     table=_in_text,
 )
-# The room are lines to the end of the page: of a new one, if less than half of this one is left.
+# The room is ruled to the end of the page; if less than half of this one is left, of a new one.
 TEX = Paper(
     to=LATEX,
     minus="-",

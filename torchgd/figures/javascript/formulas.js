@@ -8,7 +8,7 @@ const TOKEN = new RegExp(
   Object.entries(KINDS).map(([kind, pattern]) => `(?<${kind}>${pattern})`).join("|"), "gu");
 
 function notUnderstood(rest) {
-  const word = (/^[A-Za-z0-9_ŷ]+/.exec(rest) || [first(rest, 1)])[0], said = quoted(first(word, 20));
+  const [word] = /^[A-Za-z0-9_ŷ]+/.exec(rest) || [first(rest, 1)], said = quoted(first(word, 20));
   if (new RegExp(`^(?:${spelled.map(escaped).join("|")})[0-9]+$`, "u").test(word))
     return new Error(`${said} is ambiguous: write x^2 for a power and 2*x for a product`);
   const number = word.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
