@@ -17,6 +17,7 @@ import pytest
 import torch
 from helpers import ACCELERATORS, may_wait, wait_for
 from hypothesis import settings
+from pages import opened
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
@@ -102,6 +103,13 @@ def browser() -> Iterator[Chrome]:
     chrome = Chrome(options=options, service=Service(shutil.which(driver)))
     yield chrome
     chrome.quit()
+
+
+@pytest.fixture
+def page(browser: Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chrome:
+    """The page to play with, of the lesson's run."""
+    monkeypatch.chdir(tmp_path)
+    return opened(browser)
 
 
 @pytest.fixture(scope="session")

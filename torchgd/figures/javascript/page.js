@@ -31,7 +31,11 @@ function show() {
   widen();
   for (const picture of [drawLoss, drawFit, drawCurve, drawRho, drawChain]) picture();
   at("number").textContent = now().k;
-  at("said").textContent = stepSaid();
+  at("said").replaceChildren(...stepSaid().map((line) => {
+    const written = document.createElement("div");
+    written.textContent = line;
+    return written;
+  }));
   at("warning").textContent = warning();
   at("back").disabled = state.history.length === 1;
   at("step").disabled = at("run").disabled = !finite();

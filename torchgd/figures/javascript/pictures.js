@@ -90,6 +90,7 @@ function drawContours() {
   const other = otherNow();
   if (other) triangle(inside, fx(other.w[i]), fy(other.w[j]));
   const [wide, tall] = [view.i, view.j].map(([low, high]) => (high - low) / 100);
+  const others = run.names.filter((name) => name !== a && name !== b);
   handle(at("loss"), onChart(fx(w[i]), fy(w[j])), {
     kind: "model", id: "weight", label: `the weights ${a} and ${b}`, value: w[i], range: view.i,
     text: `${a} = ${short(w[i])}, ${b} = ${short(w[j])}, loss ${short(meanLoss(w))}`,
@@ -97,8 +98,8 @@ function drawContours() {
     nudge: (dx, dy) => place({ [a]: w[i] + dx * wide, [b]: w[j] + dy * tall }),
   });
   at("loss-caption").textContent =
-    `Lines of equal loss, the other weights at their best; ★ is the lowest point. The arrow is ` +
-    `the next step. Drag the dot, or use the arrow keys.`;
+    `Lines of equal loss${others.length ? `, with ${others.join(" and ")} as at ★` : ""}; ★ is the ` +
+    `lowest point. The arrow is the next step. Drag the dot, or use the arrow keys.`;
 }
 // Level lines of ½ dᵀHd, which are ellipses.
 function rings(i, j) {

@@ -24,9 +24,9 @@ function updateSaid(p, last) {
   const numbers = `${full(last.w[p])} − ${full(last.rate)}·${bracket(taken)}`;
   return `${name} ← ${name} − α·${sign} = ${numbers} = ${full(now().w[p])}`;
 }
-function stepSaid() {
+function stepSaid() { // in lines
   const last = now().before;
-  if (!last) return "Press Step.";
+  if (!last) return ["Press Step."];
   const n = last.samples.length, [i] = last.samples, x = run.x[i], y = run.y[i];
   const residual = `ŷ − y = ${residualOf(last.w, x, y)} = ${full(predict(last.w, x) - y)}`;
   return [
@@ -34,7 +34,7 @@ function stepSaid() {
     ...run.names.flatMap((_, p) => [derivativeSaid(p, last), updateSaid(p, last)]),
     `the loss of ${n === 1 ? `sample ${i + 1}` : `these ${n} samples`} was ${full(last.loss)}`,
     ...(state.other ? otherSaid() : []),
-  ].join("\n");
+  ];
 }
 // Of the other descent: its gradient, its weight, and how far that is from the right one.
 function otherSaid() {
