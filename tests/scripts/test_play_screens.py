@@ -81,6 +81,17 @@ def test_the_axes_keep_still_while_it_descends(page: Chrome) -> None:
     assert sorted({count for count, _ in seen}) == [10, 20, 50, 100, 200]
 
 
+def test_the_arrow_ends_where_the_next_step_leads(page: Chrome) -> None:
+    """Also with a momentum, by which it is longer than α·∂loss/∂w."""
+    type_in(page, "momentum", "0.9" + Keys.TAB)
+    steps(page, 2)
+    low, high = state(page, "view.i")
+    tip = state(page, "document.querySelector('#loss path.turn.mark').getAttribute('d')")
+    steps(page, 1)
+    there = 62 + (state(page, "now().w[0]") - low) / (high - low) * (384 - 62)
+    assert float(tip[1:].split()[0]) == pytest.approx(there, abs=0.01)
+
+
 @pytest.mark.parametrize(("low", "high"), [
     (0, 9.9), (0.7, 3.3), (-2.3, 2.3), (-7e-9, 4e-9), (0, 3.1e7), (999999.9, 1000000.4), (0, 0.57),
 ])  # fmt: skip

@@ -59,7 +59,7 @@ function drawParabola() {
   const here = lossAndGradient(w, samples), half = (view.i[1] - view.i[0]) / 6;
   const tangent = (d) => [fx(w[0] + d), fy(here.loss + here.gradient[0] * d)];
   drawPath(inside, "turn", [-half, half].map(tangent), { id: "tangent" });
-  arrow(inside, "turn", tangent(0), tangent(-state.rate * here.gradient[0]));
+  if (finite()) arrow(inside, "turn", tangent(0), tangent(step(now()).w[0] - w[0]));
   const other = otherNow();
   if (other) triangle(inside, fx(other.w[0]), fy(lossOf(other)));
   const moved = (v) => place({ [name]: v }), by = (view.i[1] - view.i[0]) / 100;
@@ -80,13 +80,12 @@ function drawContours() {
     const points = ring.map(([u, v]) => [fx(view.best[i] + u), fy(view.best[j] + v)]);
     drawPath(inside, "thin", points);
   }
-  if (view.unique)
-    write(inside, "★", fx(view.best[i]), fy(view.best[j]) + 5);
+  if (view.unique) write(inside, "★", fx(view.best[i]), fy(view.best[j]) + 5);
   for (const [path, kind] of descents())
     drawPath(inside, kind, path.map((s) => [fx(s.w[i]), fy(s.w[j])]));
-  const { gradient } = lossAndGradient(w, batchOf(now().k));
-  const next = [w[i] - state.rate * gradient[i], w[j] - state.rate * gradient[j]];
-  arrow(inside, "turn", [fx(w[i]), fy(w[j])], [fx(next[0]), fy(next[1])].map(bounded));
+  const next = step(now()).w;
+  if (finite())
+    arrow(inside, "turn", [fx(w[i]), fy(w[j])], [fx(next[i]), fy(next[j])].map(bounded));
   const other = otherNow();
   if (other) triangle(inside, fx(other.w[i]), fy(other.w[j]));
   const [wide, tall] = [view.i, view.j].map(([low, high]) => (high - low) / 100);
@@ -156,7 +155,8 @@ function drawCurve() {
   const lost = reports ? (s) => Math.log10(reports(s) - least) : left;
   const paths = descents().map(([path, kind]) => [path.map(kind === "other" ? lost : left), kind]);
   const seen = paths.flatMap(([path]) => path).filter(Number.isFinite);
-  const top = Math.ceil(Math.max(...seen, -300) + 0.1), low = Math.min(...seen, top - 1);
+  const top = Math.ceil((seen.length ? Math.max(...seen) : 0) + 0.1);
+  const low = Math.min(...seen, top - 1);
   const bottom = top - 4 * Math.max(1, Math.ceil((top - low) / 4));
   const { fx, fy, picture, inside } = frame(at("curve"), [0, view.steps], [bottom, top],
     ["step", "loss − its minimum"], { yTicks: tensOf(bottom, top).map((k) => [k, tenTo(k)]) });
