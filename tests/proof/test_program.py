@@ -100,12 +100,28 @@ def train(data):
 
 train([(1.0, 2.0), (2.0, 4.0), (3.0, 6.0)] * 3)
 """
+TOGETHER = """
+w1, w2, b, lr = 1.0, 1.0, 0.0, 0.001
+
+def gradients(x, y):
+    r = x * x * w2 + x * w1 + b - y
+    return 2 * x * r, 2 * x * x * r, 2 * r
+"""
+ARGUMENTS = """
+b, w1, w2, lr = 0.0, 1.0, 1.0, 0.001
+
+def grad(w2, b, w1, x, y):
+    r = x * x * w2 + x * w1 + b - y
+    return [2 * x * x * r, 2 * r, 2 * x * r]
+"""
 RIGHT = {
     "the lesson's own": (LOOP, "all 30 steps are the lesson's; w ends at 1.95122."),
     "in PyTorch, in float32": (TORCH, "all 12 steps are the lesson's; w ends at 1.70"),
     "a parabola": (PARABOLA, "all 15 steps are the lesson's; w2 ends at 0.523736, w1 ends"),
     "functions of any argument order": (FUNCTIONS, "all 150 steps are the lesson's; w ends at 2."),
     "a function for each weight": (BY_WEIGHT, "all 150 steps are the lesson's; w2 ends at "),
+    "all at once, in the weights' order": (TOGETHER, "all 150 steps are the lesson's; w2 ends"),
+    "all at once, in the arguments' order": (ARGUMENTS, "all 150 steps are the lesson's; w2 ends"),
     "the mean, with NumPy": (MEAN, "all 20 steps are the lesson's; w ends at "),
     "a loop in a function": (GLOBAL, "all 9 steps are the lesson's; w ends at "),
 }

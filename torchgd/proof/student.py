@@ -21,7 +21,7 @@ EPOCHS, RATE = 50, 0.01  # the lesson's, where the program has functions and no 
 LISTS = {"x": ("x_data", "xs", "X", "x_train", "x"), "y": ("y_data", "ys", "Y", "y_train", "y")}
 RATES = ("lr", "learning_rate", "alpha", "α", "eta", "rate")
 ARGUMENTS = {"x": ("x", "x_val", "xn", "xi", "x_i"), "y": ("y", "y_val", "yn", "yi", "y_i")}
-GRADIENTS = ("gradient", "grad", "derivative")
+GRADIENTS = ("gradient", "grad", "derivative", "gradients", "grads")
 
 
 class Enough(BaseException):
@@ -94,7 +94,9 @@ def numbers(value: Any) -> list[float] | None:
 
 def descend(space: dict[str, Any], record: Callable[[str, Any, bool], None]) -> None:
     """Take the lesson's steps with the program's own gradient functions."""
-    trained = [name for name in WEIGHTS if number(space.get(name)) is not None] or ["w"]
+    # In the order in which the program assigns them at first.
+    trained = [name for name in space if name in WEIGHTS and number(space[name]) is not None]
+    trained = trained or ["w"]
     found = {
         name: space[f] for name in trained for f in gradients_in(name) if callable(space.get(f))
     }
@@ -114,8 +116,7 @@ def descend(space: dict[str, Any], record: Callable[[str, Any, bool], None]) -> 
             if found:
                 slopes = {name: call(f, at) for name, f in found.items()}
             else:
-                slope = call(alone, at)
-                slopes = slope if isinstance(slope, dict) else {trained[0]: slope}
+                slopes = by_name(call(alone, at), alone, trained)
             for name, slope in slopes.items():
                 space[name] = space[name] - lr * slope
                 record(name, space[name], True)
@@ -124,6 +125,19 @@ def descend(space: dict[str, Any], record: Callable[[str, Any, bool], None]) -> 
 def gradients_in(name: str) -> list[str]:
     """Return what people call the gradient in one weight."""
     return [f"{word}_{name}" for word in (*GRADIENTS, "d")] + [f"d{name}", f"grad{name}"]
+
+
+def by_name(slope: Any, function: Any, trained: list[str]) -> dict[str, Any]:
+    """Return what a gradient returned by the weights' names.
+
+    A sequence is in the order of the function's own arguments, or else of the `trained` weights.
+    """
+    if isinstance(slope, dict):
+        return slope
+    if isinstance(slope, tuple | list):
+        own = [name for name in inspect.signature(function).parameters if name in trained]
+        return dict(zip(own if len(own) == len(slope) else trained, slope, strict=True))
+    return {trained[0]: slope}
 
 
 def call(function: Any, at: dict[str, float]) -> Any:
