@@ -114,18 +114,60 @@ def grad(w2, b, w1, x, y):
     r = x * x * w2 + x * w1 + b - y
     return [2 * x * x * r, 2 * r, 2 * x * r]
 """
+PAIRS = """
+w2, w1, b, step_size = 1.0, 1.0, 0.0, 0.05
+for xn, yn in [(-1.0, 2.0), (0.0, 1.0), (1.0, 6.0)]:
+    print(xn, yn)  # is no step
+for epoch in range(4):
+    for n, (xn, yn) in enumerate([(-1.0, 2.0), (0.5, 1.0), (1.0, 6.0)]):
+        r = w2 * xn * xn + w1 * xn + b - yn
+        w2, w1, b = w2 - step_size * 2 * xn * xn * r, w1 - step_size * 2 * xn * r, b - step_size * 2 * r
+"""  # noqa: E501
+HOURS = (
+    """
+w = 0.5
+for epoch in range(4):
+    for points, hours in zip([3.0, 5.0, 7.0, 9.0], [1.0, 2.0, 3.0, 4.0]):
+        w = w - 2 * hours * (w * hours - points) / 100
+""".replace("points, hours", "y, x")
+    .replace("hours", "x")
+    .replace("points", "y")
+)
+SUMMED = """
+w, rate = 1.0, 0.02
+for epoch in range(5):
+    total = 0
+    for hours, points in [(1.0, 3.0), (2.0, 5.0)]:
+        total += 2 * hours * (w * hours - points)
+    w = w - rate * total / 2
+"""
 RIGHT = {
     "the lesson's own": (LOOP, "all 30 steps are the lesson's; w ends at 1.95122."),
     "in PyTorch, in float32": (TORCH, "all 12 steps are the lesson's; w ends at 1.70"),
-    "a parabola": (PARABOLA, "all 15 steps are the lesson's; w2 ends at 0.523736, w1 ends"),
+    "a parabola": (PARABOLA, "all 15 steps are the lesson's, with α = 0.001; w2 ends at 0.523736"),
     "functions of any argument order": (FUNCTIONS, "all 150 steps are the lesson's; w ends at 2."),
-    "a function for each weight": (BY_WEIGHT, "all 150 steps are the lesson's; w2 ends at "),
-    "all at once, in the weights' order": (TOGETHER, "all 150 steps are the lesson's; w2 ends"),
-    "all at once, in the arguments' order": (ARGUMENTS, "all 150 steps are the lesson's; w2 ends"),
-    "the mean, with NumPy": (MEAN, "all 20 steps are the lesson's; w ends at "),
+    "a function for each weight": (BY_WEIGHT, "all 150 steps are the lesson's, with α = 0.001; w2"),
+    "all at once, in the weights' order": (TOGETHER, "all 150 steps are the lesson's, with α = "),
+    "all at once, in the arguments' order": (ARGUMENTS, "all 150 steps are the lesson's, with "),
+    "pairs and a rate of its own": (PAIRS, "all 12 steps are the lesson's, with α = 0.05; w2 ends"),
+    "y before x": (HOURS, "all 16 steps are the lesson's; w ends at "),
+    "a rate without a name": (
+        LOOP.replace("0.01", "0.05"),
+        "all 30 steps are the lesson's, with α = 0.05; w ends at 2.",
+    ),
+    "the mean, summed in a loop": (SUMMED, "all 5 steps are the lesson's, with α = 0.02; w"),
+    "the mean, with NumPy": (MEAN, "all 20 steps are the lesson's, with α = 0.05; w ends"),
     "a loop in a function": (GLOBAL, "all 9 steps are the lesson's; w ends at "),
 }
 WRONG = {
+    "half, of its own pairs": (
+        PAIRS.replace("* 2 * xn * r", "* xn * r"),
+        "is 0, in w1: yours 2, right 4; a factor 2 is missing.",
+    ),
+    "of data that it does not tell": (
+        "w = 1.0\nfor k in range(6):\n    w = w - 0.01 * 7\n",
+        "is 0, in w: yours 7, right -2. The samples are taken to be the lesson's: call yours",
+    ),
     "half": (
         LOOP.replace("return 2 * x * (x", "return x * (x"),
         "is 0, in w: yours -1, right -2; a factor 2 is missing.",
@@ -155,8 +197,8 @@ WRONG = {
                      "        grad = gradient(x_val, y_val) / (1 + (epoch > 0))\n"),
         "is 3, in w: yours -0.739312, right -1.47862; a factor 2 is missing.",
     ),
-    "a rate that is not named": (
-        LOOP.replace("0.01", "0.05"),
+    "a rate that is not told": (
+        LOOP.replace("0.01", "1 / 20"),
         "is 0, in w: yours -10, right -2; it is 5 times as large in each step: α is taken to be "
         "0.01; if yours is 0.05, call it lr.",
     ),
@@ -226,7 +268,7 @@ def test_a_right_program_that_diverges_is_right_as_long_as_w_is_a_number(tmp_pat
     steep = f"lr = 1e3\n{LOOP.replace('0.01', 'lr').replace('range(10)', 'range(99)')}"
     check = check_program(written(tmp_path, steep))
     assert check
-    assert "steps are the lesson's; w ends at " in check.said
+    assert "steps are the lesson's, with α = 1000; w ends at " in check.said
 
 
 def test_a_program_is_left_as_it_is(tmp_path: Path) -> None:

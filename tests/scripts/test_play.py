@@ -157,7 +157,7 @@ def test_a_drag_ends_where_the_pointer_is_lifted_or_taken_away(page: Chrome, end
 def test_a_sample_is_dragged_and_moved_by_keys(page: Chrome) -> None:
     """And least squares follow, and the largest stable rate."""
     sample = By.ID, "sample-2"
-    known = "[run.x[2], run.y[2], state.known.stable[0][1]]"
+    known = "(rated(), [run.x[2], run.y[2], state.known.stable[0][1]])"
     before = state(page, known)
     ActionChains(page).drag_and_drop_by_offset(page.find_element(*sample), -30, 40).perform()
     after = state(page, known)
@@ -245,7 +245,8 @@ def test_a_descent_that_diverges_says_so_and_stops(page: Chrome) -> None:
     click(page, "run")
     while said(page, "run") != "Run":
         pass
-    assert said(page, "warning") == "The descent has diverged: press Back, or Reset."
+    diverged = "The descent has diverged: press Back, or Reset. The charts show step 0."
+    assert said(page, "warning") == diverged
     assert said(page, "status").endswith(said(page, "warning"))
     assert not of(page, "step").is_enabled()
     count = said(page, "number")
@@ -257,6 +258,23 @@ def test_a_descent_that_diverges_says_so_and_stops(page: Chrome) -> None:
     assert page.get_log("browser") == []  # type: ignore[no-untyped-call]
     click(page, "reset")
     assert said(page, "rate-said").startswith("α = 0.01. In the end an epoch multiplies w's ")
+
+
+def test_with_a_momentum_v_has_a_line_of_its_own(page: Chrome) -> None:
+    type_in(page, "momentum", "0.5" + Keys.TAB)
+    click(page, "step")
+    assert said(page).splitlines()[1:3] == [
+        "v ← ∂loss/∂w = −2", "w ← w − α·v = 1 − 0.01·(−2) = 1.02"
+    ]  # fmt: skip
+    click(page, "step")
+    assert said(page).splitlines()[1:3] == [
+        "v ← μ·v + ∂loss/∂w = 0.5·(−2) + (−7.84) = −8.84",
+        "w ← w − α·v = 1.02 − 0.01·(−8.84) = 1.1084",
+    ]
+    for text in ("1", "-0.1", "x"):
+        type_in(page, "momentum", text + Keys.TAB)
+        assert said(page, "rate-said") == "Type a number from 0 to 0.99; μ stays 0.5."
+        assert state(page, "state.momentum") == 0.5
 
 
 def test_what_is_no_rate_is_said(page: Chrome) -> None:

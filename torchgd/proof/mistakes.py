@@ -160,7 +160,7 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "broadcast": Mistake(
         "ŷ of shape (N, 1) less y of shape (N,) is (N, N), each prediction less each target: the "
-        "descent leads to the mean of y, whatever x is.",
+        "descent fits the mean of y at every x, for no target keeps to its own sample.",
         "by so many that PyTorch warns of it now (pytorch/pytorch#16045)",
         lambda lr, batches: (broadcast, ManualSGD),
     ),

@@ -23,7 +23,7 @@ from torchgd.models import Linear, Model, Quadratic
 from torchgd.proof import student
 from torchgd.proof.student import RATE
 
-SECONDS = 10.0
+SECONDS = 20.0
 CLOSE = 1e-9  # relative: what a program's own order of operations may cost
 Weights = Mapping[str, float]
 Step = tuple[Weights, Weights]  # before and after it
@@ -49,8 +49,9 @@ def check_program(path: Path, seconds: float = SECONDS) -> ProgramCheck:
     """Run a program in its own process, and compare each of its steps with the lesson's.
 
     It is a loop that assigns to w, to w and b, or to w2, w1 and b; or it has functions `gradient`,
-    or `gradient_w1` and so on, of x, y and weights in any order. Its data are lists x_data and
-    y_data, the lesson's where it has none; α is its lr, else 0.01.
+    or `gradient_w1` and so on, of x, y and weights in any order. Its data are the pairs of its
+    loop, or lists x_data and y_data, or the lesson's; α is its lr, or 0.01, or else
+    the number in it with which all steps are right.
 
     Raises:
         ValueError: it fails, or takes more than so many seconds, or assigns to no weight.
@@ -65,15 +66,38 @@ def check_program(path: Path, seconds: float = SECONDS) -> ProgramCheck:
     if names not in MODELS:
         raise ValueError(
             f"{path} has steps of {', '.join(sorted(names)) or 'no weight'}: a line's are of w, or "
-            "of w and b, a parabola's of w2, w1 and b, each assigned in a loop"
+            "of w and b, a parabola's of w2, w1 and b, each assigned in a loop, at the top level "
+            "of the program or declared global"
         )
-    data = lesson()
-    x, y = told["x"] or data.x.tolist(), told["y"] or data.y.tolist()
+    x, y, whose = _data(told)
     model = MODELS[names](dtype=torch.float64)
-    found = _Judge(model, steps, x, y, told["lr"] or RATE).check()
+    checks = [_Judge(model, steps, x, y, rate).check() for rate in _rates(told)]
+    found = next(filter(None, checks), ProgramCheck(False, f"{checks[0].said}{whose}"))
     if told["error"]:
         return ProgramCheck(False, f"{found.said} Then it fails, {told['error']}.")
     return found
+
+
+def _data(told: dict[str, Any]) -> tuple[list[float], list[float], str]:
+    """Return a program's x and y, and a sentence if they are not its own."""
+    if samples := told["samples"]:
+        # One epoch of them, after which they come again.
+        epoch = next(n for n in range(1, len(samples) + 1) if samples[n:] == samples[:-n])
+        x, y = zip(*samples[:epoch], strict=True)
+        return list(x), list(y), ""
+    if told["x"] and told["y"]:
+        return told["x"], told["y"], ""
+    data = lesson()
+    said = " The samples are taken to be the lesson's: call yours x_data and y_data."
+    return told["x"] or data.x.tolist(), told["y"] or data.y.tolist(), said
+
+
+def _rates(told: dict[str, Any]) -> list[float]:
+    """Return a program's learning rate, or all that it may be: the lesson's, or a small number."""
+    if told["lr"]:
+        return [told["lr"]]
+    small = [value for value in told["numbers"] if 0 < value < 1]
+    return [RATE] if RATE in small else [RATE, *small]
 
 
 def _run(path: Path, seconds: float) -> dict[str, Any]:
@@ -160,7 +184,8 @@ class _Judge:
         last = self.steps[-1][1]
         ends = ", ".join(f"{name} ends at {last[name]:.6g}" for name in self.names)
         count = "its only step is" if len(self.steps) == 1 else f"all {len(self.steps)} steps are"
-        return ProgramCheck(True, f"Right: {count} the lesson's; {ends}.")
+        rate = "" if self.lr == RATE else f", with α = {self.lr:g}"
+        return ProgramCheck(True, f"Right: {count} the lesson's{rate}; {ends}.")
 
     def yours(self, k: int) -> dict[str, float]:
         """Return the program's gradients in step k, (w − w′)/α."""

@@ -19,7 +19,7 @@ MOST = 6000  # assignments; a program that never ends is stopped there
 EPOCHS, RATE = 50, 0.01  # the lesson's, where the program has functions and no loop
 # What people call the data, the learning rate, and the arguments of a gradient.
 LISTS = {"x": ("x_data", "xs", "X", "x_train", "x"), "y": ("y_data", "ys", "Y", "y_train", "y")}
-RATES = ("lr", "learning_rate", "alpha", "α", "eta", "rate")
+RATES = ("lr", "learning_rate", "alpha", "α", "eta", "rate", "step_size")
 ARGUMENTS = {"x": ("x", "x_val", "xn", "xi", "x_i"), "y": ("y", "y_val", "yn", "yi", "y_i")}
 GRADIENTS = ("gradient", "grad", "derivative", "gradients", "grads")
 
@@ -53,8 +53,19 @@ class Recording(ast.NodeTransformer):
         return node
 
     def visit_For(self, node: ast.For) -> Any:
-        """What is in a loop is a step."""
-        return self.within(node, self.own, True)
+        """What is in a loop is a step; of pairs in an inner loop, or in one of steps, samples."""
+        inside = [part for statement in node.body for part in ast.walk(statement)]
+        innermost = not any(isinstance(part, ast.For) for part in inside)
+        sampled = innermost and (self.repeated or any(map(self.is_stored, inside)))
+        node = self.within(node, self.own, True)
+        if (pair := pair_of(node)) and sampled:
+            node.body[:0] = ast.parse(f"__sample__({pair[0]}, {pair[1]})").body
+        return node
+
+    def is_stored(self, part: ast.AST) -> bool:
+        """Whether it is a weight that is assigned."""
+        named = isinstance(part, ast.Name) and part.id in self.own
+        return named and isinstance(part.ctx, ast.Store)  # type: ignore[attr-defined]
 
     def visit_While(self, node: ast.While) -> Any:
         """What is in a loop is a step."""
@@ -73,6 +84,17 @@ class Recording(ast.NodeTransformer):
         return [node, *(statement for call in calls for statement in ast.parse(call).body)]
 
     visit_Assign = visit_AugAssign = visit_AnnAssign = assigned  # noqa: N815
+
+
+def pair_of(loop: ast.For) -> list[str]:
+    """Return the two names of a loop over pairs, x first, [] of another loop."""
+    target = loop.target
+    if isinstance(loop.iter, ast.Call) and getattr(loop.iter.func, "id", "") == "enumerate":
+        target = getattr(target, "elts", [target])[-1]
+    names = [part.id for part in getattr(target, "elts", []) if isinstance(part, ast.Name)]
+    if len(names) != 2:
+        return []
+    return names[::-1] if names[0] in ARGUMENTS["y"] and names[1] in ARGUMENTS["x"] else names
 
 
 def number(value: Any) -> float | None:
@@ -153,6 +175,7 @@ def first(space: dict[str, Any], names: Any, kind: Callable[[Any], Any]) -> Any:
 def main(path: str, result: str) -> None:
     """Run the program and write what it did."""
     records: list[tuple[str, float, bool]] = []
+    samples: list[tuple[float, float]] = []
 
     def record(name: str, value: Any, repeated: bool) -> None:
         if (value := number(value)) is not None:
@@ -160,13 +183,21 @@ def main(path: str, result: str) -> None:
         if len(records) >= MOST:
             raise Enough
 
-    told: dict[str, Any] = {"error": ""}
-    space: dict[str, Any] = {"__name__": "__main__", "__file__": path, "__record__": record}
+    def sample(x: Any, y: Any) -> None:
+        if (x := number(x)) is not None and (y := number(y)) is not None and len(samples) < MOST:
+            samples.append((x, y))
+
+    told: dict[str, Any] = {"error": "", "numbers": []}
+    space: dict[str, Any] = {"__name__": "__main__", "__file__": path}
+    space |= {"__record__": record, "__sample__": sample}
     sys.argv = [path]
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     try:
         with open(path, encoding="utf-8-sig") as file:
-            tree = Recording().visit(ast.parse(file.read(), path))
+            tree = ast.parse(file.read(), path)
+        constants = (part.value for part in ast.walk(tree) if isinstance(part, ast.Constant))
+        told["numbers"] = sorted({value for value in constants if isinstance(value, float)})
+        tree = Recording().visit(tree)
         with redirect_stdout(io.StringIO()):
             exec(compile(ast.fix_missing_locations(tree), path, "exec"), space)
             if not any(repeated for _, _, repeated in records) and len(records) <= len(WEIGHTS):
@@ -182,7 +213,7 @@ def main(path: str, result: str) -> None:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         told["error"] = f"line {lines[-1]}: {said}" if lines else said
     told |= {axis: first(space, names, numbers) for axis, names in LISTS.items()}
-    told |= {"lr": first(space, RATES, number), "records": records}
+    told |= {"lr": first(space, RATES, number), "records": records, "samples": samples}
     with open(result, "w", encoding="utf-8") as file:
         json.dump(told, file)
 

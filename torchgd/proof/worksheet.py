@@ -20,6 +20,7 @@ PROGRAM = (
     "sample and the derivatives, every tenth epoch the parameters and the loss, and at the end "
     "a prediction."
 )
+DATA = " Take the samples (1, 2), (2, 4) and (3, 6), and 50 epochs."  # the lesson's
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class Worksheet:
         whole = all(float(10**DIGITS * value).is_integer() for row in self.answers for value in row)
         return "" if whole else f" Numbers are rounded to {DIGITS} decimals."
 
+    @property
+    def program(self) -> str:
+        """What Exercise 3.2 asks for; the lesson's samples have one column."""
+        return PROGRAM + DATA * (len(self.derivation.x) == 1)
+
     def sheet(self, k: int) -> str:
         """Return the k-th sheet."""
         paper = self.paper
@@ -90,7 +96,7 @@ class Worksheet:
             typeset(exercise(self.derivation, names, to), to),
             paper.part(STEP, step),
             typeset(blanks, to),
-            paper.room.format(paper.part(f"Exercise 3.2, sheet {k + 1}", PROGRAM)),
+            paper.room.format(paper.part(f"Exercise 3.2, sheet {k + 1}", self.program)),
         ])  # fmt: skip
 
     def key(self) -> str:

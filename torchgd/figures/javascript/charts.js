@@ -18,6 +18,14 @@ const full = (value) => minus(String(value));
 const digits = (value, count) =>
   minus(Number.isFinite(value) ? String(Number(value.toPrecision(count))) : String(value));
 const short = (value) => digits(value, 6);
+function inTens(value, count) { // 8·10⁷⁸
+  const [mantissa, power] = value.toExponential(count - 1).split("e");
+  return `${minus(String(Number(mantissa)))}·${tenTo(Number(power))}`;
+}
+function compact(value, count = 4) { // in so many digits, and of no great length
+  const text = digits(value, count), isLong = text.includes("e") || text.length > 8;
+  return Number.isFinite(value) && isLong ? inTens(value, count) : text;
+}
 const bracket = (value) => (value < 0 ? `(${full(value)})` : full(value));
 
 // The largest of 1, 2 and 5 times a power of ten that is at most the value.
@@ -35,9 +43,7 @@ function tickText([value, by]) { // in as many digits as tell it from its neighb
   if (value === 0) return "0";
   const [size, least] = [value, by].map((v) => Math.floor(Math.log10(Math.abs(v)) + 1e-9));
   const count = Math.max(1, Math.min(15, size - least + 1)), text = digits(value, count);
-  if (text.length < 7) return text;
-  const [mantissa, power] = value.toExponential(count - 1).split("e");
-  return `${minus(mantissa)}·${tenTo(Number(power))}`;
+  return text.length < 7 && !text.includes("e") ? text : inTens(value, count);
 }
 // 10ᵏ at every so many whole k that there are seven at most.
 function tensOf(low, high) {
@@ -61,8 +67,9 @@ function frame(svg, xs, ys, names, { bottom = BOX.bottom, yTicks } = {}) {
   const { left, right, top } = BOX, middle = (top + bottom) / 2;
   const fx = (x) => left + ((x - xs[0]) / (xs[1] - xs[0])) * (right - left);
   const fy = (y) => bottom - ((y - ys[0]) / (ys[1] - ys[0])) * (bottom - top);
-  const across = ticks(...xs), wide = across.some((tick) => tickText(tick).length > 6);
-  for (const tick of across.filter((_, k) => !wide || k % 2)) {
+  const across = ticks(...xs), longest = Math.max(...across.map((tick) => tickText(tick).length));
+  const room = (7.5 * longest + 8) / ((across.length && fx(across[0][1]) - fx(0)) || 1);
+  for (const tick of across.filter((_, k) => k % Math.max(1, Math.ceil(room)) === 0)) {
     draw(picture, "path", { class: "rule", d: `M${fx(tick[0])} ${top}V${bottom}` });
     write(picture, tickText(tick), fx(tick[0]), bottom + 17);
   }
@@ -94,7 +101,7 @@ const onChart = (x, y) => [
   Math.max(BOX.left, Math.min(BOX.right, bounded(x))),
   Math.max(BOX.top, Math.min(BOX.bottom, bounded(y))),
 ];
-function triangle(parent, x, y) {
+function triangle(parent, x, y) { // of another descent
   const [px, py] = onChart(x, y);
   drawPath(parent, "other mark", [[px, py - 7], [px + 6.5, py + 5], [px - 6.5, py + 5]]);
 }
@@ -106,30 +113,36 @@ function arrow(parent, kind, [x, y], [toX, toY]) {
   if (length > 3) drawPath(parent, `${kind} mark`, [[toX, toY], tip(1), tip(-1)]);
 }
 
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+const ARROWS = {
+  ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1],
+  PageUp: [0, 10], PageDown: [0, -10],
+};
 // A dot in a circle of 28 units, 44 pixels on a phone, which is dragged by pointer or moved by the
 // arrow keys. It has a `label`, and a `value` in a range in the data's units, which `text` says in
 // words; these keep still while the descent runs, for a screen reader would read each of them.
-function handle(svg, [cx, cy], { kind, id, label, value, range, text, move, nudge }) {
-  const handles = layers(svg)[1], there = [...handles.children].find((node) => node.id === id);
+function handle(svg, [cx, cy], { kind, id, r = 7, label, value, range, text, move, nudge }) {
+  const there = at(id), handles = layers(svg)[1];
   const node = there || draw(handles, "g", { id, class: "handle", tabindex: 0, role: "slider" });
   if (!there) {
     draw(node, "circle", { r: 28 });
-    draw(node, "circle", { r: 7 });
+    draw(node, "circle", { r });
     node.addEventListener("keydown", (event) => {
       if (!(event.key in ARROWS)) return;
       event.preventDefault();
       node.nudge(...ARROWS[event.key]);
     });
   }
+  Object.assign(node, { move, nudge });
+  const key = [cx, cy, kind, text, range, Boolean(state.running)].join();
+  if (node.drawn === key) return; // of a thousand, most are as they were
+  node.drawn = key;
   const said = { label, valuenow: value, valuemin: range[0], valuemax: range[1], valuetext: text };
   if (!state.running)
     for (const [name, to] of Object.entries(said)) node.setAttribute(`aria-${name}`, to);
   ["reach", kind].forEach((name, k) => {
-    for (const [key, to] of Object.entries({ class: name, cx, cy }))
-      node.children[k].setAttribute(key, to);
+    for (const [where, to] of Object.entries({ class: name, cx, cy }))
+      node.children[k].setAttribute(where, to);
   });
-  Object.assign(node, { move, nudge });
 }
 
 // Of handles that overlap, the pointer takes the nearest.
@@ -138,6 +151,9 @@ function dragging(svg) {
     const box = svg.getBoundingClientRect(), unit = 400 / box.width;
     return [(event.clientX - box.left) * unit, (event.clientY - box.top) * unit];
   };
+  // Else a touch on a handle, which lies within a picture, becomes a scroll.
+  const keep = (event) => { if (event.target.closest(".handle")) event.preventDefault(); };
+  svg.addEventListener("touchstart", keep, { passive: false });
   svg.addEventListener("pointerdown", (event) => {
     if (!event.target.closest(".handle")) return;
     event.preventDefault();

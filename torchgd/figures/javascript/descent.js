@@ -31,7 +31,7 @@ function step(from, other = {}) {
   const { rate, momentum } = state, update = other.update || fma;
   const v = momentum === 0 ? null : from.v ? from.v.map((vp, p) => vp * momentum + g[p]) : g;
   const w = from.w.map((wp, p) => update(-rate, (v || g)[p], wp));
-  const before = { w: from.w, loss, gradient: g, samples, rate, momentum };
+  const before = { w: from.w, v: from.v, loss, gradient: g, samples, rate, momentum };
   return { k: from.k + 1, w, v, right, taken: g, before };
 }
 function initially(w) {

@@ -2,7 +2,7 @@
 
 const state = {
   rate: run.lr, momentum: run.momentum, batch: run.batch_size, other: null, found: new Set(),
-  history: [], others: [], running: null,
+  history: [], others: [], running: null, waiting: null,
 };
 const now = () => state.history[state.history.length - 1];
 const otherNow = () => state.others[state.others.length - 1];
@@ -51,13 +51,18 @@ function slider() {
   at("rate-number").value = state.rate;
   rateSaid();
 }
-function changed() { // the data
+function changed() { // the data; the rates take long, and follow when they keep still
   const found = leastSquares();
   Object.assign(view, { unique: found !== null, best: found || view.best });
-  state.known = rates();
   begin(now().w);
-  slider();
   show();
+  clearTimeout(state.waiting);
+  state.waiting = setTimeout(rated, 150);
+}
+function rated() {
+  state.known = rates();
+  slider();
+  drawRho();
 }
 function place(weights) {
   begin(run.names.map((name, p) => weights[name] ?? lastFinite().w[p]));
@@ -120,14 +125,14 @@ at("reset").onclick = () => {
 document.addEventListener("keydown", (event) => {
   const { type, tagName } = event.target, typing = ["text", "number"].includes(type);
   if (typing || tagName === "SELECT" || event.ctrlKey || event.metaKey || event.altKey) return;
-  const button = { s: "step", b: "back", r: "run" }[event.key];
+  const button = { s: "step", b: "back", r: "run" }[event.key.toLowerCase()];
   if (button) at(button).click();
 });
 
 // ---- The options of the descent.
 
 at("rate").oninput = () => {
-  state.rate = (Number(at("rate").value) * sliderTop()) / 1000;
+  state.rate = Number(((Number(at("rate").value) * sliderTop()) / 1000).toPrecision(4));
   at("rate-number").value = state.rate;
   rateSaid();
   show();
@@ -144,8 +149,13 @@ at("rate-number").oninput = () => {
   show();
 };
 at("momentum").onchange = () => {
-  state.momentum = Math.min(0.99, Math.max(0, Number(at("momentum").value) || 0));
-  at("momentum").value = state.momentum;
+  const momentum = at("momentum").valueAsNumber;
+  if (!(momentum >= 0 && momentum <= 0.99)) {
+    at("rate-said").textContent = `Type a number from 0 to 0.99; μ stays ${full(state.momentum)}.`;
+    at("momentum").value = state.momentum;
+    return;
+  }
+  state.momentum = momentum;
   again();
 };
 at("batch").onchange = () => {

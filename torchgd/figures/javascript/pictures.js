@@ -46,7 +46,8 @@ function drawLoss() {
 }
 function drawParabola() {
   const [name] = run.names, { w } = lastFinite(), samples = batchOf(now().k);
-  const { fx, fy, inside, back } = frame(at("loss"), view.i, view.loss, [name, "loss"]);
+  const { fx, fy, picture, inside, back } =
+    frame(at("loss"), view.i, view.loss, [name, "loss"]);
   const curve = (kind, loss) =>
     drawPath(inside, kind, along(view.i, 80).map((v) => [fx(v), fy(loss([v]))]));
   const ofOne = (n) => (v) => lossAndGradient(v, [n]).loss;
@@ -61,7 +62,7 @@ function drawParabola() {
   drawPath(inside, "turn", [-half, half].map(tangent), { id: "tangent" });
   if (finite()) arrow(inside, "turn", tangent(0), tangent(step(now()).w[0] - w[0]));
   const other = otherNow();
-  if (other) triangle(inside, fx(other.w[0]), fy(lossOf(other)));
+  if (other) triangle(picture, fx(other.w[0]), fy(lossOf(other)));
   const moved = (v) => place({ [name]: v }), by = (view.i[1] - view.i[0]) / 100;
   handle(at("loss"), onChart(fx(w[0]), fy(here.loss)), {
     kind: "model", id: "weight", label: `the weight ${name}`, value: w[0], range: view.i,
@@ -70,12 +71,12 @@ function drawParabola() {
   });
   const one = samples.length < run.x.length;
   at("loss-caption").textContent =
-    `Black: the mean loss${one ? "; green: the next step's loss" : ""}. The arrow is the next ` +
-    `step. Drag the dot, or use the arrow keys.`;
+    `Black: the mean loss${one ? "; thin: each sample's; green: the next step's" : ""}, with its ` +
+    `slope; blue: the way so far. The arrow is the next step. Drag the dot, or use the arrow keys.`;
 }
 function drawContours() {
   const [i, j] = run.plane, [a, b] = [run.names[i], run.names[j]], { w } = lastFinite();
-  const { fx, fy, inside, back } = frame(at("loss"), view.i, view.j, [a, b]);
+  const { fx, fy, picture, inside, back } = frame(at("loss"), view.i, view.j, [a, b]);
   for (const ring of rings(i, j)) {
     const points = ring.map(([u, v]) => [fx(view.best[i] + u), fy(view.best[j] + v)]);
     drawPath(inside, "thin", points);
@@ -87,7 +88,7 @@ function drawContours() {
   if (finite())
     arrow(inside, "turn", [fx(w[i]), fy(w[j])], [fx(next[i]), fy(next[j])].map(bounded));
   const other = otherNow();
-  if (other) triangle(inside, fx(other.w[i]), fy(other.w[j]));
+  if (other) triangle(picture, fx(other.w[i]), fy(other.w[j]));
   const [wide, tall] = [view.i, view.j].map(([low, high]) => (high - low) / 100);
   const others = run.names.filter((name) => name !== a && name !== b);
   handle(at("loss"), onChart(fx(w[i]), fy(w[j])), {
@@ -97,8 +98,8 @@ function drawContours() {
     nudge: (dx, dy) => place({ [a]: w[i] + dx * wide, [b]: w[j] + dy * tall }),
   });
   at("loss-caption").textContent =
-    `Lines of equal loss${others.length ? `, with ${others.join(" and ")} as at ★` : ""}; ★ is the ` +
-    `lowest point. The arrow is the next step. Drag the dot, or use the arrow keys.`;
+    `Lines of equal loss${others.length ? `, with ${others.join(" and ")} as at ★` : ""}; ★ is ` +
+    `the lowest point. The arrow is the next step. Drag the dot, or use the arrow keys.`;
 }
 // Level lines of ½ dᵀHd, which are ellipses.
 function rings(i, j) {
@@ -132,6 +133,7 @@ function drawFit() {
   run.x.forEach((x, n) => {
     const moved = (nx, ny) => { run.x[n] = nx; run.y[n] = ny; changed(); };
     handle(at("fit"), onChart(fx(x), fy(run.y[n])), {
+      r: run.x.length > 100 ? 3 : 7,
       kind: few && turns.includes(n) ? "data turn" : "data",
       id: `sample-${n}`, label: `sample ${n + 1}`,
       value: run.y[n], range: view.y,
@@ -151,8 +153,9 @@ const withUnit = (value, axis) => `${short(value)} ${run.axes[axis][1]}`.trim();
 function drawCurve() {
   const least = view.unique ? meanLoss(view.best) : 0;
   const { reports } = state.other ? state.other.change : {};
-  const left = (s) => Math.log10(s.mean - least);
-  const lost = reports ? (s) => Math.log10(reports(s) - least) : left;
+  const logarithm = (v) => (v > 0 ? Math.log10(v) : v <= 0 ? -Infinity : Infinity); // NaN is much
+  const left = (s) => logarithm(s.mean - least);
+  const lost = reports ? (s) => logarithm(reports(s) - least) : left;
   const paths = descents().map(([path, kind]) => [path.map(kind === "other" ? lost : left), kind]);
   const seen = paths.flatMap(([path]) => path).filter(Number.isFinite);
   const top = Math.ceil((seen.length ? Math.max(...seen) : 0) + 0.1);
@@ -167,6 +170,9 @@ function drawCurve() {
     if (kind === "other") triangle(picture, x, y);
     else draw(picture, "circle", { class: "model", r: 5, cx: x, cy: y });
   }
+  const here = `the mean loss is ${short(now().mean)} at step ${now().k}`;
+  if (state.running) return; // a screen reader hears of it afterwards
+  at("curve").setAttribute("aria-label", `${here}, its minimum ${short(least)}`);
 }
 
 // ρ over the rates of the slider that stands above it.
@@ -200,10 +206,12 @@ function drawChain() {
   view.nudge = roundBelow((view.i[1] - view.i[0]) / 10);
   const svg = at("chain"), { p, n, by, values, after, factors, name } = nudged();
   svg.replaceChildren();
-  const moves = values.map((value, k) => after[k] - value), four = (value) => digits(value, 4);
-  const unit = 120 / Math.max(...moves.map(Math.abs), 1e-300), rows = [32, 108, 184], middle = 185;
+  const moves = values.map((value, k) => after[k] - value), four = (value) => compact(value);
+  const most = Math.max(...moves.map(Math.abs)) || 1, rows = [32, 108, 184], middle = 185;
+  // By the root, so that the smallest of three is seen beside the largest.
+  const long = (move) => 120 * Math.sign(move) * Math.sqrt(Math.min(1, Math.abs(move) / most));
   [[name, "model"], ["ŷ", "model"], ["loss", "data"]].forEach(([quantity, kind], k) => {
-    const row = rows[k], to = middle + unit * (Number.isFinite(moves[k]) ? moves[k] : 0);
+    const row = rows[k], to = middle + (long(moves[k]) || 0);
     draw(svg, "path", { class: "rule", d: `M40 ${row}H384` });
     write(svg, quantity, 8, row + 5, "start");
     draw(svg, "circle", { class: kind, r: 5, cx: middle, cy: row });
@@ -223,4 +231,8 @@ function drawChain() {
   write(svg, `∂loss/∂${name} = ${product}, of sample ${n + 1}`, 200, 224);
   const slope = four(inner * outer * by);
   write(svg, `the slope says ${slope}, the loss moves by ${four(moves[2])}`, 200, 246);
+  if (state.running) return;
+  const texts = [...svg.querySelectorAll("text")].map((node) => node.textContent);
+  svg.setAttribute("aria-label", texts.join("; "));
+  at("nudge").setAttribute("aria-valuetext", `${name} by ${four(by)}`);
 }

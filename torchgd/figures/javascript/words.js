@@ -17,12 +17,13 @@ function derivativeSaid(p, last) {
   const r = alone ? `(${residualOf(last.w, x, run.y[i])})` : bracket(predict(last.w, x) - run.y[i]);
   return `${head} = 2${factor}${residual} = 2·${number}${r} = ${value}`;
 }
-function updateSaid(p, last) {
-  const name = run.names[p], g = `∂loss/∂${name}`;
-  const taken = last.momentum === 0 ? last.gradient[p] : now().v[p];
-  const sign = last.momentum === 0 ? g : `v, v = μ·v + ${g}`;
+function updatesSaid(p, last) { // of v, where there is a momentum, and of w
+  const name = run.names[p], alone = last.momentum === 0, g = `∂loss/∂${name}`;
+  const value = last.gradient[p], taken = alone ? value : now().v[p];
+  const kept = last.v ? `${full(last.momentum)}·${bracket(last.v[p])} + ${bracket(value)} = ` : "";
   const numbers = `${full(last.w[p])} − ${full(last.rate)}·${bracket(taken)}`;
-  return `${name} ← ${name} − α·${sign} = ${numbers} = ${full(now().w[p])}`;
+  const update = `${name} ← ${name} − α·${alone ? g : "v"} = ${numbers} = ${full(now().w[p])}`;
+  return alone ? [update] : [`v ← ${last.v ? `μ·v + ${g}` : g} = ${kept}${full(taken)}`, update];
 }
 function stepSaid() { // in lines
   const last = now().before;
@@ -31,7 +32,7 @@ function stepSaid() { // in lines
   const residual = `ŷ − y = ${residualOf(last.w, x, y)} = ${full(predict(last.w, x) - y)}`;
   return [
     ...(n === 1 && powers.length > 1 ? [residual] : []),
-    ...run.names.flatMap((_, p) => [derivativeSaid(p, last), updateSaid(p, last)]),
+    ...run.names.flatMap((_, p) => [derivativeSaid(p, last), ...updatesSaid(p, last)]),
     `the loss of ${n === 1 ? `sample ${i + 1}` : `these ${n} samples`} was ${full(last.loss)}`,
     ...(state.other ? otherSaid() : []),
   ];
@@ -40,19 +41,23 @@ function stepSaid() { // in lines
 function otherSaid() {
   const { w, before } = otherNow(), { title, own } = state.other;
   return run.names.map((name, p) => {
-    const ulps = ulpsApart(w[p], now().w[p]), far = `${short(w[p] - now().w[p])} apart`;
+    const ulps = ulpsApart(w[p], now().w[p]), apart = w[p] - now().w[p];
     const few = ulps === 0 ? "the same bits" : `${ulps} ULP${ulps === 1 ? "" : "s"} apart`;
     const formula = own && own.p === p ? `${own.text} = ` : "";
     const g = `∂loss/∂${name} = ${formula}${full(before.gradient[p])}`;
-    return `${title}: ${g}, ${name} = ${full(w[p])}, ${ulps < 1e6 ? few : far}`;
+    const far = Number.isFinite(apart) ? `${short(Math.abs(apart))} apart` : "it has diverged";
+    const how = ulps < 1e6 && Number.isFinite(apart) ? few : far;
+    return `${title}: ${g}, ${name} = ${full(w[p])}, ${how}`;
   });
 }
 const finite = () => [...now().w, now().before ? now().before.loss : 0].every(Number.isFinite);
 // That it diverged, or grows: a descent is to lower the loss.
 function warning() {
-  if (!finite()) return "The descent has diverged: press Back, or Reset.";
+  const shown = lastFinite(), charts = shown === now() ? "" : ` The charts show step ${shown.k}.`;
+  if (!finite()) return `The descent has diverged: press Back, or Reset.${charts}`;
   const factor = now().mean / state.history[0].mean;
-  return factor > 10 ? `The loss grows: it is ${digits(factor, 2)} times that of the start.` : "";
+  const many = factor < Infinity ? compact(factor, 2) : "more than 10³⁰⁸";
+  return factor > 10 ? `The loss grows: it is ${many} times that of the start.${charts}` : "";
 }
 // For a screen reader, when a step was taken by hand.
 const statusSaid = () =>
@@ -66,7 +71,8 @@ function rateSaid() {
   const { rho, best } = state.known, factor = rho(state.rate);
   const unknown = view.unique ? "" :
     " The data do not determine the weights: there is no one minimum.";
-  const by = Number.isFinite(factor) ? short(factor) : "more than float64 holds";
+  const isNear = Math.abs(factor - 1) > TIE && short(factor) === "1";
+  const by = Number.isFinite(factor) ? digits(factor, isNear ? 12 : 6) : "more than float64 holds";
   const here = state.rate === 0 ? "It stands still." :
     `In the end an epoch multiplies w's distance from where it leads by ρ = ${by}: ` +
     `${growth(factor)}.`;
@@ -102,7 +108,9 @@ function aboutSaid() {
     : run.lanes === 0 ? "in which order torch adds several terms there is not known" : "";
   const sums = size === 1 ? "" : other, unlike = run.unlike.join("; ");
   const machine = "PyTorch's on the machine that wrote this page";
-  at("about").textContent = `${run.title}, ${batch}: ŷ = ${run.formula}, loss = (1/N) Σ (ŷ − y)².`;
+  at("about").textContent = `${run.title}, ${batch}: ŷ = ${run.formula}. Which ` +
+    `${run.names.join(", ")} come closest to the data? The loss, (1/N) Σ (ŷ − y)², says how ` +
+    "close: each step goes down it.";
   at("bits").textContent = [
     unlike && `Its numbers are not the run's: ${unlike}.`,
     sums ? `Not every bit is ${machine}: ${sums}.`
@@ -114,8 +122,10 @@ function aboutSaid() {
 function mistakeSaid(name) {
   if (!name) return "";
   const scales = ["sum", "mean-of-a-scalar", "broadcast"].includes(name), all = run.x.length;
+  const rounds = name === "two-roundings" ? " Many steps are rounded to the same bits." : "";
   const unseen = scales && state.batch === 1 && all > 1 ? "one sample a step: choose a larger batch"
-    : name === "sequential" && powers.length === 1 ? "one weight: the parabola's page shows it"
+    : name === "sequential" && powers.length === 1 ?
+      "one weight: python scripts/compare.py --mistake sequential shows it"
     : name === "last-batch-loss" && state.batch === all ? "one batch: choose a smaller one" : "";
-  return `${run.mistakes[name]}${unseen && ` It changes nothing with ${unseen}.`}`;
+  return `${run.mistakes[name]}${rounds}${unseen && ` It changes nothing with ${unseen}.`}`;
 }
