@@ -108,9 +108,9 @@ function aboutSaid() {
     : run.lanes === 0 ? "in which order torch adds several terms there is not known" : "";
   const sums = size === 1 ? "" : other, unlike = run.unlike.join("; ");
   const machine = "PyTorch's on the machine that wrote this page";
-  at("about").textContent = `${run.title}, ${batch}: ŷ = ${run.formula}. Which ` +
-    `${run.names.join(", ")} come closest to the data? The loss, (1/N) Σ (ŷ − y)², says how ` +
-    "close: each step goes down it.";
+  const which = `${run.names.join(", ")} ${run.names.length === 1 ? "brings" : "bring"}`;
+  at("about").textContent = `${run.title}, ${batch}: ŷ = ${run.formula}. Which ${which} ŷ closest ` +
+    "to the data? The loss, (1/N) Σ (ŷ − y)², says how far it is: each step goes down it.";
   at("bits").textContent = [
     unlike && `Its numbers are not the run's: ${unlike}.`,
     sums ? `Not every bit is ${machine}: ${sums}.`
