@@ -55,6 +55,10 @@ WRONG = {
         "x(wx-y)^2": "the square is kept",
         "2x(wx-y)+1/1000": "at x = 2, y = 3, w = 5 it is 28001/1000, and the right one 28",
         "1/(x-2)": "at x = 3, y = 2, w = 5 it is 1, and the right one 78",
+        "2x^3*w(wx-y)": "a factor w·x² is too many",
+        "2x(wx-y)/(x+y)": "at x = 2, y = 3, w = 5 it is 28/5, and the right one 28",
+        "1/99999999999": "at x = 2, y = 3, w = 5 it is 1.00000e-11, and the right one 28",
+        "-99999999999": "at x = 2, y = 3, w = 5 it is -1.00000e+11, and the right one 28",
     },
     ("bias", "w"): {
         "2x(wx-y)": "b is missing in ŷ = w·x + b",
@@ -150,6 +154,8 @@ HOSTILE: dict[str, str] = {
     "x()": "'()' is not expected there",
     "2 2x": "'2' follows without a sign: write ^ or * before it",
     "x" * 101: "a degree of 101: the highest is 100",
+    "9" * 101: "a degree of 101: the highest is 100",
+    "x^60/x^60": "a degree of 120: the highest is 100",
     "x^999999999999": "a degree of 999999999999: the highest is 100",
     "((9^9)^9)^9": "a degree of 729: the highest is 100",
     "(" * 5 + "x^0+x^0" + ")^99" * 5: "a degree of 9509900499: the highest is 100",
@@ -173,11 +179,12 @@ LEARNERS = [
     "2*x*(y_pred-y)", "2x(y_hat-y)", "2*x_val*(forward(x_val)-y_val)",
     "2*x_data*(w*x_data-y_data)", "2X(w*X-y)", "2x_i(w x_i-y_i)", "2*x_n*(x_n*w-y_n)",
     r"2x_{i}\left(\hat{y}_i-y_i\right)", r"2 x_n (\hat{y}-y_n)", "2*x*(forward(x) - y),",
-    "2x(wx−y).",
+    "2x(wx−y).", "2*x_train*(w*x_train-y_train)",
 ]  # fmt: skip
 # Of several samples, where one is asked for.
 SUMS = ["1/N Σ 2x(wx-y)", r"\frac{1}{N} \sum 2x(wx-y)", "(2x(wx-y)).mean()", "∑ 2x(wx-y)"]
 # What stands before an answer.
 HEADS = [
     "w = ", "∂loss/∂w = ", r"\frac{\partial \mathcal{L}}{\partial w} = ", "∇_w = ", "dL/dw = ",
+    "dE/dw = ", "∂J/∂w = ",
 ]  # fmt: skip

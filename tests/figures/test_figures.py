@@ -234,8 +234,7 @@ def test_the_fit_is_in_original_units(name: str) -> None:
 def test_the_page_names_its_axes_as_they_are_trained_on() -> None:
     runs, _ = drawn(data="cars", bias=True, standardize=True)
     found = described(runs[0], None)
-    assert found["x_label"] == "x, standardized"
-    assert found["y_label"] == "y [ft]"
+    assert found["axes"] == {"x": ("x, standardized", ""), "y": ("y", "ft")}
 
 
 def test_the_fit_shows_early_steps_and_some_of_many_samples(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from answers import DERIVATIONS, NOTATIONS
 
 from torchgd.proof.answers import judge, parse
 from torchgd.proof.latex import latex
-from torchgd.proof.notations import assignment, notation, plain
+from torchgd.proof.notations import as_learners_write, assignment, notation, plain
 from torchgd.proof.symbols import Derivation
 
 LINE, EXPONENTIAL = DERIVATIONS["line"], DERIVATIONS["exponential"]
@@ -45,6 +45,10 @@ def test_what_is_printed_is_read(derivation: Derivation, write: Any, head: str) 
 def test_a_command_that_begins_as_a_fraction_does_is_a_name() -> None:
     assert plain(r"2\fractal x").split() == ["2fractal", "x"]
     assert plain(r"\frac ab") == "((a)/(b))"
+
+
+def test_ln_is_log() -> None:
+    assert as_learners_write(r"\ln(x) + 2ln x - lnx", ["x"]) == "log(x) + 2log x - lnx"
 
 
 def test_of_two_names_the_longer_is_answered() -> None:

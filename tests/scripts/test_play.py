@@ -12,7 +12,7 @@ import pytest
 import torch
 import train
 from helpers import Shell, shell_of
-from pages import ONE_RUN, click, of, opened, said, state, steps, type_in
+from pages import ONE_RUN, boxes, click, of, opened, said, state, steps, type_in
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
@@ -102,6 +102,11 @@ def test_a_product_and_a_sum_are_rounded_once(page: Chrome) -> None:
         assert float(text.replace("Infinity", "inf")) == expected
 
 
+def test_ulps_are_counted_across_zero(page: Chrome) -> None:
+    pairs = "[[1, 1 + 2 ** -52], [-1, -1 - 2 ** -51], [-5e-324, 5e-324], [-2, -2]]"
+    assert state(page, f"{pairs}.map(([a, b]) => ulpsApart(a, b))") == [1, 2, 2, 0]
+
+
 def test_step_back_run_and_reset(page: Chrome) -> None:
     assert said(page) == "Press Step."
     assert not of(page, "back").is_enabled()
@@ -125,14 +130,105 @@ def test_step_back_run_and_reset(page: Chrome) -> None:
     assert said(page, "number") == "0"
 
 
+def test_reset_resets_every_choice_while_it_runs(page: Chrome) -> None:
+    shown = "[...document.querySelectorAll('input, select')].map((n) => [n.id, n.value, n.checked])"
+    kept = "[state.rate, state.momentum, state.batch, state.other, state.running, now().k]"
+    words = "['own-said', 'mistake-said', 'run'].map((name) => at(name).textContent)"
+    everything = f"[{shown}, {kept}, {words}]"
+    before = state(page, everything)
+    type_in(page, "rate-number", "0.1")
+    type_in(page, "momentum", "0.5" + Keys.TAB)
+    Select(of(page, "batch")).select_by_visible_text("all 3")
+    type_in(page, "own", "2(w·x − y)")
+    click(page, "use-own", "run", "reset")
+    assert state(page, everything) == before
+
+
+def test_a_key_that_is_typed_or_held_with_another_presses_no_button(page: Chrome) -> None:
+    click(page, "step")
+    type_in(page, "own", "b")
+    of(page, "batch").send_keys("s")
+    page.find_element(By.TAG_NAME, "body").send_keys(Keys.CONTROL, "b")
+    assert said(page, "number") == "1"
+
+
+def test_the_slider_and_the_number_are_of_one_rate(page: Chrome) -> None:
+    top = state(page, "sliderTop()")
+    type_in(page, "rate-number", "0.1")
+    place = int(of(page, "rate").get_attribute("value"))
+    assert place == round(1000 * 0.1 / top)
+    of(page, "rate").send_keys(Keys.ARROW_RIGHT)
+    number = float(of(page, "rate-number").get_attribute("value"))
+    assert number == state(page, "state.rate") == pytest.approx((place + 1) * top / 1000, rel=1e-3)
+
+
+def test_what_a_parabolas_step_says(trained: Shell, browser: Chrome) -> None:
+    """Its residual once, each factor with its power of x, and v where there is a momentum."""
+    Path("two.csv").write_text("1,2\n-2,3\n", encoding="utf-8")
+    flags = ["--momentum", "0.5", "--lr", "0.5", "--epochs", "1"]
+    trained("--model", "quadratic", "--data", "two.csv", *flags, "--initial", "w2=1", "w1=1", "b=1")
+    opened(browser, "runs/a/manual")
+    click(browser, "step", "step", "formulas")
+    assert said(browser).splitlines() == [
+        "ŷ − y = 0·(−2)² + 0·(−2) + 0 − 3 = −3",
+        "∂loss/∂w2 = 2x²(ŷ − y) = 2·(−2)²·(−3) = −24",
+        "v ← μ·v + ∂loss/∂w2 = 0.5·2 + (−24) = −23",
+        "w2 ← w2 − α·v = 0 − 0.5·(−23) = 11.5",
+        "∂loss/∂w1 = 2x(ŷ − y) = 2·(−2)·(−3) = 12",
+        "v ← μ·v + ∂loss/∂w1 = 0.5·2 + 12 = 13",
+        "w1 ← w1 − α·v = 0 − 0.5·13 = −6.5",
+        "∂loss/∂b = 2(ŷ − y) = 2·(−3) = −6",
+        "v ← μ·v + ∂loss/∂b = 0.5·2 + (−6) = −5",
+        "b ← b − α·v = 0 − 0.5·(−5) = 2.5",
+        "the loss of sample 2 was 9",
+    ]
+
+
 def test_the_weight_is_dragged_and_moved_by_keys(page: Chrome) -> None:
     before = state(page, "now().w[0]")
     ActionChains(page).drag_and_drop_by_offset(of(page, "weight"), 60, 0).perform()
     dragged = state(page, "now().w[0]")
     assert dragged > before + 0.2
+    assert state(page, "document.activeElement.id") == "weight"
     of(page, "weight").send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
     assert before < state(page, "now().w[0]") < dragged
     assert state(page, "document.activeElement.id") == "weight"
+
+
+def test_two_weights_are_dragged_and_moved_by_keys(trained: Shell, browser: Chrome) -> None:
+    """One by the pointer's way across and by ← and →, the other by ↑ and ↓; the third stays."""
+    trained("--model", "quadratic", "--epochs", "1")
+    opened(browser, "runs/a/manual")
+    steps(browser, 3)
+    third = "now().w.filter((_, p) => !run.plane.includes(p))"
+    weights, kept = "run.plane.map((p) => now().w[p])", state(browser, third)
+
+    def changes(across: int, up: int) -> None:
+        after = state(browser, weights)
+        assert [(a > b) - (a < b) for a, b in zip(after, before, strict=True)] == [across, up]
+
+    for key, (across, up) in {
+        Keys.ARROW_LEFT: (-1, 0), Keys.ARROW_RIGHT: (1, 0), Keys.ARROW_UP: (0, 1),
+        Keys.ARROW_DOWN: (0, -1),
+    }.items():  # fmt: skip
+        before = state(browser, weights)
+        of(browser, "weight").send_keys(key)
+        changes(across, up)
+    dot = boxes(browser, "#weight .model")[0]
+    ActionChains(browser).drag_and_drop_by_offset(of(browser, "weight"), -30, -20).perform()
+    moved = boxes(browser, "#weight .model")[0]
+    assert [moved[side] - dot[side] for side in ("left", "top")] == pytest.approx([-30, -20], abs=1)
+    assert state(browser, third) == kept
+
+
+def test_of_samples_that_overlap_the_nearest_is_dragged(trained: Shell, browser: Chrome) -> None:
+    Path("near.csv").write_text("1,2\n1.1,2.1\n3,6\n", encoding="utf-8")
+    trained("--data", "near.csv")
+    opened(browser, "runs/a/manual")
+    ActionChains(browser).drag_and_drop_by_offset(of(browser, "sample-0"), 0, 60).perform()
+    first, second, _ = state(browser, "run.y")
+    assert first < 1.9
+    assert second == 2.1
 
 
 @pytest.mark.parametrize("end", ["pointerup", "pointercancel"])
@@ -196,6 +292,7 @@ def test_rates_are_named(page: Chrome) -> None:
     assert said(page).startswith("∂loss/∂w = −9.333333333333332\n")
     click(page, "formulas")
     assert said(page).startswith("∂loss/∂w = (2/3) Σ x(w·x − y) = −9.333333333333332")
+    assert said(page).endswith("the loss of these 3 samples was 4.666666666666667")
     type_in(page, "momentum", "0.5" + Keys.TAB)
     assert state(page, "state.known.stable[0][1]") == pytest.approx(1.5 * 3 / 14, rel=1e-6)
 
@@ -249,6 +346,7 @@ def test_a_descent_that_diverges_says_so_and_stops(page: Chrome) -> None:
     assert said(page, "warning") == diverged
     assert said(page, "status").endswith(said(page, "warning"))
     assert not of(page, "step").is_enabled()
+    assert not of(page, "run").is_enabled()
     count = said(page, "number")
     page.find_element(By.TAG_NAME, "body").send_keys("s")
     assert said(page, "number") == count
@@ -293,6 +391,21 @@ def test_data_that_do_not_determine_the_weights(trained: Shell, browser: Chrome)
     opened(browser, "runs/a/manual")
     found = "The data do not determine the weights: there is no one minimum."
     assert said(browser, "rate-said").endswith(found)
+    of(browser, "sample-1").send_keys(Keys.ARROW_RIGHT)
+    state(browser, "rated()")
+    assert found not in said(browser, "rate-said")
+
+
+@pytest.mark.parametrize(("stable", "end", "top"), [
+    ("[[0, 1], [3, 4]]", "Infinity", 4.4), ("[[0, 1], [30, 40]]", "Infinity", 1.5),
+    ("[[0, 1]]", "2", 1.5), ("[]", "2", 3), ("[[0, Infinity]]", "Infinity", 1),
+])  # fmt: skip
+def test_the_slider_ends_beyond_the_stable_rates(
+    page: Chrome, stable: str, end: str, top: float
+) -> None:
+    """Unless they are so far apart that the first ones would have no room."""
+    state(page, f"void Object.assign(state.known, {{ stable: {stable}, end: {end} }})")
+    assert state(page, "sliderTop()") == pytest.approx(top)
 
 
 def test_it_is_one_small_file_that_asks_for_nothing(page: Chrome) -> None:
@@ -323,6 +436,8 @@ def test_names_that_are_html_are_texts(trained: Shell, browser: Chrome) -> None:
 @pytest.mark.parametrize(("flags", "message"), [
     ("--weight-decay 0.1", "weight_decay 0.1: the page knows momentum alone"),
     ("--momentum 0.9 --nesterov", "nesterov True: the page knows momentum alone"),
+    ("--maximize --lr 0.001", "maximize True: the page knows momentum alone"),
+    ("--momentum 0.5 --dampening 0.1", "dampening 0.1: the page knows momentum alone"),
     ("--data synthetic:1001 --epochs 1", "1001 samples: the page draws 1000 at most"),
 ])  # fmt: skip
 def test_what_it_does_not_know_is_refused(
@@ -332,6 +447,11 @@ def test_what_it_does_not_know_is_refused(
     assert shell("runs/a/manual", "--format", "html") == 2
     assert shell.err == f"plot.py: {message}\n"
     assert not Path("runs/a/manual/lesson.html").exists()
+
+
+def test_of_a_thousand_samples_each_is_drawn(trained: Shell, shell: Shell) -> None:
+    assert trained("--data", "synthetic:1000", "--epochs", "1") == 0
+    assert shell("runs/a/manual", "--format", "html") == 0
 
 
 @pytest.mark.parametrize(("flags", "why"), [

@@ -29,7 +29,7 @@ def answers_to(model: str) -> list[str]:
     """Each answer of tests/answers.py that is about this model, after the weight's name."""
     tables = [(of, text.split("|")) for of, text in RIGHT.items()]
     tables += [(of, [*texts]) for of, texts in WRONG.items()]
-    tables += [(("line", "w"), [*HOSTILE, *LEARNERS, *SUMS])]
+    tables += [(("line", "w"), [*HOSTILE, *LEARNERS, *SUMS, "ŷ^50", "ŷ^51"])]
     given = [f"{w}={text}" for (of, w), texts in tables if of == model for text in texts]
     given += [f"{head}2x(ŷ-y)" for head in HEADS if model == "line"]
     notations = [texts.split("|") for of, texts in NOTATIONS.values() if of == model]
@@ -112,8 +112,79 @@ def test_an_answer_says_of_which_weight_it_is(trained: Shell, browser: Chrome) -
     type_in(browser, "own", "w1 = 2x(ŷ − y)")
     assert said(browser, "own-said") == "✓ ∂loss/∂w1: right"
     assert of(browser, "of").get_attribute("value") == "1"
-    type_in(browser, "own", "q = 2x(ŷ − y)")
-    assert said(browser, "own-said") == "✗ 'q' is none of the parameters, w2, w1, b"
+    for name in ("quadratic", "constructor"):
+        type_in(browser, "own", f"{name} = 2x(ŷ − y)")
+        assert said(browser, "own-said") == f"✗ {name!r} is none of the parameters, w2, w1, b"
+
+
+@pytest.mark.parametrize("answer", [
+    "w2 = 2x²(ŷ − y)", "w1 = x/0.5·(ŷ − y)", "b = −(y − ŷ)·4/2", "w1 = 2x(x²w2 + xw1 + b − y)",
+])  # fmt: skip
+def test_a_right_derivative_descends_as_the_right_one(
+    trained: Shell, browser: Chrome, answer: str
+) -> None:
+    """In batches, of which it is the mean; the other weights have their own."""
+    trained("--model", "quadratic", "--batch-size", "4", "--epochs", "1")
+    opened(browser, "runs/a/manual")
+    type_in(browser, "own", answer)
+    click(browser, "use-own")
+    steps(browser, 6)
+    assert state(browser, "otherNow().w") == pytest.approx(state(browser, "now().w"), rel=1e-9)
+
+
+def test_there_is_one_other_descent_or_none(page: Chrome) -> None:
+    """A mistake takes the place of your own derivative, and the other way round."""
+    other = "state.other && state.other.title"
+    type_in(page, "own", "2(w·x − y)")
+    click(page, "use-own")
+    assert state(page, other) == "yours"
+    Select(of(page, "mistake")).select_by_visible_text("half")
+    assert not of(page, "use-own").is_selected()
+    assert state(page, other) == "half"
+    click(page, "use-own")
+    assert of(page, "mistake").get_attribute("value") == said(page, "mistake-said") == ""
+    assert state(page, other) == "yours"
+    click(page, "use-own")
+    assert state(page, other) is None
+
+
+def test_both_descents_go_back(page: Chrome) -> None:
+    Select(of(page, "mistake")).select_by_visible_text("half")
+    before = state(page, "otherNow().w")
+    click(page, "step", "back")
+    assert state(page, "otherNow().w") == before
+
+
+def test_how_far_apart_two_weights_are(page: Chrome) -> None:
+    Select(of(page, "mistake")).select_by_visible_text("half")
+    click(page, "step")
+    for by, words in {
+        "0": "the same bits", "2 ** -52": "1 ULP apart", "2 ** -51": "2 ULPs apart",
+        "0.5": "0.5 apart",
+    }.items():  # fmt: skip
+        state(page, f"otherNow().w[0] = now().w[0] + {by}")
+        assert state(page, "otherSaid()")[0].endswith(f", {words}")
+
+
+def test_the_loss_of_the_last_batch_has_a_curve_of_its_own(page: Chrome) -> None:
+    """Each step's own, and not the mean over all samples."""
+    Select(of(page, "mistake")).select_by_visible_text("last-batch-loss")
+    steps(page, 4)
+    drawn = "['other', 'model'].map((kind) => document.querySelector(`#curve path.${kind}`)"
+    other, right = state(page, f"{drawn}.getAttribute('d'))")
+    assert other != right
+    reported = state(page, "state.others.slice(0, 4).map(state.other.change.reports)")
+    assert reported == state(page, "state.history.slice(1).map((s) => s.before.loss)")
+
+
+def test_the_triangle_is_where_the_other_descent_is(page: Chrome) -> None:
+    Select(of(page, "mistake")).select_by_visible_text("sum")
+    Select(of(page, "batch")).select_by_visible_text("all 3")
+    click(page, "step")
+    low, high = state(page, "view.i")
+    tip = state(page, "document.querySelector('#loss path.other.mark').getAttribute('d')")
+    there = 62 + (state(page, "otherNow().w[0]") - low) / (high - low) * (384 - 62)
+    assert float(tip[1:].split()[0]) == pytest.approx(there, abs=0.01)
 
 
 def test_the_answer_is_hidden_until_it_is_found_or_asked_for(page: Chrome) -> None:

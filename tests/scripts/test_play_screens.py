@@ -1,6 +1,8 @@
 """The page to play with, on a phone and a screen, by keyboard and screen reader: what is seen."""
 
+import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +60,65 @@ def test_another_descent_that_is_no_number_is_no_good_one(page: Chrome) -> None:
     assert "it has diverged" in said(page)
 
 
+def test_a_long_answer_is_broken_on_a_phone(page: Chrome) -> None:
+    with screen(page, 390, 800):
+        state(page, "void (at('own').value = 'x'.repeat(90), at('own').oninput())")
+        click(page, "use-own", "step")
+        assert 90 * "x" in said(page)
+        assert state(page, "document.documentElement.scrollWidth") <= 390
+
+
+def test_what_is_dragged_or_moved_does_not_move_the_page(page: Chrome) -> None:
+    """By a finger or by an arrow key."""
+    touch = "[...document.querySelectorAll('.handle')].map((n) => getComputedStyle(n).touchAction)"
+    assert set(state(page, touch)) == {"none"}
+    with screen(page, 390, 500):
+        of(page, "weight").send_keys(Keys.ARROW_DOWN)
+        at = state(page, "scrollY")
+        of(page, "weight").send_keys(*3 * [Keys.ARROW_DOWN])
+        assert state(page, "new Promise((done) => setTimeout(() => done(scrollY), 300))") == at
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_written_and_drawn_stands_out(page: Chrome, scheme: str) -> None:
+    """By the contrast of WCAG: of texts 4.5 and of lines 3 times; and each descent's is its own."""
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", media)  # type: ignore[no-untyped-call]
+    try:
+        Select(of(page, "mistake")).select_by_visible_text("half")
+        click(page, "step")
+        styles = "getComputedStyle(document.querySelector('SELECTOR')).PROPERTY"
+        paper = [styles.replace("SELECTOR", name).replace("PROPERTY", "backgroundColor")
+                 for name in ("body", "section")]  # fmt: skip
+        found = {}
+        for what, selector, least in (
+            ("color", "#said", 4.5), ("color", "figcaption", 4.5), ("fill", "#loss text", 4.5),
+            ("stroke", "#fit path.model", 3),
+            ("stroke", "#fit path.other", 3), ("stroke", "#fit path.turn", 3),
+            ("stroke", "#fit circle.data", 3),
+        ):  # fmt: skip
+            colour = state(page, styles.replace("SELECTOR", selector).replace("PROPERTY", what))
+            found[selector] = colour
+            for behind in paper:
+                assert contrast(colour, state(page, behind)) >= least, selector
+        lines = [colour for selector, colour in found.items() if selector.startswith("#fit ")]
+        assert len(set(lines)) == 4
+    finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})  # type: ignore[no-untyped-call]
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, rgb(17, 17, 17); 21 of black on white."""
+
+    def light(colour: str) -> float:
+        parts = [int(text) / 255 for text in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted(map(light, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
 def test_on_a_screen_the_six_panels_are_two_rows(page: Chrome) -> None:
     with screen(page, 1280, 800):
         panels = boxes(page, "section")
@@ -86,6 +147,8 @@ def test_no_dot_leaves_its_chart(page: Chrome) -> None:
     assert within()
     of(page, "sample-2").send_keys(*30 * [Keys.ARROW_UP])
     assert within()
+    low, value, high = (float(attributes(page, "sample-2")[k]) for k in (2, 1, 3))
+    assert low <= value <= high
     before = state(page, "view.i[1]")
     type_in(page, "rate-number", "3")
     Select(of(page, "mistake")).select_by_visible_text("sign")
@@ -117,6 +180,86 @@ def test_the_arrow_ends_where_the_next_step_leads(page: Chrome) -> None:
     steps(page, 1)
     there = 62 + (state(page, "now().w[0]") - low) / (high - low) * (384 - 62)
     assert float(tip[1:].split()[0]) == pytest.approx(there, abs=0.01)
+
+
+def numbers(page: Chrome, selector: str) -> list[float]:
+    """The coordinates of a path that is drawn."""
+    path = state(page, f"document.querySelector({selector!r}).getAttribute('d')")
+    return [float(text) for text in re.findall(r"-?[0-9.]+", path)]
+
+
+def test_the_tangent_has_the_slope_of_the_next_steps_loss(page: Chrome) -> None:
+    """On the sample (1, 2) the loss at w = 1 is 1, and its slope −2."""
+    (low, high), (_, top) = state(page, "[view.i, view.loss]")
+    x, y, to_x, to_y = numbers(page, "#tangent")
+    rise = (y - to_y) / (216 - 12) * top
+    assert rise / ((to_x - x) / (384 - 62) * (high - low)) == pytest.approx(-2, rel=1e-3)
+    assert (216 - (y + to_y) / 2) / (216 - 12) * top == pytest.approx(1, abs=0.01)
+
+
+def test_the_arrows_head_is_on_its_shaft(page: Chrome) -> None:
+    """Both of its ends lie before its tip."""
+    type_in(page, "rate-number", "0.1")
+    tip, side, other = numbers(page, "#loss path.turn.mark")[::2]
+    shaft = numbers(page, "#loss path.turn:has(+ path.turn.mark)")[0]
+    assert shaft < side < tip
+    assert shaft < other < tip
+
+
+def test_on_a_level_line_the_loss_is_the_same(trained: Shell, browser: Chrome) -> None:
+    """An oblique ellipse, for all x are positive."""
+    trained("--data", "hubble", "--bias", "--epochs", "1")
+    opened(browser, "runs/a/manual")
+    moved = "view.best.map((v, p) => v + (p === i ? a : p === j ? b : 0))"
+    losses = f"([a, b]) => meanLoss({moved}) - meanLoss(view.best)"
+    each = f"rings(i, j).map((ring) => ring.map({losses}))"
+    found = state(browser, f"(([i, j]) => {each})(run.plane)")
+    for ring in found:
+        assert ring == pytest.approx([ring[0]] * len(ring))
+
+
+def test_the_curve_is_of_the_loss_above_its_minimum(trained: Shell, browser: Chrome) -> None:
+    """Which is not 0 on these data."""
+    trained("--data", "hubble", "--bias", "--lr", "0.3", "--batch-size", "full", "--epochs", "1")
+    opened(browser, "runs/a/manual")
+    steps(browser, 5)
+    above = "Math.log10(s.mean - meanLoss(leastSquares()))"
+    left = state(browser, f"state.history.map((s) => {above})")
+    drawn = numbers(browser, "#curve path.model")[1::2]
+    unit = (drawn[-1] - drawn[0]) / (left[-1] - left[0])
+    assert drawn == pytest.approx([drawn[0] + (y - left[0]) * unit for y in left], abs=0.02)
+
+
+def test_powers_of_ten_on_an_axis(page: Chrome) -> None:
+    """Seven at most."""
+    for ends, found in {
+        "-2, 2": "10⁻² 10⁻¹ 1 10¹ 10²", "-12, 4": "10⁻¹² 10⁻⁹ 10⁻⁶ 10⁻³ 1 10³",
+    }.items():  # fmt: skip
+        assert " ".join(state(page, f"tensOf({ends}).map(tenTo)")) == found
+
+
+def test_the_next_steps_sample_is_green(page: Chrome) -> None:
+    """And its ŷ − y, a line between them."""
+    kinds = "[0, 1, 2].map((n) => at(`sample-${n}`).lastChild.getAttribute('class'))"
+    for green in (0, 1, 2, 0):
+        expected = ["data turn" if n == green else "data" for n in range(3)]
+        assert state(page, kinds) == expected
+        x, y, to_x, to_y = numbers(page, "#fit path.turn")
+        cx, cy = (float(t) for t in state(page, f"['cx', 'cy'].map((c) => at('sample-{green}')"
+                                                ".lastChild.getAttribute(c))"))  # fmt: skip
+        assert (x, to_x, to_y) == pytest.approx((cx, cx, cy), abs=0.01)
+        assert y > to_y
+        click(page, "step")
+
+
+def test_no_two_numbers_of_an_axis_overlap(trained: Shell, browser: Chrome) -> None:
+    """Where they are long some of them are left out."""
+    Path("long.csv").write_text("1000000,2\n1000001,4\n1000002,6\n", encoding="utf-8")
+    trained("--data", "long.csv", "--lr", "1e-14")
+    opened(browser, "runs/a/manual")
+    texts = boxes(browser, "#fit text[y='233']")
+    assert len(texts) > 1
+    assert all(a["right"] < b["left"] for a, b in itertools.pairwise(texts))
 
 
 @pytest.mark.parametrize(("low", "high"), [
@@ -153,6 +296,8 @@ def test_what_a_screen_reader_reads(page: Chrome) -> None:
     click(page, "reset", "step")
     assert said(page, "status") == "Step 1. w = 1.02. The mean loss is 4.48187."
     assert "∂loss" in said(page)
+    assert of(page, "status").aria_role == "status"
+    assert of(page, "own-said").get_attribute("aria-live") == "polite"
     for name in ("said", "rate-said", "warning"):  # which would be read at each step
         assert of(page, name).get_attribute("aria-live") is None
     before = [said(page, "status"), *attributes(page, "weight"), *attributes(page, "sample-2")]
@@ -230,3 +375,15 @@ def test_the_chain_rule_in_numbers(page: Chrome) -> None:
     assert texts[1] == "1.02 → 0.62, that is −0.4"
     assert texts[6:8] == ["× ∂ŷ/∂w = x = 2", "× ∂loss/∂ŷ = 2(ŷ − y) = −3.92"]
     assert texts[8] == "∂loss/∂w = −3.92·2 = −7.84, of sample 2"
+
+
+def test_the_chain_rule_of_another_weight(trained: Shell, browser: Chrome) -> None:
+    """Whose ∂ŷ/∂w is another, and follows the choice."""
+    trained("--model", "quadratic", "--epochs", "1")
+    opened(browser, "runs/a/manual")
+    click(browser, "step", "formulas")
+    for name, factor in {"w2": "x² = 3.24", "w1": "x = −1.8", "b": "1 = 1"}.items():
+        Select(of(browser, "nudged")).select_by_visible_text(name)
+        texts = state(browser, TEXTS.replace("NAME", "chain"))
+        assert texts[0] == name
+        assert texts[6] == f"× ∂ŷ/∂{name} = {factor}"

@@ -87,7 +87,7 @@ function assignment(text, unsaid) {
       if (trimmed.startsWith(head) && after.startsWith("=")) return [known[name], after.slice(1)];
     }
   const said = plain(text.slice(0, at)).replace(/[()\s]/g, "").replace(DERIVATIVE, "");
-  if (!(said in known))
+  if (!Object.hasOwn(known, said))
     throw new Error(
       `${quoted(first(said, 60))} is none of the parameters, ${run.names.join(", ")}`);
   return [known[said], text.slice(at + 1)];

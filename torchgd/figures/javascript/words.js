@@ -42,7 +42,8 @@ function otherSaid() {
   const { w, before } = otherNow(), { title, own } = state.other;
   return run.names.map((name, p) => {
     const ulps = ulpsApart(w[p], now().w[p]), apart = w[p] - now().w[p];
-    const few = ulps === 0 ? "the same bits" : `${ulps} ULP${ulps === 1 ? "" : "s"} apart`;
+    const counted = `${ulps} ULP${ulps === 1 ? "" : "s"} apart`;
+    const few = Object.is(w[p], now().w[p]) ? "the same bits" : counted;
     const formula = own && own.p === p ? `${own.text} = ` : "";
     const g = `∂loss/∂${name} = ${formula}${full(before.gradient[p])}`;
     const far = Number.isFinite(apart) ? `${short(Math.abs(apart))} apart` : "it has diverged";
@@ -109,8 +110,8 @@ function aboutSaid() {
   const sums = size === 1 ? "" : other, unlike = run.unlike.join("; ");
   const machine = "PyTorch's on the machine that wrote this page";
   const which = `${run.names.join(", ")} ${run.names.length === 1 ? "brings" : "bring"}`;
-  at("about").textContent = `${run.title}, ${batch}: ŷ = ${run.formula}. Which ${which} ŷ closest ` +
-    "to the data? The loss, (1/N) Σ (ŷ − y)², says how far it is: each step goes down it.";
+  at("about").textContent = `${run.title}, ${batch}: ŷ = ${run.formula}. Which ${which} ŷ ` +
+    "closest to the data? The loss, (1/N) Σ (ŷ − y)², says how far it is: each step goes down it.";
   at("bits").textContent = [
     unlike && `Its numbers are not the run's: ${unlike}.`,
     sums ? `Not every bit is ${machine}: ${sums}.`
