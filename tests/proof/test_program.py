@@ -197,6 +197,10 @@ WRONG = {
                      "        grad = gradient(x_val, y_val) / (1 + (epoch > 0))\n"),
         "is 3, in w: yours -0.739312, right -1.47862; a factor 2 is missing.",
     ),
+    "uphill, at a rate without a name": (
+        LOOP.replace("w = w - 0.01", "w = w + 0.002"),
+        "is 0, in w: yours 2, right -2; its sign is reversed: downhill is w − α·∂loss/∂w.",
+    ),
     "a rate that is not told": (
         LOOP.replace("0.01", "1 / 20"),
         "is 0, in w: yours -10, right -2; it is 5 times as large in each step: α is taken to be "

@@ -93,11 +93,11 @@ def _data(told: dict[str, Any]) -> tuple[list[float], list[float], str]:
 
 
 def _rates(told: dict[str, Any]) -> list[float]:
-    """Return a program's learning rate, or all that it may be: the lesson's, or a small number."""
+    """Return a program's learning rate, or all that it may be: its small numbers, the lesson's."""
     if told["lr"]:
         return [told["lr"]]
     small = [value for value in told["numbers"] if 0 < value < 1]
-    return [RATE] if RATE in small else [RATE, *small]
+    return [RATE] if RATE in small else [*small, RATE]
 
 
 def _run(path: Path, seconds: float) -> dict[str, Any]:
