@@ -20,7 +20,7 @@ from torchgd.experiment.command_line import Parser, Progress, refusing, run_scri
 from torchgd.experiment.own_model import find_model, refuse_model
 from torchgd.experiment.parallel import find_device
 from torchgd.experiment.sources import NAMES, load
-from torchgd.proof.answers import judge, parse
+from torchgd.proof.answers import judge_each
 from torchgd.proof.domain import Domain
 from torchgd.proof.findings import BACKWARD, GradientCheck
 from torchgd.proof.notations import assignment
@@ -93,7 +93,7 @@ def judged(derivation: Derivation, answer: str) -> tuple[str, str]:
     try:
         written = in_first_column(answer, derivation)
         name, formula = assignment(written, derivation.weights)
-        return name, judge(derivation, name, parse(formula, derivation))
+        return name, judge_each(derivation, name, formula)
     except ValueError as error:
         raise ValueError(f"answer {answer[:60]!r}: {error}") from None
 

@@ -181,6 +181,12 @@ LEARNERS = [
     r"2x_{i}\left(\hat{y}_i-y_i\right)", r"2 x_n (\hat{y}-y_n)", "2*x*(forward(x) - y),",
     "2x(wx−y).", "2*x_train*(w*x_train-y_train)",
 ]  # fmt: skip
+# Several sides that are equal, or not.
+SIDES = {
+    "2(w·x − y)·x = 2x(ŷ − y) = 2x·w·x − 2x·y": "",
+    "2x(ŷ − y) = x(wx − y)": "a factor 2 is missing",
+    "x(ŷ − y) = 2x(wx − y)": "a factor 2 is missing",
+}
 # Of several samples, where one is asked for.
 SUMS = ["1/N Σ 2x(wx-y)", r"\frac{1}{N} \sum 2x(wx-y)", "(2x(wx-y)).mean()", "∑ 2x(wx-y)"]
 # What stands before an answer.

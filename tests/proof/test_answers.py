@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import sympy
-from answers import DERIVATIONS, FOREIGN, HEADS, HOSTILE, LEARNERS, RIGHT, SUMS, WRONG
+from answers import DERIVATIONS, FOREIGN, HEADS, HOSTILE, LEARNERS, RIGHT, SIDES, SUMS, WRONG
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgd.proof.answers import judge, parse
+from torchgd.proof.answers import judge, judge_each, parse
 from torchgd.proof.notations import assignment
 from torchgd.proof.symbols import Derivation
 
@@ -175,6 +175,16 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_names_that_learners_use(answer: str) -> None:
     derivation = DERIVATIONS["line"]
     assert judge(derivation, "w", parse(answer, derivation)) == ""
+
+
+@pytest.mark.parametrize(("answer", "hint"), SIDES.items())
+def test_each_side_of_an_answer_is_judged(answer: str, hint: str) -> None:
+    assert judge_each(DERIVATIONS["line"], "w", answer) == hint
+
+
+def test_a_side_that_is_missing_is_no_formula() -> None:
+    with pytest.raises(ValueError, match="^it is no formula"):
+        judge_each(DERIVATIONS["line"], "w", "2x(ŷ − y) =")
 
 
 @pytest.mark.parametrize("answer", SUMS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import train
-from answers import DERIVATIONS, HEADS, HOSTILE, LEARNERS, NOTATIONS, RIGHT, SUMS, WRONG
+from answers import DERIVATIONS, HEADS, HOSTILE, LEARNERS, NOTATIONS, RIGHT, SIDES, SUMS, WRONG
 from helpers import Shell, shell_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ from selenium.webdriver.support.select import Select
 
 from torchgd import train as train_model
 from torchgd.figures.runs import read_runs
-from torchgd.proof.answers import judge, parse
+from torchgd.proof.answers import judge_each
 from torchgd.proof.mistakes import MISTAKES
 from torchgd.proof.notations import assignment
 
@@ -29,7 +29,7 @@ def answers_to(model: str) -> list[str]:
     """Each answer of tests/answers.py that is about this model, after the weight's name."""
     tables = [(of, text.split("|")) for of, text in RIGHT.items()]
     tables += [(of, [*texts]) for of, texts in WRONG.items()]
-    tables += [(("line", "w"), [*HOSTILE, *LEARNERS, *SUMS, "ŷ^50", "ŷ^51"])]
+    tables += [(("line", "w"), [*HOSTILE, *LEARNERS, *SIDES, *SUMS, "ŷ^50", "ŷ^51"])]
     given = [f"{w}={text}" for (of, w), texts in tables if of == model for text in texts]
     given += [f"{head}2x(ŷ-y)" for head in HEADS if model == "line"]
     notations = [texts.split("|") for of, texts in NOTATIONS.values() if of == model]
@@ -41,7 +41,7 @@ def judged(model: str, answer: str) -> str:
     derivation = DERIVATIONS[model]
     try:
         name, formula = assignment(answer, derivation.weights)
-        hint = judge(derivation, name, parse(formula, derivation))
+        hint = judge_each(derivation, name, formula)
     except ValueError as error:
         return f"✗ {error}"
     return f"✗ ∂loss/∂{name}: wrong: {hint}" if hint else f"✓ ∂loss/∂{name}: right"

@@ -173,6 +173,16 @@ def judge(derivation: Derivation, name: str, answer: Expr) -> str:
     return slip(derivation, name, answer) or said or _counterexample(derivation, answer, right)
 
 
+def judge_each(derivation: Derivation, name: str, answer: str) -> str:
+    """Judge each side of 2x(ŷ − y) = 2x(w·x − y), which is one formula or several that are equal.
+
+    Raises:
+        ValueError: see `parse`.
+    """
+    hints = (judge(derivation, name, parse(side, derivation)) for side in answer.split("="))
+    return next(filter(None, hints), "")
+
+
 def _hints(derivation: Derivation, name: str, answer: Expr, right: Expr) -> Iterator[str]:
     """Yield hints if answer/right is a number, a monomial, or a factor of the chain rule."""
     if constant(answer) == 0:

@@ -45,6 +45,18 @@ function judge(name, tree) {
   return said || counterexample(answer, right);
 }
 
+// Of 2x(ŷ − y) = 2x(w·x − y), one formula or several that are equal: the tree of the first that is
+// wrong, or of the last, and what is wrong with it.
+function judgeEach(name, answer) {
+  let tree = null, wrong = "";
+  for (const side of answer.split("=")) {
+    tree = parse(side);
+    wrong = judge(name, tree);
+    if (wrong) break;
+  }
+  return [tree, wrong];
+}
+
 // Hints if answer/right is a number, a product of powers, or a factor of the chain rule.
 function* hintsOf(name, answer, right) {
   if (is(constant(answer), 0n)) {

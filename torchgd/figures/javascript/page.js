@@ -186,8 +186,8 @@ const named = (w) => Object.fromEntries(run.names.map((name, p) => [name, w[p]])
 // An answer's weight, its formula, whether it is right, and what is said of it.
 function answered(text, unsaid) {
   try {
-    const [name, formula] = assignment(text, unsaid), tree = parse(formula);
-    const wrong = judge(name, tree), p = run.names.indexOf(name), of = `∂loss/∂${name}`;
+    const [name, formula] = assignment(text, unsaid), p = run.names.indexOf(name);
+    const [tree, wrong] = judgeEach(name, formula), of = `∂loss/∂${name}`;
     at("of").value = p;
     const said = wrong ? `✗ ${of}: wrong: ${wrong}` : `✓ ${of}: right`;
     return { p, text: formula.trim(), tree, right: !wrong, said };
