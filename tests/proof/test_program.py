@@ -197,6 +197,14 @@ WRONG = {
                      "        grad = gradient(x_val, y_val) / (1 + (epoch > 0))\n"),
         "is 3, in w: yours -0.739312, right -1.47862; a factor 2 is missing.",
     ),
+    "x and y exchanged": (
+        LOOP.replace("gradient(x_val, y_val)", "gradient(y_val, x_val)"),
+        "is 0, in w: yours 4, right -2; x and y are exchanged.",
+    ),
+    "ŷ + y": (
+        LOOP.replace("(x * w - y)", "(x * w + y)"),
+        "is 0, in w: yours 6, right -2; the residual is ŷ − y, and not ŷ + y.",
+    ),
     "uphill, at a rate without a name": (
         LOOP.replace("w = w - 0.01", "w = w + 0.002"),
         "is 0, in w: yours 2, right -2; its sign is reversed: downhill is w − α·∂loss/∂w.",
