@@ -12,12 +12,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import derive
+import plot
 import pretend
 import pytest
 import torch
 from helpers import ACCELERATORS, may_wait, wait_for
 from hypothesis import settings
-from pages import opened
+from pages import REFERENCE
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
@@ -105,11 +106,23 @@ def browser() -> Iterator[Chrome]:
     chrome.quit()
 
 
+@pytest.fixture(scope="session")
+def lessons_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the page to play with, of the lesson's run."""
+    folder = tmp_path_factory.mktemp("page")
+    assert plot.main([str(REFERENCE), "--format", "html", "--output", str(folder)]) == 0
+    return folder / "lesson.html"
+
+
 @pytest.fixture
-def page(browser: Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chrome:
-    """The page to play with, of the lesson's run."""
+def page(
+    browser: Chrome, lessons_page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Chrome:
+    """That page, opened, in a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
-    return opened(browser)
+    shutil.copy(lessons_page, "lesson.html")
+    browser.get(Path("lesson.html").absolute().as_uri())
+    return browser
 
 
 @pytest.fixture(scope="session")

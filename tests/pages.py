@@ -13,7 +13,10 @@ from selenium.webdriver.common.by import By
 ONE_RUN = ["--update", "manual", "--no-figures", "--name", "a"]  # what train.py is told
 
 
-def opened(browser: Chrome, run: str = str(ROOT / "runs" / "reference" / "manual")) -> Chrome:
+REFERENCE = ROOT / "runs" / "reference"
+
+
+def opened(browser: Chrome, run: str = str(REFERENCE / "manual")) -> Chrome:
     """Write the page of a run and open it."""
     assert plot.main([run, "--format", "html", "--output", "."]) == 0
     browser.get(Path("lesson.html").absolute().as_uri())
