@@ -1,7 +1,10 @@
 // The page's script is one, in ten files: what one defines another uses.
 import js from "@eslint/js";
 
-const browser = ["document", "window", "setInterval", "clearInterval", "setTimeout", "clearTimeout", "AbortController"];
+const browser = [
+  "document", "window", "setInterval", "clearInterval", "setTimeout", "clearTimeout",
+  "AbortController",
+];
 const ours = ["run", "at"]; // play.html defines them before the script
 
 export default [

@@ -16,6 +16,7 @@ from textwrap import indent
 
 import torch
 
+from torchgd.entries import parameters_of
 from torchgd.experiment.command_line import Parser, Progress, refusing, run_script, say
 from torchgd.experiment.own_model import find_model, refuse_model
 from torchgd.experiment.parallel import find_device
@@ -128,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         with progress() as on_progress:
             check = check_gradient(model, x, y, on_progress=on_progress)
         if arguments.worksheet and check:
-            domain = Domain(getattr(model, "domain", None) or {})
+            domain = Domain.of(["x", *parameters_of(model)], getattr(model, "domain", None))
             paper, count = TEX if arguments.latex else TEXT, arguments.variants or 1
             say(str(worksheet(derive(model, data.features), domain, paper, count)))
             return 0

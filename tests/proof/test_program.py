@@ -164,6 +164,10 @@ WRONG = {
         PAIRS.replace("* 2 * xn * r", "* xn * r"),
         "is 0, in w1: yours 2, right 4; a factor 2 is missing.",
     ),
+    "of x alone": (
+        "x_data = [5.0, 6.0, 7.0, 8.0]\nw = 1.0\nfor k in range(6):\n    w = w - 0.01 * 7\n",
+        "is 0, in w: yours 7, right -2. The samples are taken to be the lesson's: call yours",
+    ),
     "of data that it does not tell": (
         "w = 1.0\nfor k in range(6):\n    w = w - 0.01 * 7\n",
         "is 0, in w: yours 7, right -2. The samples are taken to be the lesson's: call yours",

@@ -51,8 +51,8 @@ def check_program(path: Path, seconds: float = SECONDS) -> ProgramCheck:
 
     It is a loop that assigns to w, to w and b, or to w2, w1 and b; or it has functions `gradient`,
     or `gradient_w1` and so on, of x, y and weights in any order. Its data are the pairs of its
-    loop, or lists x_data and y_data, or the lesson's; α is its lr, or 0.01, or else
-    the number in it with which all steps are right.
+    loop, or lists x_data and y_data, or the lesson's; α is its lr, or 0.01, or else the number in
+    it with which all steps are right.
 
     Raises:
         ValueError: it fails, or takes more than so many seconds, or assigns to no weight.
@@ -81,16 +81,18 @@ def check_program(path: Path, seconds: float = SECONDS) -> ProgramCheck:
 
 def _data(told: dict[str, Any]) -> tuple[list[float], list[float], str]:
     """Return a program's x and y, and a sentence if they are not its own."""
+    data, said = lesson(), ""
     if samples := told["samples"]:
         # One epoch of them, after which they come again.
         epoch = next(n for n in range(1, len(samples) + 1) if samples[n:] == samples[:-n])
-        x, y = zip(*samples[:epoch], strict=True)
-        return list(x), list(y), ""
-    if told["x"] and told["y"]:
-        return told["x"], told["y"], ""
-    data = lesson()
-    said = " The samples are taken to be the lesson's: call yours x_data and y_data."
-    return told["x"] or data.x.tolist(), told["y"] or data.y.tolist(), said
+        pairs = samples[:epoch]
+    elif told["x"] and told["y"]:
+        pairs = zip(told["x"], told["y"], strict=False)
+    else:
+        pairs = zip(data.x.tolist(), data.y.tolist(), strict=True)
+        said = " The samples are taken to be the lesson's: call yours x_data and y_data."
+    x, y = zip(*pairs, strict=True)
+    return list(x), list(y), said
 
 
 def _rates(told: dict[str, Any]) -> list[float]:

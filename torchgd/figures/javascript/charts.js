@@ -68,8 +68,9 @@ function frame(svg, xs, ys, names, { bottom = BOX.bottom, yTicks } = {}) {
   const fx = (x) => left + ((x - xs[0]) / (xs[1] - xs[0])) * (right - left);
   const fy = (y) => bottom - ((y - ys[0]) / (ys[1] - ys[0])) * (bottom - top);
   const across = ticks(...xs), longest = Math.max(...across.map((tick) => tickText(tick).length));
-  const room = (7.5 * longest + 8) / ((across.length && fx(across[0][1]) - fx(0)) || 1);
-  for (const tick of across.filter((_, k) => k % Math.max(1, Math.ceil(room)) === 0)) {
+  // Of texts that would overlap, as many are left out as need be.
+  const every = Math.max(1, Math.ceil(((7.5 * longest + 8) * across.length) / (right - left)));
+  for (const tick of across.filter((_, k) => k % every === 0)) {
     draw(picture, "path", { class: "rule", d: `M${fx(tick[0])} ${top}V${bottom}` });
     write(picture, tickText(tick), fx(tick[0]), bottom + 17);
   }
